@@ -1,0 +1,95 @@
+"""`results/records.csv`: the tidy table of every number that the project claims, one row each.
+
+Figures, tables in the README and the conclusions of the notebooks are drawn from here, so that they cannot
+drift from what was measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from mmlib.runs import RunError, commit, hardware, results_root, utc, write_atomic
+
+if TYPE_CHECKING:
+    import pandas
+
+# fmt: off
+COLUMNS = ("run", "stage", "profile", "arm", "dataset", "split", "labels", "occlusion", "seed", "metric",
+           "value", "n", "pictures", "minutes", "hardware", "commit", "utc")
+# fmt: on
+KEY = ("run", "arm", "dataset", "split", "labels", "occlusion", "seed", "metric")  # one row for each
+NUMBERS = ("labels", "occlusion", "seed", "value", "n", "pictures", "minutes")
+
+
+def path() -> Path:
+    """The table's file."""
+    return results_root() / "records.csv"
+
+
+def _cell(column: str, value: Any) -> str:
+    """One spelling for each value (1, 1.0 and '1' are the same number), so that keys compare as text."""
+    if value is None or value == "":
+        return ""
+    if column not in NUMBERS:
+        return str(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise RunError(f"a record's {column} must be a finite number, got {value!r}")
+    return f"{number:.10g}"
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    if not file.is_file():
+        return []
+    with open(file, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise RunError(f"{file} has columns {reader.fieldnames}, expected {list(COLUMNS)}")
+        return list(reader)
+
+
+def append(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to the table; a row with the key of an older one takes its place.
+
+    Each row gives the columns; `labels` and `occlusion` are shares in [0, 1], `pictures` the pictures seen in
+    training, `n` the number of things the value is a mean over. `occlusion` is 0 unless given, `minutes`
+    empty, and `hardware`, `commit` and `utc` are this process's own. Safe beside other processes doing the same.
+
+    Raises RunError for an unknown or a missing column and for a number that is not finite.
+    """
+    rows = list(rows)
+    fill = {"occlusion": 0, "minutes": None, "hardware": hardware(), "commit": commit(), "utc": utc()}
+    new = []
+    for row in rows:
+        full = fill | dict(row)
+        if wrong := set(full) ^ set(COLUMNS):
+            raise RunError(
+                f"a record has the columns {', '.join(COLUMNS)}; missing or unknown: {sorted(wrong)}"
+            )
+        new.append({column: _cell(column, full[column]) for column in COLUMNS})
+    file = path()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(".records.lock"), timeout=60):
+        merged = {tuple(row[column] for column in KEY): row for row in [*_read(file), *new]}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(merged.values())
+        write_atomic(file, text.getvalue())
+
+
+def load() -> pandas.DataFrame:
+    """The table as a DataFrame: numbers as floats, the rest as text; empty when nothing is recorded yet."""
+    import pandas
+
+    frame = pandas.DataFrame(_read(path()), columns=COLUMNS)
+    for column in NUMBERS:
+        frame[column] = pandas.to_numeric(frame[column])
+    return frame
