@@ -1,0 +1,55 @@
+"""Rows gathered from all processes with gradients that sum over the processes' losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather of equally shaped tensors; the backward pass returns each its gradient from every loss."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[dist.get_rank()]
+
+
+def gather_rows(x: Tensor, gather: bool = True) -> tuple[Tensor, int]:
+    """Rows ``x (n, ...)`` of all processes, in order of rank, and where this process's own begin.
+
+    The processes may hold different numbers of rows (batches are filled by area). Without ``gather``, or
+    without a process group, this is ``x, 0``.
+    """
+    if not (gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x, 0
+    count = torch.tensor([len(x)], device=x.device)
+    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    counts = torch.cat(counts).tolist()
+    padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
+    rows = _Gather.apply(padded)
+    return torch.cat([part[:n] for part, n in zip(rows, counts)]), sum(counts[: dist.get_rank()])
+
+
+def mean_over_processes(total: Tensor, count: Tensor | int, gather: bool) -> Tensor:
+    """``total / count``, or this process's part of the joint mean.
+
+    The part is scaled so that the mean over processes, which is what DistributedDataParallel takes of the
+    gradients, is the mean over the anchors of all. A count of zero gives a zero that still has a gradient.
+    """
+    count = torch.as_tensor(count, device=total.device, dtype=total.dtype)
+    world = 1
+    if gather and dist.is_available() and dist.is_initialized():
+        world = dist.get_world_size()
+        count = count.clone()
+        dist.all_reduce(count)
+    return total * world / count.clamp_min(1)

@@ -1,0 +1,213 @@
+"""Stage 2: a student that sees a covered, warped expression matches a teacher that sees all of it.
+
+The teacher's side never gets a gradient. Maps are distributions over the valid cells of an expression. Every
+term works in float32 (or float64) under autocast and returns a scalar; a term with nothing to match (no
+visible slot, no covered point) is a zero that still has a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.losses.gather import gather_rows, mean_over_processes
+from mmlib.losses.shapes import full_precision, require
+
+TINY = 1e-12
+
+
+@full_precision
+def slot_info_nce(
+    student: Tensor,
+    teacher: Tensor,
+    visible: Tensor,
+    temperature: float = 0.2,
+    same_slot: bool = False,
+    gather: bool = False,
+) -> Tensor:
+    """InfoNCE of the student's slot k with the teacher's slot k of the same expression.
+
+    Negatives are the teacher's slots of the other expressions: all k of them, or slot k alone with
+    ``same_slot``. The other slots of the *same* expression are no negatives: their content may truly be alike
+    (two plus signs); keeping maps apart is the work of `map_overlap`.
+
+    Args:
+        student, teacher: (b, k, d); normalised here.
+        visible: (b, k) bool, slots that keep visible support; the mean is over these.
+        temperature: above 0.
+        gather: negatives from all processes.
+    """
+    size = require("student: b k d, teacher: b k d, visible: b k", student=student, teacher=teacher, visible=visible)
+    b, k, device = size["b"], size["k"], student.device
+    student, teacher = F.normalize(student, dim=2), F.normalize(teacher.detach(), dim=2)
+    teacher, start = gather_rows(teacher, gather)
+    logits = torch.einsum("bkd,cld->bkcl", student, teacher) / temperature
+    own = start + torch.arange(b, device=device)
+    left_out = (own[:, None] == torch.arange(len(teacher), device=device))[:, None, :, None]
+    slot = torch.arange(k, device=device)
+    other_slot = (slot[:, None] != slot)[None, :, None, :]
+    left_out = other_slot if same_slot else left_out & other_slot
+    logits = logits.masked_fill(left_out, -torch.inf).flatten(2)  # (b, k, k of all expressions)
+    positive = own[:, None] * k + slot
+    loss = F.cross_entropy(logits.flatten(0, 1), positive.flatten(), reduction="none").view(b, k)
+    return mean_over_processes((loss * visible).sum(), visible.sum(), gather)
+
+
+@full_precision
+def covered_point_match(
+    pred: Tensor, target: Tensor, covered: Tensor, temperature: float | None = None
+) -> Tensor:
+    """The student's prediction at hidden ink against the teacher's features at the same ink points.
+
+    ``2 - 2 cos`` (the form of BYOL), averaged over the covered points; with a ``temperature``, plus InfoNCE in
+    which the other covered points are the negatives.
+
+    Args:
+        pred, target: (n, d), the predictor's output and the teacher's features.
+        covered: (n,) bool.
+    """
+    require("pred: n d, target: n d, covered: n", pred=pred, target=target, covered=covered)
+    keep = covered.nonzero().squeeze(1)
+    pred, target = F.normalize(pred[keep], dim=1), F.normalize(target.detach()[keep], dim=1)
+    total = (2 - 2 * (pred * target).sum(1)).sum()
+    if temperature is not None:
+        own = torch.arange(len(keep), device=pred.device)
+        total = total + F.cross_entropy(pred @ target.T / temperature, own, reduction="sum")
+    return total / max(len(keep), 1)
+
+
+@full_precision
+def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: Tensor, b: int) -> Tensor:
+    """How far the student's maps are from the teacher's at corresponding ink points, under two warps.
+
+    For each expression and map, the values at its sampled ink points are normalised to a distribution over the
+    points; the term is KL(teacher ‖ student), averaged over expressions with points and maps. KL rather than
+    Jensen-Shannon: for maps that are softmaxes its gradient on the logits is the difference of the two
+    distributions, which does not fade when they are disjoint; and rather than cross-entropy: agreement is zero.
+
+    Args:
+        student_at_points, teacher_at_points: (n, k), at least 0, maps sampled at the same ink points.
+        owner: (n,) int in [0, b), each point's expression.
+    """
+    require(
+        "student_at_points: n k, teacher_at_points: n k, owner: n",
+        student_at_points=student_at_points, teacher_at_points=teacher_at_points, owner=owner,
+    )  # fmt: skip
+    student, teacher = student_at_points, teacher_at_points.detach()
+    k = student.shape[1]
+    index = owner.long()[:, None].expand(-1, k)
+
+    def over_points(x: Tensor) -> Tensor:
+        return x.new_zeros(b, k).scatter_add(0, index, x)  # (b, k)
+
+    mass_s, mass_t = over_points(student).clamp_min(TINY), over_points(teacher).clamp_min(TINY)
+    p = teacher / mass_t[owner]
+    difference = p.clamp_min(TINY).log() - (student / mass_s[owner]).clamp_min(TINY).log()
+    present = torch.zeros(b, dtype=torch.bool, device=owner.device).index_fill(0, owner.long(), True)
+    return (p * difference).sum() / (present.sum() * k).clamp_min(1)
+
+
+@full_precision
+def map_entropy(maps: Tensor, valid: Tensor) -> Tensor:
+    """Mean entropy of the maps, in units of the uniform map over the valid cells: 0 is one cell, 1 is uniform.
+
+    Args:
+        maps: (b, k, h, w), each a distribution over its expression's valid cells.
+        valid: (b, h, w) bool, cells that are not padding.
+    """
+    require("maps: b k h w, valid: b h w", maps=maps, valid=valid)
+    entropy = -(maps * maps.clamp_min(TINY).log()).sum((2, 3))  # (b, k)
+    most = valid.sum((1, 2)).clamp_min(2).to(entropy.dtype).log()  # one valid cell: entropy 0 over log 2
+    return (entropy / most[:, None]).mean()
+
+
+@full_precision
+def map_overlap(maps: Tensor) -> Tensor:
+    """Mean cosine between different maps of one expression, in [0, 1]; ``maps (b, k, h, w)``. One map gives 0."""
+    k = require("maps: b k h w", maps=maps)["k"]
+    unit = F.normalize(maps.flatten(2), dim=2)
+    cosine = unit @ unit.transpose(1, 2)  # (b, k, k)
+    apart = 1 - torch.eye(k, device=maps.device, dtype=maps.dtype)
+    return (cosine * apart).sum((1, 2)).mean() / max(k * (k - 1), 1)
+
+
+@full_precision
+def off_ink_mass(maps: Tensor, ink: Tensor) -> Tensor:
+    """Mean mass that the maps put on cells without ink, in [0, 1].
+
+    Args:
+        maps: (b, k, h, w), distributions.
+        ink: (b, h, w) bool, or the share in [0, 1] to which a cell counts as ink.
+    """
+    require("maps: b k h w, ink: b h w", maps=maps, ink=ink)
+    return (maps * (1 - ink.to(maps.dtype))[:, None]).sum((2, 3)).mean()
+
+
+@dataclass(frozen=True)
+class MatchConfig:
+    """Weights of the terms of `MatchLoss`, and their temperatures."""
+
+    slots: float = 1.0  # slot_info_nce: the one term that a collapsed teacher cannot satisfy
+    points: float = 1.0  # covered_point_match
+    agreement: float = 1.0  # map_agreement
+    entropy: float = 0.5  # map_entropy: sharp maps
+    overlap: float = 0.5  # map_overlap: different maps
+    blank: float = 1.0  # off_ink_mass
+    slot_temperature: float = 0.2
+    same_slot: bool = False  # negatives of slot k: slot k alone of the other expressions
+    point_temperature: float | None = None  # None: no InfoNCE among covered points
+    gather: bool = False  # slot negatives from all processes
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "points", "agreement", "entropy", "overlap", "blank"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"weight {name} is {getattr(self, name)}, expected a finite number of at least 0")
+
+
+class MatchLoss(nn.Module):
+    """Weighted sum of the match terms; a term of weight zero is reported but gets no gradient."""
+
+    def __init__(self, config: MatchConfig = MatchConfig()):
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        *,
+        student_slots: Tensor,
+        teacher_slots: Tensor,
+        visible: Tensor,
+        pred: Tensor,
+        target: Tensor,
+        covered: Tensor,
+        student_at_points: Tensor,
+        teacher_at_points: Tensor,
+        owner: Tensor,
+        maps: Tensor,
+        valid: Tensor,
+        ink: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and the detached, unweighted parts.
+
+        Args:
+            student_slots, teacher_slots: (b, k, d); visible: (b, k) bool.
+            pred, target: (n, d) at sampled ink points; covered: (n,) bool.
+            student_at_points, teacher_at_points: (m, k) maps at ink points; owner: (m,) their expressions.
+                These may be the same points or others.
+            maps: (b, k, h, w) the student's; valid: (b, h, w) bool; ink: (b, h, w) bool or share.
+        """
+        c = self.config
+        terms = {
+            "slots": slot_info_nce(student_slots, teacher_slots, visible, c.slot_temperature, c.same_slot, c.gather),
+            "points": covered_point_match(pred, target, covered, c.point_temperature),
+            "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps)),
+            "entropy": map_entropy(maps, valid),
+            "overlap": map_overlap(maps),
+            "blank": off_ink_mass(maps, ink),
+        }
+        total = sum(getattr(c, name) * term for name, term in terms.items() if getattr(c, name))
+        return total, {name: term.detach() for name, term in terms.items()}

@@ -1,0 +1,46 @@
+"""Shape checks with messages that name the tensor, and full precision for losses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
+    """Check tensors against a spec such as ``"z1: b d, z2: b d"`` and return the size of each axis.
+
+    A digit in the spec is a fixed size, a letter an axis that must agree between the tensors.
+    Raises ValueError, naming the tensor, its shape and what was expected.
+    """
+    sizes: dict[str, int] = {}
+    for part in spec.split(","):
+        name, axes = part.split(":")
+        name, axes = name.strip(), axes.split()
+        tensor = tensors[name]
+        wanted = [int(a) if a.isdigit() else sizes.get(a) for a in axes]
+        if tensor.ndim != len(axes) or any(w not in (None, s) for w, s in zip(wanted, tensor.shape)):
+            known = ", ".join(f"{a}={sizes[a]}" for a in axes if a in sizes)
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected ({', '.join(axes)})"
+                + (f" with {known}" if known else "")
+            )
+        sizes.update(zip(axes, tensor.shape))
+    return sizes
+
+
+def full_precision(loss: Callable) -> Callable:
+    """Run a loss in at least float32 even under autocast: log-sum-exp in bfloat16 loses the small gradients."""
+
+    def widen(value):
+        half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+        return value.float() if half else value
+
+    @functools.wraps(loss)
+    def wrapped(first: Tensor, *args, **kwargs):
+        with torch.autocast(first.device.type, enabled=False):
+            return loss(widen(first), *map(widen, args), **{k: widen(v) for k, v in kwargs.items()})
+
+    return wrapped
