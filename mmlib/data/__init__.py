@@ -1,0 +1,22 @@
+"""Data sets: where they are, how they are read, packed and split."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class DataError(RuntimeError):
+    """Data that is missing or unusable: the message names it and says what to do."""
+
+
+def data_root() -> Path:
+    """The folder that holds `crohme/`: `$MMLIB_DATA`, by default `data/` under the project's root."""
+    return Path(os.environ.get("MMLIB_DATA") or ROOT / "data")
+
+
+def cache_root() -> Path:
+    """Where packs are kept: `$MMLIB_CACHE`, by default `data/packs/` under the project's root."""
+    return Path(os.environ.get("MMLIB_CACHE") or ROOT / "data" / "packs")
