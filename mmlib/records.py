@@ -60,7 +60,7 @@ def append(rows: Iterable[Mapping[str, Any]]) -> None:
 
     Each row gives the columns; `labels` and `occlusion` are shares in [0, 1], `pictures` the pictures seen in
     training, `n` the number of things the value is a mean over. `occlusion` is 0 unless given, `minutes`
-    empty, and `hardware`, `commit` and `utc` are this process's own. Safe beside other processes doing the same.
+    empty, and `hardware`, `commit` and `utc` are this process's own. Safe beside other processes that append.
 
     Raises RunError for an unknown or a missing column and for a number that is not finite.
     """

@@ -1,0 +1,73 @@
+# One command each, from a fresh clone: `make help`.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PROFILE ?= smoke
+DATASET ?= synthetic
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SUITABLE := import sys, ssl; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
+PINS := uv pip compile pyproject.toml --extra test --universal --fork-strategy fewest --python-version 3.11 \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt
+
+.PHONY: help reproduce test figures lab lint clean pins install
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synthetic|crohme (smoke: up to 10 min on 2 cores)
+	@echo "Notebooks 01 to 06, PROFILE=$(PROFILE) DATASET=$(DATASET)."
+	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
+
+test: $(STAMP)  ## all tests, notebooks too (up to 12 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
+	@$(BIN)/python -m pytest $(ARGS)
+
+figures: $(STAMP)  ## redraw figures and tables from the committed results alone (1 min)
+	@$(BIN)/mmlib figures $(ARGS)
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab $(ARGS) notebooks
+
+lint: $(STAMP)  ## Ruff over package, tests and notebooks
+	@$(BIN)/ruff check . $(ARGS)
+
+install: $(STAMP)  ## only make the environment, .venv (some minutes, about 5 GB on Linux)
+
+pins:  ## resolve requirements.txt anew from pyproject.toml (needs uv)
+	@$(PINS)
+
+clean:  ## remove the environment, caches and executed copies; results and data stay
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis results/executed
+	@find mmlib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# With uv where it is found and works, else with pip. Candidates for Python are run, not only looked up: a version
+# manager's shim may be there without its Python.
+$(STAMP): requirements.txt pyproject.toml
+	@python=; for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 python; do \
+		if [ -n "$$candidate" ] && "$$candidate" -c '$(SUITABLE)' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	[ -n "$$python" ] || python=$$(uv python find '>=3.11,<3.15' 2>/dev/null); \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11, 3.12, 3.13 or 3.14 is needed, and none that works was found." >&2; \
+		echo "Install one, or name it: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Installing into $(VENV), with $$($$python --version): some minutes, about 5 GB on Linux."; \
+	export UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-300}"; \
+	has_python() { $(BIN)/python -c '$(SUITABLE)' 2>/dev/null; }; \
+	with_uv() { \
+		command -v uv >/dev/null && uv --version >/dev/null 2>&1 \
+		&& { has_python || uv venv --quiet --clear --python "$$python" $(VENV); } \
+		&& uv pip install --python $(BIN)/python -r requirements.txt \
+		&& uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .; \
+	}; \
+	with_pip() { \
+		{ has_python || "$$python" -m venv --clear $(VENV); } \
+		&& { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade; } \
+		&& $(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt \
+		&& $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
+	}; \
+	with_uv || with_pip || { echo "The environment could not be made: see the messages above." >&2; exit 1; }
+	@touch $@

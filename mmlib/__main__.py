@@ -1,0 +1,7 @@
+"""`python -m mmlib`, and `accelerate launch -m mmlib pretrain …` for several GPUs."""
+
+import sys
+
+from mmlib.cli import main
+
+sys.exit(main())

@@ -1,0 +1,180 @@
+"""The command `mmlib`: thin over the library, and slow to import it, so that `mmlib --help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmlib
+
+PROFILES = ("smoke", "desk", "paper")
+STAGES = {
+    "pretrain": "stage 1: global and local contrastive pretraining of the encoder, without labels",
+    "attend": "stage 2: self-supervised attention under progressive masking, without labels",
+    "finetune": "stage 3: a decoder that writes LaTeX, with labels",
+}
+# Errors whose message is made for the user: one line instead of a traceback.
+DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError"}
+
+
+def field_options(kind: Any) -> dict[str, Any]:
+    """argparse's options for a field of type bool, int, float, str, Literal, tuples of these, or None."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        (kind,) = (arm for arm in typing.get_args(kind) if arm is not types.NoneType)
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) in (tuple, list):
+        return {"nargs": "+"} | field_options(typing.get_args(kind)[0])
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        return {"type": type(choices[0]), "choices": choices}
+    return {"type": kind, "metavar": kind.__name__.upper()}
+
+
+def add_config_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """One option a field of a stage's dataclass, with the comment behind the field as its help."""
+    parser.add_argument(
+        "--profile", choices=PROFILES, default="smoke", help="the preset to start from (%(default)s)"
+    )
+    comments = dict(re.findall(r"^ {4}(\w+)\s*:[^#\n]*#[ ]*(.+)$", inspect.getsource(config), re.MULTILINE))
+    kinds = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if field.name == "profile":
+            continue
+        name = "--" + field.name.replace("_", "-")
+        help_text = comments.get(field.name, "").replace("%", "%%")
+        parser.add_argument(
+            name, default=argparse.SUPPRESS, help=help_text, **field_options(kinds[field.name])
+        )
+
+
+def config_from(args: argparse.Namespace, config: type) -> Any:
+    """The stage's dataclass: the profile's preset with the options that were given."""
+    names = {field.name for field in dataclasses.fields(config)} - {"profile"}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return config.preset(args.profile, **given)
+
+
+def run_stage(args: argparse.Namespace) -> None:
+    """Train one stage, or go on with it, or find it done."""
+    stage = importlib.import_module(f"mmlib.stages.{args.command}")
+    run = stage.run(config_from(args, stage.Config), max_minutes=args.max_minutes, max_steps=args.max_steps)
+    print(
+        f"{run.folder}: "
+        + (f"done {run.summary}" if run.done else "paused; the same command goes on with it")
+    )
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Read, check and pack data sets."""
+    from mmlib.data import prepare
+
+    for line in prepare.prepare(args.datasets, args.out):
+        print(line)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Score a recogniser."""
+    from mmlib.evaluate import evaluate
+
+    options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit")}
+    print(evaluate(args.weights, args.dataset, args.split, **options))
+
+
+def recognize(args: argparse.Namespace) -> None:
+    """Print the hypotheses for each file."""
+    from mmlib.recognize import recognize
+
+    for file in args.files:
+        for hypothesis in recognize(file, beam=args.beam)[: args.best]:
+            print(f"{file}\t{hypothesis.score:.3f}\t{hypothesis.latex}")
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """Execute notebooks; `figures` is the last of them."""
+    from mmlib.reproduce import reproduce
+
+    reproduce(args.notebooks, dict(args.parameters), args.out)
+
+
+def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
+    """The parser. Finding a stage's options imports torch, so they are there for the `stage` named alone."""
+    parser = argparse.ArgumentParser("mmlib", description=mmlib.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mmlib {mmlib.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str, where: Any = commands) -> argparse.ArgumentParser:
+        sub = where.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(function=function)
+        return sub
+
+    data = commands.add_parser("data", help="data sets").add_subparsers(required=True, metavar="COMMAND")
+    sub = command(
+        "prepare", prepare, "read, check and pack data sets, and report what was skipped and why", data
+    )
+    sub.add_argument("datasets", nargs="*", metavar="DATASET", help="default: all that are found")
+    sub.add_argument("--out", type=Path, help="folder for the packs")
+
+    for name, text in STAGES.items():
+        sub = command(name, run_stage, text)
+        sub.add_argument("--max-minutes", type=float, help="pause after so long; the schedule stays as it is")
+        sub.add_argument("--max-steps", type=int, help="pause after so many more steps")
+        if name == stage:
+            add_config_options(sub, importlib.import_module(f"mmlib.stages.{name}").Config)
+
+    sub = command("evaluate", evaluate, "score a recogniser on a data set")
+    sub.add_argument("weights", nargs="?", help="weights or run folder; default: the recogniser that ships")
+    sub.add_argument("--dataset", default="synthetic")
+    sub.add_argument("--split", default="test")
+    sub.add_argument("--beam", type=int, default=5)
+    sub.add_argument("--limit", type=int, help="only the first so many expressions")
+    sub.add_argument(
+        "--export-lgeval", type=Path, metavar="DIR", help="write predictions and truth for LgEval"
+    )
+
+    sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG) and InkML files")
+    sub.add_argument("files", nargs="+", metavar="FILE")
+    sub.add_argument("--beam", type=int, default=5)
+    sub.add_argument("--best", type=int, default=1, help="hypotheses to print for each file (%(default)s)")
+
+    for name, text in (
+        ("reproduce", "execute the notebooks in order"),
+        ("figures", "redraw figures and tables"),
+    ):
+        sub = command(name, reproduce, text)
+        if name == "reproduce":
+            sub.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 02; default: all")
+        else:
+            sub.set_defaults(notebooks=["06"])
+        sub.add_argument(
+            "-p", dest="parameters", action="append", nargs=2, default=[], metavar=("NAME", "VALUE")
+        )
+        sub.add_argument("--out", type=Path, help="folder for the executed copies (results/executed)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 for success, 2 for a wrong call or a documented error, 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(argv[0] if argv and argv[0] in STAGES else None).parse_args(argv)
+    try:
+        args.function(args)
+    except KeyboardInterrupt:
+        print("mmlib: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+            raise
+        print(f"mmlib: {error}", file=sys.stderr)
+        return 2
+    return 0
