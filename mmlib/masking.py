@@ -87,13 +87,13 @@ def cover(
         shape: ``blocks``, or ``attended``: a box placed by saliency becomes the bounding box of the attended
             region about its centre, that is of the points within three greatest half sides whose saliency is at
             least half the centre's.
-        generator: on the device of ``points``.
+        generator: on any device; one on the CPU gives the same cover whatever the device of ``points``.
 
     Raises ValueError for shapes and values that do not fit.
     """
     return _cover(
         points, owner, arc, b, ratio, attended_share, saliency, block, shape,
-        lambda: torch.rand(b, CHUNK, 4, generator=generator, device=points.device),
+        lambda: torch.rand(b, CHUNK, 4, generator=generator, device=getattr(generator, "device", None)),
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def cover_for_occlusion(
     streams = [np.random.default_rng([seed, number]) for number in numbers]
     return _cover(
         points, owner, arc, b, ratio, 0.0, None, block, "blocks",
-        lambda: torch.from_numpy(np.stack([s.random((CHUNK, 4)) for s in streams])).to(points.device),
+        lambda: torch.from_numpy(np.stack([stream.random((CHUNK, 4)) for stream in streams])),
     )  # fmt: skip
 
 
@@ -168,16 +168,19 @@ def _cover(points, owner, arc, b, ratio, attended_share, saliency, block, shape,
         here = left[owner].nonzero().squeeze(1)
         own, xy, length = number[owner[here]], points[here], arc[here]
         open_length = length.masked_fill(covered[here], 0.0)
-        chance = draw()[expressions]  # (e, CHUNK, 4)
+        chance = draw().to(device)[expressions]  # (e, CHUNK, 4)
         centre, attends = _centres(own, open_length, saliency[here], e, chance, attended_share)
         middle = xy[centre]  # (e, CHUNK, 2)
         half = (block[0] + (block[1] - block[0]) * chance[..., 2:]).float()
         if shape == "attended" and attended_share > 0:
             middle, half = _regions(xy, own, saliency[here], centre, attends, middle, half, block)
         # The scale at which a box about its middle would just reach a point: at most 1 is inside.
-        reach = ((xy[:, None] - middle[own]).abs() / half[own]).amax(2)  # (points, CHUNK)
+        sides = torch.cat([middle, 1 / half], 2).transpose(1, 2).index_select(0, own)  # (points, 4, CHUNK)
+        x, y = ((xy[:, i, None] - sides[:, i]).abs_().mul_(sides[:, i + 2]) for i in (0, 1))
+        reach = torch.maximum(x, y)  # (points, CHUNK)
         inside = reach <= 1
-        first = inside & (inside.cumsum(1) == 1)  # in the first box that covers the point
+        # In the first box that covers the point, for points that were visible.
+        first = inside & (inside.cumsum(1, dtype=torch.int8) == 1) & (open_length > 0)[:, None]
         gained = _per_expression(open_length[:, None] * first, own, e).cumsum(1)  # (e, CHUNK)
         enough = gained >= missing[expressions, None] * (1 - 1e-9)
         last = torch.where(enough.any(1), enough.long().argmax(1), CHUNK)  # the box to shrink; CHUNK: none yet
@@ -185,11 +188,10 @@ def _cover(points, owner, arc, b, ratio, attended_share, saliency, block, shape,
         ends = (last < CHUNK).nonzero().squeeze(1)
         if len(ends):
             before = torch.cat([gained.new_zeros(e, 1), gained], 1).gather(1, last[:, None])[:, 0]
-            scale[ends, last[ends]] = _shrink(
-                reach, first & (open_length > 0)[:, None], own, open_length, last, missing[expressions] - before, e
-            )[ends]
-        covered[here] |= (reach <= scale[own]).logical_and(scale[own] > 0).any(1)
+            shrunk = _shrink(reach, first, own, open_length, last, missing[expressions] - before, e)
+            scale[ends, last[ends]] = shrunk[ends]
         keep = scale > 0
+        covered[here] |= (reach <= scale.masked_fill(~keep, -1.0).index_select(0, own)).any(1)
         size = half * scale[..., None]
         boxes.append(torch.cat([middle - size, middle + size], 2)[keep])
         box_owner.append(expressions[:, None].expand(-1, CHUNK)[keep])
@@ -232,7 +234,7 @@ def _regions(xy, own, saliency, centre, attends, middle, half, block) -> tuple[T
     low = torch.full_like(middle, torch.inf).scatter_reduce(0, index, low, "amin")
     high = torch.full_like(middle, -torch.inf).scatter_reduce(0, index, high, "amax")
     attends = attends[..., None]
-    fitted = (high - low).div(2).clamp_min(block[0])
+    fitted = ((high - low) / 2 + 0.5).clamp_min(block[0])  # half a pixel more: the pen's width
     return torch.where(attends, (low + high) / 2, middle), torch.where(attends, fitted, half)
 
 
@@ -274,14 +276,20 @@ def cover_pictures(boxes: Tensor, box_owner: Tensor, b: int, H: int, W: int) -> 
         raise ValueError(
             f"boxes has shape {tuple(boxes.shape)} and box_owner {tuple(box_owner.shape)}, expected (m, 4) and (m,)"
         )
-    x0, y0 = boxes[:, 0].floor().clamp(0, W).long(), boxes[:, 1].floor().clamp(0, H).long()
-    x1, y1 = boxes[:, 2].ceil().clamp(0, W).long(), boxes[:, 3].ceil().clamp(0, H).long()
-    # Each box adds 1 at two corners and takes it away at the other two; the double cumulative sum fills it.
-    corners = boxes.new_zeros(b, H + 1, W + 1, dtype=torch.float32)
-    one = torch.ones(len(boxes), device=boxes.device)
-    for y, x, sign in ((y0, x0, one), (y0, x1, -one), (y1, x0, -one), (y1, x1, one)):
-        corners.index_put_((box_owner.long(), y, x), sign, accumulate=True)
-    return (corners.cumsum(1).cumsum(2)[:, None, :H, :W] > 0.5).float()
+    owner, order = torch.sort(box_owner.long(), stable=True)
+    boxes = boxes.detach()[order].float()
+    rank = torch.arange(len(boxes), device=boxes.device) - torch.searchsorted(owner, owner)  # within its picture
+    most = int(rank.max()) + 1 if len(boxes) else 0
+
+    def touched(low: Tensor, high: Tensor, size: int) -> Tensor:
+        """(b, most, size): 1 where a box touches a row or a column."""
+        pixel = torch.arange(size, device=boxes.device)
+        sides = ((pixel >= low.floor()[:, None]) & (pixel < high.ceil()[:, None])).float()
+        return sides.new_zeros(b, most, size).index_put_((owner, rank), sides)
+
+    rows, columns = touched(boxes[:, 1], boxes[:, 3], H), touched(boxes[:, 0], boxes[:, 2], W)
+    # A box is the product of its rows and columns: one batched product counts the boxes over every pixel.
+    return torch.bmm(rows.transpose(1, 2), columns)[:, None].float().clamp_max_(1)
 
 
 def apply_cover(x: Tensor, mask: Tensor) -> Tensor:
