@@ -82,11 +82,22 @@ def stroke_boxes(points: np.ndarray, stroke: np.ndarray) -> tuple[np.ndarray, np
 
 
 def typical_size(points: np.ndarray, stroke: np.ndarray) -> float:
-    """Size of the typical symbol in ink units, from the strokes alone (no labels): always positive and finite."""
+    """Size of the typical symbol in ink units, from the strokes alone (no labels): always positive and finite.
+
+    Marks (dots, pen bounces: longer side under a twentieth of the upper quartile) aside, the mean of the 0.4 to 0.7
+    quantiles over strokes of the longer side (0.7 of it) and, one step up, of the height (0.3), times 1.1 so that its
+    median ratio to the median longer side of the segmented symbols is 1. Chosen on CROHME's training set, where the
+    logarithm of that ratio has a standard deviation of 0.200 (2014 and 2019 tests: 0.183); the median of the longer
+    side has 0.243 (0.238), its 0.6 quantile 0.209 (0.209), the median height 0.28, an ink-length weighted one 0.27.
+    """
     low, high = stroke_boxes(points, stroke)
-    longer = (high - low).max(1)
-    size = float(np.median(longer))
-    return size if size > 0 else float(longer.max()) or 1.0
+    height, longer = (high - low)[:, 1], (high - low).max(1)
+    if not longer.any():  # dots only: how far they spread
+        return float((high.max(0) - low.min(0)).max()) or 1.0
+    kept = longer >= max(0.05 * np.quantile(longer[longer > 0], 0.75), np.finfo(np.float32).tiny)
+    levels = np.array([0.4, 0.5, 0.6, 0.7])
+    sides = 0.7 * np.quantile(longer[kept], levels) + 0.3 * np.quantile(height[kept], levels + 0.1)
+    return 1.1 * float(sides.mean())
 
 
 def _parser():
