@@ -19,48 +19,71 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Nesting of scripts, fractions and roots beyond which an expression is refused: far more than is ever written by
-# hand, far less than Python's recursion limit. A label may hold more braces than that, as redundant ones go.
+# Scripts, fractions and roots nested deeper are refused: nobody writes that by hand, and Python's recursion
+# limit is far. A label may hold more braces than its tree has levels, as redundant ones go.
 MAX_DEPTH = 40
 _MAX_BRACES = 100
 
-_LETTERS = "ABCEFGHILMNPRSTVXYabcdefghijklmnopqrstuvwxyz"
-_COMMANDS = r"""\Delta \alpha \beta \cos \div \exists \forall \gamma \geq \gt \in \infty \int \lambda \ldots \leq \lim
-\log \lt \mu \neq \phi \pi \pm \prime \rightarrow \sigma \sin \sqrt \sum \tan \theta \times \{ \}""".split()
-# The 101 symbol classes of CROHME 2014 to 2019; the fraction bar, class "-" there, is the token \frac here.
-CROHME_CLASSES = tuple(sorted({*"!()+,-./0123456789=[]|", *_LETTERS, *_COMMANDS}))
-STRUCTURE = ("\\frac", "^", "_", "{", "}")
 
-_SYMBOLS = frozenset(
-    r"""\epsilon \varepsilon \zeta \eta \vartheta \iota \kappa \nu \xi \varpi \rho \varrho \varsigma \tau \upsilon
-    \varphi \chi \psi \omega \delta \Gamma \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega
-    \cdot \ast \star \circ \bullet \oplus \otimes \cap \cup \wedge \vee \mp \setminus \equiv \sim \simeq \approx
-    \cong \propto \subset \subseteq \supset \supseteq \notin \ni \perp \parallel \mid \ll \gg \leftarrow
-    \leftrightarrow \Rightarrow \Leftarrow \Leftrightarrow \mapsto \uparrow \downarrow \partial \nabla \emptyset
-    \hbar \ell \Re \Im \aleph \angle \triangle \neg \prod \oint \iint \bigcup \bigcap \langle \rangle \lfloor
-    \rfloor \lceil \rceil \| \% \# \& \$ \_ \vdots \ddots
-    \sec \csc \cot \sinh \cosh \tanh \coth \arcsin \arccos \arctan \ln \lg \exp \max \min \sup \inf \limsup
-    \liminf \arg \det \dim \gcd \hom \ker \deg \Pr""".split()
-) | set(_COMMANDS)
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_LETTERS = "ABCEFGHILMNPRSTVXYabcdefghijklmnopqrstuvwxyz"
+_COMMANDS = _words(r"""
+    \Delta \alpha \beta \cos \div \exists \forall \gamma \geq \gt \in \infty \int \lambda \ldots \leq \lim
+    \log \lt \mu \neq \phi \pi \pm \prime \rightarrow \sigma \sin \sqrt \sum \tan \theta \times \{ \}""")
+# The 101 symbol classes of CROHME 2014 to 2019. The bar of a fraction has the class "-", and the token \frac.
+CROHME_CLASSES = tuple(sorted({*"!()+,-./0123456789=[]|", *_LETTERS, *_COMMANDS}))
+# Classed as "." in CROHME's ink truth, but 4 \cdot 5 is not 4.5.
+_DOT = r"\cdot"
+STRUCTURE = (r"\frac", "^", "_", "{", "}")
+
+_BASES = frozenset(
+    _words(r"""
+    \epsilon \varepsilon \zeta \eta \vartheta \iota \kappa \nu \xi \varpi \rho \varrho \varsigma \tau
+    \upsilon \varphi \chi \psi \omega \delta \Gamma \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi
+    \Omega \star \circ \bullet \oplus \otimes \cap \cup \wedge \vee \mp \setminus \equiv \sim \simeq
+    \approx \cong \propto \subset \subseteq \supset \supseteq \notin \ni \perp \ll \gg \leftarrow
+    \leftrightarrow \Rightarrow \Leftarrow \Leftrightarrow \mapsto \uparrow \downarrow \partial \nabla
+    \emptyset \hbar \ell \Re \Im \aleph \angle \triangle \neg \prod \oint \bigcup \bigcap \langle \rangle
+    \lfloor \rfloor \lceil \rceil \% \# \& \$ \_ \vdots \ddots \sec \csc \cot \sinh \cosh \tanh \coth
+    \arcsin \arccos \arctan \ln \lg \exp \max \min \sup \inf \limsup \liminf \arg \det \dim \gcd \hom \ker
+    \deg \Pr""")
+).union(CROHME_CLASSES, [_DOT, r"\frac"], "*:;?@", "DJKOQUWZ")
 _SYNONYMS = {
     "<": r"\lt", ">": r"\gt", r"\le": r"\leq", r"\ge": r"\geq", r"\leqslant": r"\leq", r"\geqslant": r"\geq",
     r"\ne": r"\neq", r"\to": r"\rightarrow", r"\gets": r"\leftarrow", r"\lbrace": r"\{", r"\rbrace": r"\}",
-    r"\vert": "|", r"\lvert": "|", r"\rvert": "|", r"\Vert": r"\|", r"\dots": r"\ldots", r"\cdots": r"\ldots",
+    r"\vert": "|", r"\lvert": "|", r"\rvert": "|", r"\mid": "|", r"\dots": r"\ldots", r"\cdots": r"\ldots",
     r"\dotsc": r"\ldots", r"\dotsb": r"\ldots", r"\land": r"\wedge", r"\lor": r"\vee", r"\lnot": r"\neg",
-    r"\owns": r"\ni", r"\colon": ":", r"\sb": "_", r"\sp": "^", r"\dfrac": r"\frac", r"\tfrac": r"\frac",
+    r"\owns": r"\ni", r"\colon": ":", r"\ast": "*", r"\sb": "_", r"\sp": "^", r"\dfrac": r"\frac",
+    r"\tfrac": r"\frac",
+    # Two strokes, two symbols.
+    **dict.fromkeys(_words(r"\| \Vert \lVert \rVert \parallel"), "{ | | }"),
     # In braces, so that they can neither open nor close the index of a root.
     r"\lbrack": "{ [ }", r"\rbrack": "{ ] }",
 }  # fmt: skip
-# These say how to draw, not what: size, spacing, style.
+# Letter by letter or by name: the ink is the same, and CROHME's ink truth has one symbol for either.
+_RUNS = {("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots"}
+# These say how to draw, not what: size, spacing, upright or italic.
 _IGNORED = frozenset(
-    r"""$ ~ \( \) \[ \] \, \; \: \! \> \/ \quad \qquad \thinspace \limits \nolimits \displaylimits \displaystyle
-    \textstyle \scriptstyle \scriptscriptstyle \rm \it \bf \cal \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr
-    \biggl \biggr \Biggl \Biggr \mbox \hbox \text \textrm \textit \textbf \mathrm \mathit \mathbf \mathsf \mathtt
-    \mathnormal \operatorname \left \right \middle""".split()
-) | {"\\ "}
-_PLAIN = frozenset('0123456789!()*+,-./:;=?@[]|"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz')
+    _words(r"""
+    $ ~ \( \) \[ \] \, \; \: \! \> \/ \quad \qquad \thinspace \limits \nolimits \displaylimits
+    \displaystyle \textstyle \scriptstyle \scriptscriptstyle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr
+    \biggl \biggr \Biggl \Biggr \rm \it \mbox \hbox \text \textrm \textit \mathrm \mathit \mathnormal
+    \left \right \middle""")
+).union(["\\ "])
 _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\S", re.DOTALL)
 _XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
+# Presentation MathML as CROHME writes it: the relations of an element's parts, and names of symbols.
+_ARITY = {
+    "mfrac": ("Above", "Below"), "mroot": ("Inside", "Above"),
+    "msub": ("Base", "Sub"), "msup": ("Base", "Sup"), "msubsup": ("Base", "Sub", "Sup"),
+    "munder": ("Base", "Sub"), "mover": ("Base", "Sup"), "munderover": ("Base", "Sub", "Sup"),
+}  # fmt: skip
+_ENTITIES = {
+    "infin": r"\infty", "rarr": r"\rightarrow", "hellip": r"\ldots", "ctdot": r"\ldots", "exist": r"\exists",
+}  # fmt: skip
 
 
 class LatexError(ValueError):
@@ -71,9 +94,9 @@ class LatexError(ValueError):
 class Node:
     """A symbol and what hangs on it; its right neighbour is the next node of the list that holds it.
 
-    ``children`` maps a relation (``Sub``, ``Sup``, ``Above``, ``Below``, ``Inside``) to a row of nodes. ``\\frac``
-    has Above and Below, ``\\sqrt`` has Inside and, for an index, Above; what LaTeX writes with ``_`` and ``^`` is
-    Sub and Sup, limits of sums included. ``ref`` is the ``xml:id`` of the symbol, where there is one.
+    ``children`` maps a relation (Sub, Sup, Above, Below, Inside) to a row of nodes. ``\\frac`` has Above and
+    Below, ``\\sqrt`` has Inside and, for an index, Above; what LaTeX writes with ``_`` and ``^`` is Sub and
+    Sup, limits of sums included. ``ref`` is the ``xml:id`` of the symbol, where there is one.
     """
 
     label: str
@@ -83,7 +106,13 @@ class Node:
 
 def canonical(latex: str) -> list[str]:
     """The canonical tokens of a LaTeX label. Raises LatexError where it is no expression that we know."""
-    return from_tree(to_tree([t for run in _TOKEN.findall(latex) for t in _split(run)]))
+    parts = [part for token in _TOKEN.findall(latex) for part in _split(token)]
+    tokens: list[str] = []
+    for token in from_tree(to_tree(parts)):
+        tokens.append(token)
+        if name := _RUNS.get(tuple(tokens[-3:])):
+            tokens[-3:] = [name]
+    return tokens
 
 
 def to_tree(tokens: Sequence[str]) -> list[Node]:
@@ -92,15 +121,15 @@ def to_tree(tokens: Sequence[str]) -> list[Node]:
 
 
 def from_tree(row: Sequence[Node]) -> list[str]:
-    """The canonical tokens of a symbol layout tree. Raises LatexError on a node that no token list can say."""
+    """The canonical tokens of a layout tree. Raises LatexError on a node that no token list can say."""
     return [token for token, _ in _written(row)]
 
 
 def align(tokens: Sequence[str], tree: Sequence[Node]) -> list[str | None] | None:
     """Per token, the ``xml:id`` of the symbol whose ink it is: for ``\\frac`` that of its bar.
 
-    Structure tokens have None. The whole is None where the tree (see `tree_from_mathml`) says another expression
-    than the tokens, or none at all.
+    Structure tokens have None. The whole is None where the tree (of `tree_from_mathml`) says something else
+    than the tokens: one of the two is wrong, or three dots are the ink of one ``\\ldots``.
     """
     try:
         written = _written(tree)
@@ -122,14 +151,14 @@ def structure(tokens: Sequence[str]) -> tuple[str, ...]:
 def tree_from_mathml(element: Any) -> list[Node]:
     """The symbol layout tree of presentation MathML, as CROHME's InkML files hold it.
 
-    ``element`` is the ``math`` element, or one around it, of lxml or ElementTree. Raises LatexError where it is
-    malformed or holds a symbol that we do not know.
+    ``element`` is the ``math`` element, or one around it, of lxml or ElementTree. Raises LatexError where it
+    is malformed or holds a symbol that we do not know.
     """
     return _mathml_row(element, 0)
 
 
 class Vocabulary:
-    """Tokens and their ids: the specials ``<pad>``, ``<sos>``, ``<eos>``, ``<unk>`` first, then ``tokens`` as given."""
+    """Tokens and their ids: the specials, then ``tokens`` as given. Raises ValueError if one comes twice."""
 
     SPECIALS = ("<pad>", "<sos>", "<eos>", "<unk>")
 
@@ -142,8 +171,8 @@ class Vocabulary:
 
     @classmethod
     def crohme(cls) -> "Vocabulary":
-        """The 101 symbol classes of CROHME and the structure tokens, the same ids in every run."""
-        return cls.from_tokens((*CROHME_CLASSES, *STRUCTURE))
+        """CROHME's 101 symbol classes, ``\\cdot`` and the structure tokens: the same ids in every run."""
+        return cls.from_tokens((*CROHME_CLASSES, _DOT, *STRUCTURE))
 
     @classmethod
     def from_tokens(cls, tokens: Iterable[str]) -> "Vocabulary":
@@ -172,12 +201,10 @@ class Vocabulary:
 
 
 def _split(token: str) -> list[str]:
-    """A control word run into a capital letter (``\\ltN``, as CROHME has it) is two tokens; the rest stays."""
+    """A control word run into a capital letter (``\\ltN``, as CROHME has it) is two tokens."""
     head, tail = token[:-1], token[-1]
-    run_on = (
-        len(head) > 1 and tail.isupper() and token not in _SYMBOLS and (head in _SYMBOLS or head in _SYNONYMS)
-    )
-    return [head, tail] if run_on else [token]
+    run_on = head[1:].islower() and tail.isupper() and token not in _BASES
+    return [head, tail] if run_on and (head in _BASES or head in _SYNONYMS) else [token]
 
 
 def _normalise(tokens: Iterable[str]) -> list[str]:
@@ -258,7 +285,7 @@ class _Parser:
         token = self.tokens[self.at]
         if token == "'":
             token = r"\prime"
-        if token not in _PLAIN and token not in _SYMBOLS and token != r"\frac":
+        if token not in _BASES:
             raise self.fail(f"'{token}' is not known")
         self.at += 1
         if token == r"\frac":
@@ -274,7 +301,7 @@ class _Parser:
 
 
 def _with_scripts(items: list[Node], scripts: dict[str, list[Node]], merge: bool) -> list[Node]:
-    """Hang scripts on the last item; an empty base carries them where there is none, or where it has them already."""
+    """Hang scripts on the last item, or on an empty base where there is none or it has them already."""
     if scripts:
         if not items or (merge and scripts.keys() & items[-1].children.keys()):
             items = [*items, Node("")]
@@ -303,7 +330,7 @@ def _write(row: Sequence[Node], out: list[tuple[str, str | None]], depth: int) -
         if extra := node.children.keys() - own - {"Sub", "Sup"}:
             raise LatexError(f"symbol '{node.label}' cannot have {sorted(extra)}")
         if node.label:
-            if node.label not in _PLAIN and node.label not in _SYMBOLS and node.label != r"\frac":
+            if node.label not in _BASES:
                 raise LatexError(f"'{node.label}' is not a symbol that we know")
             out.append((node.label, node.ref))
         elif not any(node.children.values()):
@@ -351,7 +378,7 @@ def _mathml_row(element: Any, depth: int) -> list[Node]:
         if tag in ("math", "mrow", "mstyle", "annotationXML", "semantics"):
             pending += reversed(parts)
         elif tag in ("mi", "mo", "mn", "mtext"):
-            row += [Node(label, ref) for label in _leaf(element)]
+            row += [Node(label, ref) for label in _leaf((element.text or "").strip(), ref or "")]
         elif tag == "msqrt":
             inside = [node for part in parts for node in _mathml_row(part, depth + 1)]
             row.append(Node(r"\sqrt", ref, {"Inside": inside}))
@@ -369,16 +396,13 @@ def _mathml_row(element: Any, depth: int) -> list[Node]:
     return row
 
 
-_ARITY = {
-    "mfrac": ("Above", "Below"), "mroot": ("Inside", "Above"),
-    "msub": ("Base", "Sub"), "msup": ("Base", "Sup"), "msubsup": ("Base", "Sub", "Sup"),
-    "munder": ("Base", "Sub"), "mover": ("Base", "Sup"), "munderover": ("Base", "Sub", "Sup"),
-}  # fmt: skip
-
-
-def _leaf(element: Any) -> list[str]:
-    """The labels in a leaf's text."""
-    text = (element.text or "").strip()
-    if "\\" + text in _SYMBOLS:
-        text = "\\" + text
+def _leaf(text: str, ref: str) -> list[str]:
+    """The labels of a leaf: by its id (MfrDB's ``\\lim_1`` reads "im"), by name (``sigma``), as LaTeX."""
+    command = "\\" + text
+    if (named := ref.rpartition("_")[0]).startswith("\\") and named in _BASES:
+        return [named]
+    if text in _ENTITIES:
+        return [_ENTITIES[text]]
+    if text not in _BASES and (command in _BASES or command in _SYNONYMS):
+        text = command
     return [node.label for node in _Parser(_normalise(_TOKEN.findall(text))).row(None)]
