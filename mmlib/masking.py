@@ -82,11 +82,11 @@ def cover(
         ratio: share of ink length to cover, one for all or (b,), in [0, 1].
         attended_share: share of the boxes placed in proportion to saliency times ink length, in [0, 1]; the
             others in proportion to ink length alone.
-        saliency: (n,) at least 0, the teacher's saliency at the points; needed if ``attended_share`` is not 0.
+        saliency: (n,) at least 0, the teacher's saliency at the points; needed for an ``attended_share``.
         block: least and greatest half side of a box, in pixels; sides are uniform between them.
         shape: ``blocks``, or ``attended``: a box placed by saliency becomes the bounding box of the attended
-            region about its centre, that is of the points within three greatest half sides whose saliency is at
-            least half the centre's.
+            region about its centre: of the points within three greatest half sides whose saliency is at least
+            half the centre's.
         generator: on any device; one on the CPU gives the same cover whatever the device of ``points``.
 
     Raises ValueError for shapes and values that do not fit.
@@ -150,7 +150,7 @@ def _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape)
 
 
 def _cover(points, owner, arc, b, ratio, attended_share, saliency, block, shape, draw: Callable) -> Cover:
-    """`cover` with ``draw() -> (b, CHUNK, 4)`` uniform numbers, so that a stream can belong to an expression."""
+    """`cover` with ``draw() -> (b, CHUNK, 4)`` uniform numbers: so that an expression can have its own."""
     _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape)
     device, points = points.device, points.detach().float()
     owner, arc = owner.long(), arc.detach().double()
@@ -183,7 +183,9 @@ def _cover(points, owner, arc, b, ratio, attended_share, saliency, block, shape,
         first = inside & (inside.cumsum(1, dtype=torch.int8) == 1) & (open_length > 0)[:, None]
         gained = _per_expression(open_length[:, None] * first, own, e).cumsum(1)  # (e, CHUNK)
         enough = gained >= missing[expressions, None] * (1 - 1e-9)
-        last = torch.where(enough.any(1), enough.long().argmax(1), CHUNK)  # the box to shrink; CHUNK: none yet
+        last = torch.where(
+            enough.any(1), enough.long().argmax(1), CHUNK
+        )  # the box to shrink; CHUNK: none yet
         scale = (torch.arange(CHUNK, device=device) < last[:, None]).float()  # (e, CHUNK)
         ends = (last < CHUNK).nonzero().squeeze(1)
         if len(ends):
@@ -220,12 +222,14 @@ def _centres(own, length, saliency, e, chance, attended_share) -> tuple[Tensor, 
     attends = (chance[..., 0] < attended_share) & ((upper - lower)[:, 1:] > 0)
     drawn = lower[:, None] + chance[..., 1:2] * (upper - lower)[:, None]  # (e, CHUNK, 2)
     drawn = torch.minimum(drawn, torch.nextafter(upper, lower)[:, None])  # never past the last weighted point
-    places = [torch.searchsorted(sums[:, i].contiguous(), drawn[..., i].contiguous(), right=True) for i in (0, 1)]
+    places = [
+        torch.searchsorted(sums[:, i].contiguous(), drawn[..., i].contiguous(), right=True) for i in (0, 1)
+    ]
     return torch.where(attends, places[1], places[0]), attends
 
 
 def _regions(xy, own, saliency, centre, attends, middle, half, block) -> tuple[Tensor, Tensor]:
-    """Middle and half sides, (e, CHUNK, 2), of the boxes that saliency placed, fitted to the attended region."""
+    """Middle and half sides (e, CHUNK, 2), those of boxes placed by saliency fitted to the attended region."""
     near = ((xy[:, None] - middle[own]).abs() <= 3 * block[1]).all(2)
     near &= saliency[:, None] >= saliency[centre][own] / 2  # (points, CHUNK)
     index = own[:, None, None].expand(-1, CHUNK, 2)
@@ -274,11 +278,14 @@ def cover_pictures(boxes: Tensor, box_owner: Tensor, b: int, H: int, W: int) -> 
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4 or box_owner.shape != boxes.shape[:1]:
         raise ValueError(
-            f"boxes has shape {tuple(boxes.shape)} and box_owner {tuple(box_owner.shape)}, expected (m, 4) and (m,)"
+            f"boxes has shape {tuple(boxes.shape)}, expected (m, 4), "
+            f"box_owner {tuple(box_owner.shape)}, expected (m,)"
         )
     owner, order = torch.sort(box_owner.long(), stable=True)
     boxes = boxes.detach()[order].float()
-    rank = torch.arange(len(boxes), device=boxes.device) - torch.searchsorted(owner, owner)  # within its picture
+    rank = torch.arange(len(boxes), device=boxes.device) - torch.searchsorted(
+        owner, owner
+    )  # within its picture
     most = int(rank.max()) + 1 if len(boxes) else 0
 
     def touched(low: Tensor, high: Tensor, size: int) -> Tensor:
@@ -300,7 +307,7 @@ def apply_cover(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def covered_share(covered: Tensor, owner: Tensor, arc: Tensor, b: int) -> Tensor:
-    """Share (b,) of each expression's ink length that is covered: ``covered, owner, arc (n,)``. No ink gives 0."""
+    """Share (b,) of each expression's ink length that is covered, from ``(n,)`` tensors. No ink gives 0."""
     lengths = arc.double().new_zeros(2, b)
     lengths[0].index_add_(0, owner.long(), arc.double() * covered)
     lengths[1].index_add_(0, owner.long(), arc.double())

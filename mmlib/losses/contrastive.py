@@ -58,10 +58,10 @@ def local_info_nce(
     weights: Tensor | None = None,
     gather: bool = False,
 ) -> Tensor:
-    """InfoNCE between ink points (dense contrast, arXiv:2011.09157, with exact correspondences from the ink).
+    """InfoNCE between ink points (dense contrast, arXiv:2011.09157, with the ink's exact correspondences).
 
-    The positive of a point is the same ink point in the other view. Its negatives are the other sampled points
-    of the batch in the other view, without those of its own expression that lie within ``radius`` of it.
+    The positive of a point is the same ink point in the other view. Its negatives are the batch's other sampled
+    points in the other view, without those of its own expression that lie within ``radius`` of it.
     Symmetric in the views, the mean over the 2n anchors.
 
     Args:
@@ -113,7 +113,7 @@ def _negative_log_weights(weights: Tensor, own: Tensor) -> Tensor:
 
 @full_precision
 def similarity_weights(teacher: Tensor, sharpness: float = 1.0) -> Tensor:
-    """Weights (n, n) of negatives that fall with the teacher's similarity: ``(1 - max(cos, 0)) ** sharpness``.
+    """Weights (n, n) of negatives, falling with the teacher's similarity: ``(1 - max(cos, 0)) ** sharpness``.
 
     ``teacher (n, d)`` are features of the same points or expressions. A probable false negative (two plus
     signs) then hardly pushes. No gradient.
@@ -143,7 +143,9 @@ def mae_loss(pred: Tensor, target: Tensor, covered: Tensor) -> Tensor:
         pred, target: (b, c, h, w), cells or pixels.
         covered: (b, 1, h, w) bool or in {0, 1}. Nothing covered gives zero.
     """
-    c = require("pred: b c h w, target: b c h w, covered: b 1 h w", pred=pred, target=target, covered=covered)["c"]
+    c = require(
+        "pred: b c h w, target: b c h w, covered: b 1 h w", pred=pred, target=target, covered=covered
+    )["c"]
     covered = covered.to(pred.dtype)
     return ((pred - target.detach()).square() * covered).sum() / (covered.sum() * c).clamp_min(1)
 
@@ -151,7 +153,7 @@ def mae_loss(pred: Tensor, target: Tensor, covered: Tensor) -> Tensor:
 @torch.no_grad()
 @full_precision
 def match_rate(z1: Tensor, z2: Tensor) -> Tensor:
-    """Share of rows of ``z1 (n, d)`` whose most similar row of ``z2 (n, d)`` is their own. A gauge, not a loss."""
+    """Share of rows of ``z1 (n, d)`` whose nearest row of ``z2 (n, d)`` is their own: a gauge, not a loss."""
     n = require("z1: n d, z2: n d", z1=z1, z2=z2)["n"]
     nearest = (F.normalize(z1, dim=1) @ F.normalize(z2, dim=1).T).argmax(1) if n else z1.new_zeros(0)
     return (nearest == torch.arange(n, device=z1.device)).float().sum() / max(n, 1)
@@ -200,7 +202,15 @@ class ContrastLoss(nn.Module):
             terms["global"] = nt_xent(z1, z2, self.global_temperature, self.gather, global_weights)
         if self.balance < 1:
             terms["local"] = local_info_nce(
-                u1, u2, owner, position1, position2, self.radius, self.local_temperature, local_weights, self.gather
+                u1,
+                u2,
+                owner,
+                position1,
+                position2,
+                self.radius,
+                self.local_temperature,
+                local_weights,
+                self.gather,
             )
         share = {"global": self.balance, "local": 1 - self.balance}
         total = sum(share[name] * term for name, term in terms.items())

@@ -41,7 +41,9 @@ def slot_info_nce(
         temperature: above 0.
         gather: negatives from all processes.
     """
-    size = require("student: b k d, teacher: b k d, visible: b k", student=student, teacher=teacher, visible=visible)
+    size = require(
+        "student: b k d, teacher: b k d, visible: b k", student=student, teacher=teacher, visible=visible
+    )
     b, k, device = size["b"], size["k"], student.device
     student, teacher = F.normalize(student, dim=2), F.normalize(teacher.detach(), dim=2)
     teacher, start = gather_rows(teacher, gather)
@@ -63,8 +65,8 @@ def covered_point_match(
 ) -> Tensor:
     """The student's prediction at hidden ink against the teacher's features at the same ink points.
 
-    ``2 - 2 cos`` (the form of BYOL), averaged over the covered points; with a ``temperature``, plus InfoNCE in
-    which the other covered points are the negatives.
+    ``2 - 2 cos`` (the form of BYOL), averaged over the covered points; with a ``temperature``, plus InfoNCE
+    whose negatives are the other covered points.
 
     Args:
         pred, target: (n, d), the predictor's output and the teacher's features.
@@ -84,10 +86,10 @@ def covered_point_match(
 def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: Tensor, b: int) -> Tensor:
     """How far the student's maps are from the teacher's at corresponding ink points, under two warps.
 
-    For each expression and map, the values at its sampled ink points are normalised to a distribution over the
-    points; the term is KL(teacher ‖ student), averaged over expressions with points and maps. KL rather than
-    Jensen-Shannon: for maps that are softmaxes its gradient on the logits is the difference of the two
-    distributions, which does not fade when they are disjoint; and rather than cross-entropy: agreement is zero.
+    For each expression and map, the values at its sampled ink points are normalised to a distribution over
+    these points; the term is KL(teacher ‖ student), averaged over expressions with points and maps. KL rather
+    than Jensen-Shannon: for maps that are softmaxes its gradient on the logits is the difference of the two
+    distributions, which does not fade when they are disjoint. KL rather than cross-entropy: agreement is 0.
 
     Args:
         student_at_points, teacher_at_points: (n, k), at least 0, maps sampled at the same ink points.
@@ -113,7 +115,7 @@ def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: T
 
 @full_precision
 def map_entropy(maps: Tensor, valid: Tensor) -> Tensor:
-    """Mean entropy of the maps, in units of the uniform map over the valid cells: 0 is one cell, 1 is uniform.
+    """Mean entropy of the maps, over that of the uniform map on the valid cells: 0 is one cell, 1 is uniform.
 
     Args:
         maps: (b, k, h, w), each a distribution over its expression's valid cells.
@@ -127,7 +129,7 @@ def map_entropy(maps: Tensor, valid: Tensor) -> Tensor:
 
 @full_precision
 def map_overlap(maps: Tensor) -> Tensor:
-    """Mean cosine between different maps of one expression, in [0, 1]; ``maps (b, k, h, w)``. One map gives 0."""
+    """Mean cosine in [0, 1] between different maps ``(b, k, h, w)`` of one expression. One map gives 0."""
     k = require("maps: b k h w", maps=maps)["k"]
     unit = F.normalize(maps.flatten(2), dim=2)
     cosine = unit @ unit.transpose(1, 2)  # (b, k, k)
@@ -165,7 +167,9 @@ class MatchConfig:
     def __post_init__(self) -> None:
         for name in ("slots", "points", "agreement", "entropy", "overlap", "blank"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"weight {name} is {getattr(self, name)}, expected a finite number of at least 0")
+                raise ValueError(
+                    f"weight {name} is {getattr(self, name)}, expected a finite number of at least 0"
+                )
 
 
 class MatchLoss(nn.Module):
@@ -202,7 +206,9 @@ class MatchLoss(nn.Module):
         """
         c = self.config
         terms = {
-            "slots": slot_info_nce(student_slots, teacher_slots, visible, c.slot_temperature, c.same_slot, c.gather),
+            "slots": slot_info_nce(
+                student_slots, teacher_slots, visible, c.slot_temperature, c.same_slot, c.gather
+            ),
             "points": covered_point_match(pred, target, covered, c.point_temperature),
             "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps)),
             "entropy": map_entropy(maps, valid),

@@ -32,7 +32,7 @@ def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
 
 
 def full_precision(loss: Callable) -> Callable:
-    """Run a loss in at least float32 even under autocast: log-sum-exp in bfloat16 loses the small gradients."""
+    """Run a loss in at least float32 even under autocast: log-sum-exp in bfloat16 loses small gradients."""
 
     def widen(value):
         half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
