@@ -197,16 +197,23 @@ def score(predictions: Sequence[Tokens | None], references: Sequence[Tokens | No
 def exprate_community(
     predictions: Sequence[str | Tokens | None], captions: Sequence[str | Tokens | None]
 ) -> float:
-    """ExpRate as BTTR and CoMER compute it: equality of whitespace-separated caption tokens, in [0, 1].
+    r"""Share of expressions, in [0, 1], whose caption tokens are equal, as BTTR and CoMER validate.
 
-    Their captions are already normalised (scripts braced, one space between tokens), and a prediction in
-    another spelling of the same expression counts as wrong; `score` on canonical tokens merges spellings.
+    Their captions are half normalised: scripts are braced, and < and > are not commands (canonical ``\lt`` and
+    ``\gt`` are read as those), but redundant braces, ``\frac 1 2`` and ``\limits`` stay as somebody wrote them.
+    A right reading in another spelling is wrong here, so a recogniser that writes canonical LaTeX scores
+    lower than under `score`. CoMER's evaluation script, the source of its published rates, compares LgEval's
+    layout graphs instead, which merge those spellings. Strings are split at white space.
     """
     if len(predictions) != len(captions) or not len(captions):
         raise ValueError(f"{len(predictions)} predictions for {len(captions)} captions")
 
     def split(text: str | Tokens | None) -> list[str] | None:
-        return text.split() if isinstance(text, str) else None if text is None else list(text)
+        if text is None:
+            return None
+        return [
+            {r"\lt": "<", r"\gt": ">"}.get(t, t) for t in (text.split() if isinstance(text, str) else text)
+        ]
 
     pairs = zip(map(split, predictions), map(split, captions), strict=True)
     return sum(caption is not None and read == caption for read, caption in pairs) / len(captions)
