@@ -22,6 +22,7 @@ STAGES = {
     "attend": "stage 2: self-supervised attention under progressive masking, without labels",
     "finetune": "stage 3: a decoder that writes LaTeX, with labels",
 }
+SHOWN = 10  # items of each list in a report; the kept report has them all
 # Errors whose message is made for the user: one line instead of a traceback.
 DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError"}
 
@@ -76,11 +77,17 @@ def run_stage(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Read, check and pack data sets."""
-    from mmlib.data import prepare
+    """Read, check and pack data sets; print their reports."""
+    from mmlib.data.prepare import prepare
 
-    for line in prepare.prepare(args.datasets, args.out):
-        print(line)
+    options = {"datasets": args.datasets} if args.datasets else {}
+    for report in prepare(**options, out_dir=args.out):
+        print(report.pop("dataset"))
+        for key, value in report.items():
+            items = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
+            print(f"  {key}: {len(items) if isinstance(items, list) else value}")
+            for item in items[:SHOWN] if isinstance(items, list) else ():
+                print(f"    {item}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -122,7 +129,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub = command(
         "prepare", prepare, "read, check and pack data sets, and report what was skipped and why", data
     )
-    sub.add_argument("datasets", nargs="*", metavar="DATASET", help="default: all that are found")
+    sub.add_argument("datasets", nargs="*", metavar="DATASET", help="default: all of CROHME")
     sub.add_argument("--out", type=Path, help="folder for the packs")
 
     for name, text in STAGES.items():

@@ -1,0 +1,150 @@
+"""The command line builds the stages' own dataclasses, and says what went wrong in one line."""
+
+import dataclasses
+import subprocess
+import sys
+import types
+from typing import Literal
+
+import pytest
+
+import mmlib
+from mmlib import cli
+from mmlib.runs import RunError, project_root
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    profile: str = "smoke"
+    dataset: Literal["synthetic", "crohme"] = "synthetic"  # what to train on
+    seed: int = 0
+    rate: float = 1e-3  # peak learning rate, 100 % of it after warm-up
+    wide: bool = False
+    sizes: tuple[int, ...] = (8, 16)
+    limit: int | None = None  # expressions
+
+    @classmethod
+    def preset(cls, profile, **overrides):
+        return cls(profile=profile, **({"rate": 1e-4} if profile == "desk" else {}) | overrides)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A stage that notes what it was called with."""
+    calls = []
+
+    def run(config, max_minutes=None, max_steps=None):
+        calls.append((config, max_minutes, max_steps))
+        return types.SimpleNamespace(folder="results/runs/x", done=max_steps is None, summary={"loss": 0.5})
+
+    module = types.SimpleNamespace(Config=Config, run=run)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: {"mmlib.stages.pretrain": module}[name])
+    return calls
+
+
+def test_defaults_are_the_presets(calls, capsys):
+    assert cli.main(["pretrain"]) == 0
+    assert cli.main(["pretrain", "--profile", "desk"]) == 0
+    assert calls == [(Config(), None, None), (Config(profile="desk", rate=1e-4), None, None)]
+    assert "done {'loss': 0.5}" in capsys.readouterr().out
+
+
+def test_each_field_is_a_typed_option(calls, capsys):
+    options = (
+        "--dataset crohme --seed 3 --rate 0.5 --wide --sizes 4 5 6 --limit 10 --max-minutes 1.5 --max-steps 7"
+    )
+    assert cli.main(["pretrain", *options.split()]) == 0
+    config = Config(dataset="crohme", seed=3, rate=0.5, wide=True, sizes=(4, 5, 6), limit=10)
+    assert calls == [(config, 1.5, 7)]
+    assert "paused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--seed", "x"], ["--dataset", "mnist"], ["--colour", "red"], ["--see", "1"]]
+)
+def test_a_wrong_option_is_refused(calls, wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["pretrain", *wrong])
+    assert stop.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+    assert calls == []
+
+
+def test_the_comments_behind_the_fields_are_the_help(calls, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "what to train on" in out
+    assert "peak learning rate, 100 % of it after warm-up" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (RunError("run x is damaged"), "mmlib: run x is damaged"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), "a.png"),
+        (
+            type("InkError", (ValueError,), {})("a.inkml, line 3: no points"),
+            "mmlib: a.inkml, line 3: no points",
+        ),
+    ],
+)
+def test_documented_errors_are_one_line(error, shown, monkeypatch, capsys):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "mmlib.data.prepare", types.SimpleNamespace(prepare=fail))
+    assert cli.main(["data", "prepare"]) == 2
+    err = capsys.readouterr().err
+    assert shown in err
+    assert err.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def fail(**_):
+        raise ValueError("a bug")
+
+    monkeypatch.setitem(sys.modules, "mmlib.data.prepare", types.SimpleNamespace(prepare=fail))
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["data", "prepare"])
+
+
+def test_reports_are_printed_with_what_was_skipped_by_name(monkeypatch, capsys):
+    def prepare(datasets, out_dir):
+        return [
+            {
+                "dataset": datasets[0],
+                "listed": 20,
+                "skipped": [f"file {i}" for i in range(20)],
+                "sources": {"a": 1},
+            }
+        ]
+
+    monkeypatch.setitem(sys.modules, "mmlib.data.prepare", types.SimpleNamespace(prepare=prepare))
+    assert cli.main(["data", "prepare", "train_2014"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == ["train_2014", "  listed: 20", "  skipped: 20", "    file 0"]
+    assert lines[-1] == "    a: 1"
+    assert len(lines) == 15
+
+
+def test_the_notebooks_get_their_parameters(monkeypatch):
+    seen = []
+    monkeypatch.setattr("mmlib.reproduce.reproduce", lambda *args: seen.append(args))
+    assert cli.main(["reproduce", "02", "03", "-p", "profile", "desk", "-p", "seed", "1"]) == 0
+    assert cli.main(["figures"]) == 0
+    assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None), (["06"], {}, None)]
+
+
+def test_help_and_version_are_quick_as_they_import_no_torch():
+    code = (
+        "import sys, mmlib.cli\n"
+        "try: mmlib.cli.main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    for argument, expected in (("--version", mmlib.__version__), ("--help", "recognize")):
+        command = [sys.executable, "-c", code, argument]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=project_root(), check=False)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
