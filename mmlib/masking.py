@@ -229,7 +229,7 @@ def _centres(own, length, saliency, e, chance, attended_share) -> tuple[Tensor, 
 
 
 def _regions(xy, own, saliency, centre, attends, middle, half, block) -> tuple[Tensor, Tensor]:
-    """Middle and half sides (e, CHUNK, 2), those of boxes placed by saliency fitted to the attended region."""
+    """Middle and half sides (e, CHUNK, 2), those of boxes placed by saliency fitted to what is attended."""
     near = ((xy[:, None] - middle[own]).abs() <= 3 * block[1]).all(2)
     near &= saliency[:, None] >= saliency[centre][own] / 2  # (points, CHUNK)
     index = own[:, None, None].expand(-1, CHUNK, 2)

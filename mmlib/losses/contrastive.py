@@ -60,8 +60,8 @@ def local_info_nce(
 ) -> Tensor:
     """InfoNCE between ink points (dense contrast, arXiv:2011.09157, with the ink's exact correspondences).
 
-    The positive of a point is the same ink point in the other view. Its negatives are the batch's other sampled
-    points in the other view, without those of its own expression that lie within ``radius`` of it.
+    The positive of a point is the same ink point in the other view. Its negatives are the batch's other
+    sampled points in the other view, without those of its own expression that lie within ``radius`` of it.
     Symmetric in the views, the mean over the 2n anchors.
 
     Args:
