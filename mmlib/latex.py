@@ -378,7 +378,8 @@ def _mathml_row(element: Any, depth: int) -> list[Node]:
         if tag in ("math", "mrow", "mstyle", "annotationXML", "semantics"):
             pending += reversed(parts)
         elif tag in ("mi", "mo", "mn", "mtext"):
-            row += [Node(label, ref) for label in _leaf((element.text or "").strip(), ref or "")]
+            symbols = _leaf((element.text or "").strip(), ref or "")
+            row += [Node(symbol.label, ref, symbol.children) for symbol in symbols]
         elif tag == "msqrt":
             inside = [node for part in parts for node in _mathml_row(part, depth + 1)]
             row.append(Node(r"\sqrt", ref, {"Inside": inside}))
@@ -396,13 +397,13 @@ def _mathml_row(element: Any, depth: int) -> list[Node]:
     return row
 
 
-def _leaf(text: str, ref: str) -> list[str]:
-    """The labels of a leaf: by its id (MfrDB's ``\\lim_1`` reads "im"), by name (``sigma``), as LaTeX."""
+def _leaf(text: str, ref: str) -> list[Node]:
+    """The symbols of a leaf: by its id (MfrDB's ``\\lim_1`` reads "im"), by name (``sigma``), as LaTeX."""
     command = "\\" + text
     if (named := ref.rpartition("_")[0]).startswith("\\") and named in _BASES:
-        return [named]
-    if text in _ENTITIES:
-        return [_ENTITIES[text]]
-    if text not in _BASES and (command in _BASES or command in _SYNONYMS):
+        text = named
+    elif text in _ENTITIES:
+        text = _ENTITIES[text]
+    elif text not in _BASES and (command in _BASES or command in _SYNONYMS):
         text = command
-    return [node.label for node in _Parser(_normalise(_TOKEN.findall(text))).row(None)]
+    return to_tree(_TOKEN.findall(text))

@@ -294,7 +294,8 @@ MATHML = r"""<annotationXML xmlns="http://www.w3.org/2003/InkML"><math xmlns="ht
 <mn xml:id="1_1">1</mn></mrow></mrow><mo xml:id="infin_1">infin</mo></munderover><!-- a term --><mrow>
 <mfrac xml:id="_1"><msup><mi xml:id="x_1">x</mi><mn xml:id="2_1">2</mn></msup><msqrt xml:id="r_1">
 <mi xml:id="y_1">y</mi><mi xml:id="z_1">z</mi></msqrt></mfrac><mrow><mo xml:id="\lim_1">im</mo>
-<mroot xml:id="r_2"><mi xml:id="a_1">a</mi><mn xml:id="3_1">3</mn></mroot></mrow></mrow></mrow></math></annotationXML>"""
+<mroot xml:id="r_2"><mi xml:id="a_1">a</mi><mn xml:id="3_1">3</mn></mroot>
+</mrow></mrow></mrow></math></annotationXML>"""
 
 
 def math(inner: str) -> ElementTree.Element:
@@ -310,8 +311,8 @@ def test_mathml_gives_the_tree_and_the_ink_of_each_token() -> None:
     owned = [(token, ref) for token, ref in zip(tokens, refs, strict=True) if ref]
     assert owned == [
         (r"\sum", "sum_1"), ("i", "i_1"), ("=", "=_1"), ("1", "1_1"), (r"\infty", "infin_1"),
-        (r"\frac", "_1"), ("x", "x_1"), ("2", "2_1"), (r"\sqrt", "r_1"), ("y", "y_1"), ("z", "z_1"), (r"\lim", r"\lim_1"),
-        (r"\sqrt", "r_2"), ("3", "3_1"), ("a", "a_1"),
+        (r"\frac", "_1"), ("x", "x_1"), ("2", "2_1"), (r"\sqrt", "r_1"), ("y", "y_1"), ("z", "z_1"),
+        (r"\lim", r"\lim_1"), (r"\sqrt", "r_2"), ("3", "3_1"), ("a", "a_1"),
     ]  # fmt: skip
     assert {t for t, ref in zip(tokens, refs, strict=True) if not ref} == set("^_{}[]")
 
@@ -328,6 +329,7 @@ def test_mathml_gives_the_tree_and_the_ink_of_each_token() -> None:
         ("<msup><msub><mi>a</mi><mi>b</mi></msub><mn>2</mn></msup>", "a_b^2"),
         ("<msup><msup><mi>a</mi><mi>b</mi></msup><mn>2</mn></msup>", "{a^b}^2"),
         ("<mover><mi>x</mi><mrow/></mover>", "x"),
+        ("<mi>x^2</mi><mn>12</mn>", "x^2 12"),
         ("", ""),
     ],
 )
