@@ -183,7 +183,8 @@ def curve(
             low, high = points["mean"] - points["std"], points["mean"] + points["std"]
             ax.fill_between(points.index, low, high, color=look.color, alpha=0.15, lw=0)
     ax.set(xlabel=x, ylabel=y)
-    ax.legend()
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(ax.get_lines()) > 5 else {}
+    ax.legend(**beside)
 
 
 def bars_with_intervals(

@@ -9,10 +9,11 @@ the transposed splat. The result is the saliency per unit of ink, and no salienc
 - the arc-length-weighted sum over all points is the share of the saliency that lies on ink;
 - the arc-length-weighted mean over a class is its **ratio**: its share of the saliency over its share of ink.
 
-Divide by the ratio of all ink to ask only how the saliency on ink is spread. Cells are numbered from the
-upper left, the centre of cell (0, 0) at pixel (stride / 2, stride / 2). Everything is plain NumPy; controls
-(encoder activation norm, decoder cross-attention, a position-only map, a shuffled map) are other maps put
-through the same functions.
+Divide by the ratio of all ink to ask only how the saliency on ink is spread. A map that is flat over paper
+does not have ratio 1: lone, thin ink (an operator, a bar) has more paper to itself than ink in a crowd. So a
+class is preferred only where its ratio beats the controls': a flat map, the encoder's activation norm, the
+decoder's cross-attention, a map of positions only (`mean_map`), a `shuffled` one. Each goes through the same
+functions. Cells are numbered from the upper left, the centre of cell (0, 0) at pixel (stride / 2, stride / 2).
 """
 
 from __future__ import annotations

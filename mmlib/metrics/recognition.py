@@ -199,8 +199,8 @@ def exprate_community(
 ) -> float:
     r"""Share of expressions, in [0, 1], whose caption tokens are equal, as BTTR and CoMER validate.
 
-    Their captions are half normalised: scripts are braced, and < and > are not commands (canonical ``\lt`` and
-    ``\gt`` are read as those), but redundant braces, ``\frac 1 2`` and ``\limits`` stay as somebody wrote them.
+    Their captions are half normalised: scripts are braced, and < and > are not commands (canonical ``\lt``
+    and ``\gt`` are read as those), but redundant braces, ``\frac 1 2`` and ``\limits`` stay as written.
     A right reading in another spelling is wrong here, so a recogniser that writes canonical LaTeX scores
     lower than under `score`. CoMER's evaluation script, the source of its published rates, compares LgEval's
     layout graphs instead, which merge those spellings. Strings are split at white space.
