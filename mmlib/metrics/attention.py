@@ -12,8 +12,9 @@ the transposed splat. The result is the saliency per unit of ink, and no salienc
 Divide by the ratio of all ink to ask only how the saliency on ink is spread. A map that is flat over paper
 does not have ratio 1: lone, thin ink (an operator, a bar) has more paper to itself than ink in a crowd. So a
 class is preferred only where its ratio beats the controls': a flat map, the encoder's activation norm, the
-decoder's cross-attention, a map of positions only (`mean_map`), a `shuffled` one. Each goes through the same
-functions. Cells are numbered from the upper left, the centre of cell (0, 0) at pixel (stride / 2, stride / 2).
+decoder's cross-attention, a map of positions only (`mean_map`), a `shuffled` one. Each goes through the
+same functions. Cells are numbered from the upper left; the centre of cell (0, 0) is at pixel
+(stride / 2, stride / 2).
 """
 
 from __future__ import annotations
