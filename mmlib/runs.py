@@ -73,6 +73,11 @@ def results_root() -> Path:
     return Path(os.environ.get("MMLIB_RESULTS") or project_root() / "results")
 
 
+def figures_root() -> Path:
+    """Where figures are drawn to: `$MMLIB_FIGURES`, else `figures/` in the project."""
+    return Path(os.environ.get("MMLIB_FIGURES") or project_root() / "figures")
+
+
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
     """Write the file whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
     path = Path(path)

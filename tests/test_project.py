@@ -1,0 +1,198 @@
+"""The checkout itself: pins that agree, a clean tree, notebooks in form, layers that point one way."""
+
+import ast
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from mmlib.reproduce import parameters_of
+from mmlib.runs import project_root
+
+ROOT = project_root()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = sorted((ROOT / "mmlib").rglob("*.py"))
+
+
+def requirement_lines(path):
+    return [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def pins():
+    """Name to version of requirements.txt."""
+    found = [Requirement(line) for line in requirement_lines(ROOT / "requirements.txt")]
+    return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in found}
+
+
+def tracked():
+    """The files that git holds."""
+    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if git.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in git.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+# --- environment --------------------------------------------------------------------------------------------
+
+
+def test_requirements_are_plain_pins():
+    for line in requirement_lines(ROOT / "requirements.txt"):
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*( ; .+)?", line), line
+
+
+def test_pins_are_within_the_ranges_of_the_package():
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    # The package is installed without build isolation, so what builds it is pinned too.
+    for text in [
+        *wanted,
+        *PYPROJECT["build-system"]["requires"],
+        *PYPROJECT["tool"]["uv"]["constraint-dependencies"],
+    ]:
+        requirement = Requirement(text)
+        assert pins()[canonicalize_name(requirement.name)] in requirement.specifier, text
+
+
+def test_conda_gets_the_same_environment():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (from_pip,) = (entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    assert "-r requirements.txt" in from_pip
+    from_conda = [entry for entry in dependencies if isinstance(entry, str)]
+    python = next(entry.removeprefix("python=") for entry in from_conda if entry.startswith("python="))
+    assert f"{python}.0" in SpecifierSet(PYPROJECT["project"]["requires-python"])
+    for entry in [*from_conda, *(e for e in from_pip if not e.startswith("-"))]:
+        name, _, version = re.sub("=+", "=", entry).partition("=")
+        assert name in ("python", "pip") or pins()[canonicalize_name(name)] == version, entry
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_knows_its_targets():
+    def make(*arguments):
+        # A make that runs the tests hands its own flags down; they are not for this one.
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")
+        }
+        done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for target in ("reproduce", "test", "figures", "lab", "lint", "clean", "help"):
+        assert f"make {target} " in make("help")
+        make("--dry-run", target)
+    assert "-p profile smoke -p dataset synthetic" in make("-n", "reproduce")
+    assert "-p profile desk -p dataset crohme" in make("-n", "reproduce", "PROFILE=desk", "DATASET=crohme")
+
+
+def test_ci_runs_the_readmes_test_command():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    readme = (ROOT / "README.md").read_text()
+    for command in ("make reproduce", "make test"):
+        assert command in readme
+    assert "\nmake test\n" in script.read_text()
+
+
+# --- what is committed --------------------------------------------------------------------------------------
+
+
+def test_no_machine_paths_or_package_hosts():
+    # In pieces, so that this file does not find itself.
+    pattern = re.compile(
+        r"(?<![\w.])/(work|farm|root|home/\w+|tmp)/" + r"\w|pypi[.]org|python" + r"hosted|/opt" + r"/pypi"
+    )
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" not in data[:4096]:
+            found = pattern.search(data.decode("utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {found and found[0]!r}"
+
+
+def test_nothing_of_crohme_and_nothing_large_is_committed():
+    for path in tracked():
+        name = str(path.relative_to(ROOT))
+        size = path.stat().st_size
+        assert path.name != "predictions.tsv", name
+        assert not name.startswith("data/"), name
+        assert not name.endswith((".tar.xz", ".tgz", ".zip", ".pkl", ".pt", ".pth", ".npz")), name
+        assert size <= (4096 if name.endswith(".inkml") else 3 << 20) or name.startswith(
+            "results/checkpoints/"
+        ), name
+        assert size <= 16 << 20, name
+        if path.suffix == ".safetensors":
+            assert name.startswith("results/checkpoints/"), name
+        if path.name == "outcomes.csv":
+            with open(path, newline="") as file:
+                assert next(csv.reader(file)) == ["id", "token_errors", "length", "score"], name
+
+
+# --- notebooks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_in_form(path):
+    assert re.match(r"\d\d_[a-z_]+$", path.stem)
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.get("language_info", notebook.metadata.kernelspec).get(
+        "name"
+    )  # papermill asks for it
+    assert {"profile", "dataset", "seed"} <= set(parameters_of(path))
+    assert all(parameters_of(path).values()), "each parameter has its type"
+    cells = notebook.cells
+    assert cells[0].cell_type == "markdown"
+    for before, cell in pairwise(cells):
+        assert "markdown" in (before.cell_type, cell.cell_type), (
+            f"two code cells in a row: {cell.source[:80]}"
+        )
+    for cell in cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 30, cell.source
+            assert not re.search(r"^(def|class) ", cell.source, re.MULTILINE) or len(cell.source) < 1500, (
+                cell.source
+            )
+
+
+# --- layers -------------------------------------------------------------------------------------------------
+
+# notebooks -> stages -> models, losses, masking -> views, render -> ink, latex
+LAYER = {"ink": 0, "latex": 0, "views": 1, "render": 1, "models": 2, "losses": 2, "masking": 2, "stages": 3}
+# The way from data to weights needs nothing but these; the rest is imported inside functions.
+TRAINING = {"torch", "torchvision", "numpy", "accelerate", "safetensors", "filelock", "mmlib"}
+FOR_READERS = {"plots", "widgets"}
+
+
+def imports(nodes):
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_layers_point_one_way(path):
+    part = path.relative_to(ROOT / "mmlib").with_suffix("").parts[0]
+    tree = ast.parse(path.read_text())
+    for name in imports(ast.walk(tree)):
+        other = (name.split(".") + [""])[1] if name.startswith("mmlib.") else ""
+        if part in LAYER and other in LAYER:
+            assert LAYER[other] <= LAYER[part], f"{part} imports {name}"
+    if part not in FOR_READERS:
+        outside = (
+            {name.split(".")[0] for name in imports(tree.body)} - set(sys.stdlib_module_names) - TRAINING
+        )
+        assert not outside, f"imported when the module is: {outside}"
