@@ -1,8 +1,8 @@
 """Every notebook, at smoke size on embedded data: headless from a foreign folder, and its checked outputs.
 
-Papermill executes it first and trains what is missing. nbval then executes it once more, finds those runs done,
-and compares the outputs of the cells tagged `nbval-check-output` with the committed ones. Both work on a copy of
-the committed results, so that they find what a fresh clone has and change nothing of it.
+Papermill executes it first and trains what is missing. nbval then executes it once more, finds those runs
+done, and compares the outputs of the cells tagged `nbval-check-output` with the committed ones. Both work on
+a copy of the committed results, so that they find what a fresh clone has and change nothing of it.
 """
 
 import os
