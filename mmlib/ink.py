@@ -1,7 +1,7 @@
 """Ink: the strokes of one handwritten expression, with its symbols and its LaTeX where they are known.
 
-`read_inkml` takes the InkML of CROHME (all years) and of MathWriting. Files are untrusted: entities and document
-type declarations are refused, and whatever is wrong with a file is an `InkError` that names it.
+`read_inkml` takes the InkML of CROHME (all years) and of MathWriting. Files are untrusted: entities and
+document type declarations are refused, and whatever is wrong with a file is an `InkError` that names it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from mmlib import latex as tex
 
 INKML = "http://www.w3.org/2003/InkML"
 XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
-# A stroke of one expression has hundreds of points; a coordinate beyond this is a broken file and overflows float32 sums.
+# A stroke of one expression has hundreds of points; a coordinate beyond this is a broken file and overflows
+# float32 sums.
 LARGEST_COORDINATE = 1e7
 
 
@@ -26,7 +27,7 @@ class InkError(ValueError):
 
 @dataclass(frozen=True)
 class Symbol:
-    """One written symbol: its canonical token, the strokes that draw it, the `xml:id` of its MathML element."""
+    """One written symbol: canonical token, the strokes that draw it, the `xml:id` of its MathML element."""
 
     label: str
     strokes: tuple[int, ...]
@@ -37,7 +38,8 @@ class Symbol:
 class Ink:
     """The ink of one expression.
 
-    points: (n, 2) float32, x to the right and y down, in the device's units (in a pack: in typical symbol sizes).
+    points: (n, 2) float32, x to the right and y down, in the device's units (in a pack: in typical symbol
+    sizes).
     stroke: (n,) int32, the stroke of each point, non-decreasing from 0 without gaps.
     tokens: canonical LaTeX, None where there is no label or it is not valid (`label_error` says why).
     token_symbols: for each token the index of the symbol whose ink it is, -1 for none; None when not known.
@@ -56,10 +58,12 @@ class Ink:
 
     @classmethod
     def from_strokes(cls, strokes, **meta) -> Ink:
-        """Ink of a list of (m, 2) arrays; raises InkError for an empty list, an empty stroke or non-finite points."""
+        """Ink of a list of (m, 2) arrays; InkError for an empty list or stroke and for NaN or infinity."""
         arrays = [np.asarray(s, dtype=np.float64) for s in strokes]
         if not arrays or any(a.ndim != 2 or a.shape[1] != 2 or not len(a) for a in arrays):
-            raise InkError(f"{meta.get('id') or 'ink'}: strokes must be a non-empty list of (m, 2) arrays, m > 0")
+            raise InkError(
+                f"{meta.get('id') or 'ink'}: strokes must be a non-empty list of (m, 2) arrays, m > 0"
+            )
         points = np.concatenate(arrays)
         if not np.isfinite(points).all():
             raise InkError(f"{meta.get('id') or 'ink'}: a stroke has a NaN or infinite coordinate")
@@ -82,13 +86,14 @@ def stroke_boxes(points: np.ndarray, stroke: np.ndarray) -> tuple[np.ndarray, np
 
 
 def typical_size(points: np.ndarray, stroke: np.ndarray) -> float:
-    """Size of the typical symbol in ink units, from the strokes alone (no labels): always positive and finite.
+    """Size of the typical symbol in ink units, from the strokes alone (no labels); always above 0.
 
-    Marks (dots, pen bounces: longer side under a twentieth of the upper quartile) aside, the mean of the 0.4 to 0.7
-    quantiles over strokes of the longer side (0.7 of it) and, one step up, of the height (0.3), times 1.1 so that its
-    median ratio to the median longer side of the segmented symbols is 1. Chosen on CROHME's training set, where the
-    logarithm of that ratio has a standard deviation of 0.200 (2014 and 2019 tests: 0.183); the median of the longer
-    side has 0.243 (0.233), its 0.6 quantile 0.209 (0.209), one weighted by ink length 0.39, the median height 0.44.
+    Marks (dots, pen bounces: longer side under a twentieth of the upper quartile) aside, the mean of the 0.4
+    to 0.7 quantiles over strokes of the longer side (0.7 of it) and, one step up, of the height (0.3), times
+    1.1 so that its median ratio to the median longer side of the segmented symbols is 1. Chosen on CROHME's
+    training set, where the logarithm of that ratio has a standard deviation of 0.200 (2014 and 2019 tests:
+    0.183); the median of the longer side has 0.243 (0.233), its 0.6 quantile 0.209 (0.209), one weighted by
+    ink length 0.39, the median height 0.44.
     """
     low, high = stroke_boxes(points, stroke)
     height, longer = (high - low)[:, 1], (high - low).max(1)
@@ -103,9 +108,17 @@ def typical_size(points: np.ndarray, stroke: np.ndarray) -> float:
 def _parser():
     from lxml import etree
 
-    # CROHME's xml:id values ("0:1:", "+_1") are no valid XML ids: with collect_ids libxml2 rejects most of the data set.
-    return etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
-                           collect_ids=False, remove_comments=True, remove_pis=True)
+    # CROHME's xml:id values ("0:1:", "+_1") are no valid XML ids: with collect_ids libxml2 rejects most of
+    # the data set.
+    return etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        collect_ids=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
 
 
 def _points(text: str | None, columns: tuple[int, int], where: str) -> np.ndarray:
@@ -119,7 +132,9 @@ def _points(text: str | None, columns: tuple[int, int], where: str) -> np.ndarra
         points = np.array([(s[columns[0]], s[columns[1]]) for s in samples], dtype=np.float64)
     except (ValueError, IndexError):
         bad = next((i, s) for i, s in enumerate(samples) if not _is_point(s, columns))
-        raise InkError(f"{where}, point {bad[0]}: {' '.join(bad[1])[:40]!r} is not a pair of numbers") from None
+        raise InkError(
+            f"{where}, point {bad[0]}: {' '.join(bad[1])[:40]!r} is not a pair of numbers"
+        ) from None
     ok = np.abs(points) <= LARGEST_COORDINATE  # False for NaN too
     if not ok.all():
         bad = int(np.flatnonzero(~ok.all(1))[0])
@@ -137,14 +152,14 @@ def _is_point(sample: list[str], columns: tuple[int, int]) -> bool:
 
 
 def _columns(root) -> tuple[int, int]:
-    """Which of a point's numbers are x and y: the order of the channels in `traceFormat`, by default the first two."""
+    """Which of a point's numbers are x and y: as `traceFormat` says, by default the first two."""
     names = [(c.get("name") or "").upper() for c in root.iterfind(".//{*}traceFormat//{*}channel")]
     return (names.index("X"), names.index("Y")) if {"X", "Y"} <= set(names) else (0, 1)
 
 
 @lru_cache(maxsize=4096)
 def _symbol_label(label: str) -> str:
-    """Canonical token of a symbol's own label: `\\sqrt` and the like do not parse alone and stay as they are."""
+    """Canonical token of a symbol's own label; `\\sqrt` does not parse alone and stays as it is."""
     try:
         tokens = [t for t in tex.canonical(label) if t not in ("^", "_", "{", "}")]
     except tex.LatexError:
@@ -159,13 +174,17 @@ def _symbols(root, stroke_of: dict[str, int]) -> tuple[Symbol, ...]:
         if group.find("{*}traceGroup") is not None:
             continue
         refs = ((v.get("traceDataRef") or "").lstrip("#") for v in group.iterfind("{*}traceView"))
-        strokes = tuple(dict.fromkeys(stroke_of[r] for r in refs if r in stroke_of and stroke_of[r] not in taken))
+        strokes = tuple(
+            dict.fromkeys(stroke_of[r] for r in refs if r in stroke_of and stroke_of[r] not in taken)
+        )
         labels = [a.text.strip() for a in group.iterfind("{*}annotation") if a.text and a.text.strip()]
         if not strokes or not labels:
             continue
         taken.update(strokes)
         link = group.find("{*}annotationXML")
-        symbols.append(Symbol(_symbol_label(labels[0]), strokes, link.get("href") if link is not None else None))
+        symbols.append(
+            Symbol(_symbol_label(labels[0]), strokes, link.get("href") if link is not None else None)
+        )
     return tuple(symbols)
 
 
@@ -173,9 +192,9 @@ def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
     """Read one InkML file of CROHME or MathWriting.
 
     source: a path, or the file's bytes; name: what errors and `Ink.id` call it (default: the file's name).
-    Channels other than X and Y are dropped, so are consecutive duplicate points and strokes without points. A label
-    that is no valid LaTeX does not fail the file: `tokens` is None and `label_error` says why.
-    Raises InkError, naming the file, for whatever cannot be read; OSError where the file cannot be opened.
+    Channels other than X and Y are dropped, so are consecutive duplicate points and strokes without points. A
+    label that is no valid LaTeX does not fail the file: `tokens` is None and `label_error` says why. Raises
+    InkError, naming the file, for whatever cannot be read; OSError where the file cannot be opened.
     """
     from lxml import etree
 
@@ -217,8 +236,16 @@ def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
             label_error = str(error)
     if tokens and symbols:
         token_symbols = _token_symbols(root, tokens, symbols)
-    return Ink.from_strokes(arrays, symbols=symbols, latex=latex, tokens=tokens, token_symbols=token_symbols,
-                            writer=notes.get("writer") or None, id=Path(name).stem, label_error=label_error)
+    return Ink.from_strokes(
+        arrays,
+        symbols=symbols,
+        latex=latex,
+        tokens=tokens,
+        token_symbols=token_symbols,
+        writer=notes.get("writer") or None,
+        id=Path(name).stem,
+        label_error=label_error,
+    )
 
 
 def _token_symbols(root, tokens: tuple[str, ...], symbols: tuple[Symbol, ...]) -> tuple[int, ...] | None:

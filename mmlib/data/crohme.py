@@ -1,7 +1,7 @@
 """CROHME's InkML, from the archives as they are distributed or from unpacked folders.
 
-Archives are untrusted: members are read in memory, never extracted, and absolute paths, `..`, links, devices, huge
-members and endless archives are refused.
+Archives are untrusted: members are read in memory, never extracted, and absolute paths, `..`, links, devices,
+huge members and endless archives are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ DATASETS = {
 def iter_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
     """Yield (member name, content) of the regular files of a tar archive, compressed or not.
 
-    Raises DataError, naming the archive and the member, for a damaged archive and for members that a data set never
+    Raises DataError, naming the archive and the member, for a damaged archive and for members that a data set
+    never
     has: absolute or parent paths, links, devices, more than 32 MiB each, 4 GiB in all.
     """
     total = 0
@@ -41,14 +42,20 @@ def iter_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
             for number, member in enumerate(archive):
                 parts = PurePosixPath(member.name)
                 if parts.is_absolute() or ".." in parts.parts or "\\" in member.name:
-                    raise DataError(f"{path}: member {member.name!r} points outside the archive; do not use this file")
+                    raise DataError(
+                        f"{path}: member {member.name!r} points outside the archive; do not use this file"
+                    )
                 if member.isdir():
                     continue
                 if not member.isreg():
-                    raise DataError(f"{path}: member {member.name!r} is a link or a device; do not use this file")
+                    raise DataError(
+                        f"{path}: member {member.name!r} is a link or a device; do not use this file"
+                    )
                 total += member.size
                 if member.size > MAX_MEMBER or total > MAX_TOTAL or number >= MAX_MEMBERS:
-                    raise DataError(f"{path}: member {member.name!r} is beyond the size limits; do not use this file")
+                    raise DataError(
+                        f"{path}: member {member.name!r} is beyond the size limits; do not use this file"
+                    )
                 yield member.name, archive.extractfile(member).read()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such archive; see the README for where CROHME goes") from None
@@ -57,7 +64,7 @@ def iter_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
 
 
 def iter_folder(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (path below the folder's parent, content) of every file below a folder, in the order of their names."""
+    """Yield (path from the folder's parent, content) of every file below a folder, sorted by path."""
     path = Path(path)
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         yield file.relative_to(path.parent).as_posix(), file.read_bytes()
@@ -70,19 +77,24 @@ def find(name: str) -> Path:
     for path in candidates:
         if path.exists():
             return path
-    raise DataError(f"{name}: found neither of {', '.join(map(str, candidates))}; put CROHME under $MMLIB_DATA/crohme")
+    raise DataError(
+        f"{name}: found neither of {', '.join(map(str, candidates))}; put CROHME under $MMLIB_DATA/crohme"
+    )
 
 
 def iter_files(path: str | Path, suffix: str = ".inkml") -> list[tuple[str, bytes]]:
     """The (name, content) of all files with a suffix in an archive or a folder, sorted by name."""
     files = iter_folder(path) if Path(path).is_dir() else iter_archive(path)
-    return sorted((n, c) for n, c in files if n.lower().endswith(suffix) and not PurePosixPath(n).name.startswith("."))
+    return sorted(
+        (n, c) for n, c in files if n.lower().endswith(suffix) and not PurePosixPath(n).name.startswith(".")
+    )
 
 
 def read_member(name: str, content: bytes) -> Ink:
     """One InkML file as Ink with `source` (its folder) and a writer that is unique over sources.
 
-    Writers are named `source/writer`. MathBrush names none, but its files `session-writer-formula` do. Raises InkError.
+    Writers are named `source/writer`. MathBrush names none, but its files `session-writer-formula` do. Raises
+    InkError.
     """
     ink = read_inkml(content, name)
     source = PurePosixPath(name).parent.name or None
@@ -93,7 +105,7 @@ def read_member(name: str, content: bytes) -> Ink:
 
 
 def read_dataset(name: str) -> Iterator[Ink | InkError]:
-    """All expressions of a data set (`train_2014`, `test_2014`, `test_2019`, or a path), unreadable ones as errors."""
+    """All expressions of a data set (a name, or a path of InkML files), unreadable ones as errors."""
     for member, content in iter_files(find(name)):
         try:
             yield read_member(member, content)

@@ -6,15 +6,15 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from mmlib.data import DataError, cache_root
 from mmlib.data.crohme import DATASETS, find, iter_files, read_member
 from mmlib.data.pack import Pack, PackError, code_version, normalised, write_atomic, write_pack
+from mmlib.data.pictures import Picture, PicturePack, read_pictures, write_picture_pack
 from mmlib.ink import Ink, InkError
-
-INK_DATASETS = tuple(n for n, (_, suffix) in DATASETS.items() if suffix == ".inkml")
 
 
 def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
@@ -27,12 +27,9 @@ def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
     return done
 
 
-def prepare_ink(name: str, out_dir: Path, workers: int) -> dict:
-    """Pack one data set of InkML as `<out_dir>/<name>.safetensors`; returns its report."""
+def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, workers: int) -> dict:
+    """Pack the InkML files of one data set as `<out_dir>/<name>.safetensors`; returns its report."""
     started = time.perf_counter()
-    files = iter_files(find(name))
-    if not files:
-        raise DataError(f"{name}: no .inkml file in {find(name)}")
     chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
     if workers > 1 and len(chunks) > 1:
         with ProcessPoolExecutor(workers) as pool:
@@ -59,33 +56,111 @@ def prepare_ink(name: str, out_dir: Path, workers: int) -> dict:
         "tokens": sum(len(i.tokens or ()) for i in inks),
         "longest": max((len(i.tokens or ()) for i in inks), default=0),
     }
-    path = out_dir / f"{Path(name).name}.safetensors"
-    write_pack(items, path, split=Path(name).name)
+    path = out_dir / f"{pack_name(name)}.safetensors"
+    write_pack(items, path, split=pack_name(name))
     return {**report, "pack_bytes": path.stat().st_size, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def prepare(datasets=tuple(DATASETS), out_dir: str | Path | None = None, workers: int | None = None) -> list[dict]:
-    """Pack data sets (names of `crohme.DATASETS`, or paths of archives or folders) and keep each one's report beside it.
+def prepare_pictures(name: str, out_dir: Path) -> dict:
+    """Pack pictures with captions as `<out_dir>/<name>.safetensors`; returns the report."""
+    started = time.perf_counter()
+    results = list(read_pictures(find(name)))
+    pictures = [r for r in results if isinstance(r, Picture)]
+    if not pictures:
+        raise DataError(f"{name}: neither .inkml files nor readable pictures in {find(name)}")
+    report = {
+        "dataset": name,
+        "listed": len(results),
+        "read": len(pictures),
+        "skipped": [str(r) for r in results if not isinstance(r, Picture)],
+        "invalid_labels": {p.id: p.label_error for p in pictures if p.label_error},
+        "no_label": [p.id for p in pictures if p.latex is None],
+        "tokens": sum(len(p.tokens or ()) for p in pictures),
+        "longest": max(len(p.tokens or ()) for p in pictures),
+    }
+    path = out_dir / f"{pack_name(name)}.safetensors"
+    write_picture_pack(pictures, path, split=pack_name(name))
+    return {**report, "pack_bytes": path.stat().st_size, "seconds": round(time.perf_counter() - started, 2)}
 
-    Returns the reports; raises DataError where a data set is missing. `out_dir`: default `mmlib.data.cache_root()`.
+
+def pack_name(name: str) -> str:
+    """What the pack of a data set is called: its name, or a path's last part without its extensions."""
+    return name if name in DATASETS else Path(name).name.split(".")[0]
+
+
+def summary(report: dict) -> str:
+    """A report as the lines that `mmlib data prepare` prints."""
+    lines = [
+        f"{report['dataset']}: {report['listed']} listed, {report['read']} read, "
+        f"{len(report['skipped'])} skipped, {report['tokens']} tokens, "
+        f"{report['pack_bytes'] / 2**20:.1f} MiB, {report['seconds']:.1f} s"
+    ]
+    if "symbols" in report:
+        lines.append(
+            f"  {report['writers']} writers, {report['symbols']} symbols of {report['symbol_classes']} "
+            f"classes, {report['aligned']} expressions with every token's ink known"
+        )
+    lines += [f"  skipped: {reason}" for reason in report["skipped"]]
+    lines += [
+        f"  kept without tokens, its label is not valid: {k}: {why}"
+        for k, why in report["invalid_labels"].items()
+    ]
+    if report["no_label"]:
+        lines.append(f"  {len(report['no_label'])} without a label")
+    return "\n".join(lines)
+
+
+def prepare(
+    datasets: Iterable[str] = tuple(DATASETS),
+    out_dir: str | Path | None = None,
+    workers: int | None = None,
+    show: Callable[[str], object] = print,
+) -> list[dict]:
+    """Pack data sets, show each one's report and keep it beside the pack as `<name>.report.json`.
+
+    datasets: names of `crohme.DATASETS`, or paths of archives or folders, of InkML or of pictures with
+    captions. Returns the reports; raises DataError where a data set is missing. `out_dir`: default
+    `mmlib.data.cache_root()`.
     """
     out_dir = Path(out_dir) if out_dir else cache_root()
     reports = []
     for name in datasets:
-        report = prepare_ink(name, out_dir, workers or os.cpu_count() or 1)
-        write_atomic(out_dir / f"{Path(name).name}.report.json", json.dumps(report, indent=1).encode())
+        files = [] if name in DATASETS and DATASETS[name][1] != ".inkml" else iter_files(find(name))
+        workers = workers or os.cpu_count() or 1
+        report = prepare_ink(name, files, out_dir, workers) if files else prepare_pictures(name, out_dir)
+        write_atomic(out_dir / f"{pack_name(name)}.report.json", json.dumps(report, indent=1).encode())
+        show(summary(report))
         reports.append(report)
     return reports
 
 
-def load_pack(name: str) -> Pack:
-    """The pack of a data set from the cache, prepared first where it is missing, damaged or written by other code."""
-    path = cache_root() / f"{name}.safetensors"
+def open_pack(path: str | Path) -> Pack | PicturePack:
+    """Open a pack of ink or of pictures, whichever the file is; PackError for anything else."""
     try:
-        pack = Pack.open(path)
-        if pack.code == code_version():
-            return pack
+        return Pack.open(path)
+    except PackError as error:
+        try:
+            return PicturePack.open(path)
+        except PackError:
+            raise error from None
+
+
+def load_pack(name: str) -> Pack | PicturePack:
+    """The pack of a data set from the cache, prepared first where it is missing, damaged or outdated.
+
+    Where the data set itself is gone, a pack by other code is used as it is.
+    """
+    path = cache_root() / f"{pack_name(name)}.safetensors"
+    try:
+        pack = open_pack(path)
     except PackError:
-        pass
-    prepare([name])
-    return Pack.open(path)
+        pack = None
+    if pack is not None and pack.code == code_version():
+        return pack
+    try:
+        prepare([name], show=lambda text: None)
+    except DataError:
+        if pack is None:
+            raise
+        return pack
+    return open_pack(path)

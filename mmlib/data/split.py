@@ -1,7 +1,7 @@
 """Training and validation, disjoint in writers *and* in formulas.
 
-A formula that stands on both sides leaks more than a writer does: CROHME's KAIST and expressmatch are a few formulas
-by many hands, and a recogniser that has memorised them looks as if it could read.
+A formula that stands on both sides leaks more than a writer does: CROHME's KAIST and expressmatch are a few
+formulas by many hands, and a recogniser that has memorised them looks as if it could read.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ class Split(NamedTuple):
 def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies: int = 2) -> Split:
     """Hold out writers and formulas of each source; deterministic by `seed`.
 
-    In each source, writers in random order are held out until a share of those of the source's formulas is collected
-    that have at most `rare` copies in the whole pack, or that share of its expressions is reached, two writers at least.
-    The share is `share` times the source's mean formula length over that of all (between 0.5 and 1.5): sources of short
-    formulas would else make validation easier than the tests. Formulas with more copies are held out only to make it
-    three in a source (they cost training too much). Validation: what held-out writers wrote of held-out formulas, at
-    most `copies` per formula. Training: what others wrote of other formulas. The rest, the price of being disjoint twice, is in neither. A source that names no writers is split by
-    formulas; an unknown writer in a source with held-out writers is in neither. Invalid labels are in training only.
+    In each source, writers in random order are held out until a share of those of the source's formulas is
+    collected that have at most `rare` copies in the whole pack, or that share of its expressions is reached,
+    two writers at least. The share is `share` times the source's mean formula length over that of all
+    (between 0.5 and 1.5): sources of short formulas would else make validation easier than the tests.
+    Formulas with more copies are held out only to make it three in a source (they cost training too much).
+    Validation: what held-out writers wrote of held-out formulas, at most `copies` per formula. Training: what
+    others wrote of other formulas. The rest, the price of being disjoint twice, is in neither. A source that
+    names no writers is split by formulas; an unknown writer in a source with held-out writers is in neither.
+    Invalid labels are in training only.
     """
     rng = np.random.default_rng(seed)
     formulas = [pack.tokens(i) for i in range(len(pack))]
@@ -55,7 +57,9 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
             by_writer = {i: [i] for i in unknown}
         writers = sorted(by_writer)
         distinct = {formulas[i] for i in members} - {None}
-        part = share * np.clip(np.mean([len(f) for f in distinct]) / mean_length, 0.5, 1.5) if distinct else 0.0
+        part = (
+            share * np.clip(np.mean([len(f) for f in distinct]) / mean_length, 0.5, 1.5) if distinct else 0.0
+        )
         uncommon = sum(count[f] <= rare for f in distinct)
         taken: list = []
         found: set[tuple[str, ...]] = set()
@@ -90,7 +94,7 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
 
 
 def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict:
-    """Sizes by source, lengths, and the shares of validation expressions whose formula or writer training has."""
+    """Sizes by source, lengths, and how many validation formulas and writers training has seen."""
     formulas = {pack.tokens(i) for i in train}
     writers = {pack.writers[i] for i in train} - {None}
     lengths = [len(pack.tokens(i) or ()) for i in valid]
@@ -103,7 +107,9 @@ def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict:
         "train_share_by_source": {s: round(n / count[s], 3) for s, n in _by_source(pack, train).items()},
         "valid_by_source": _by_source(pack, valid),
         "valid_formulas": len({pack.tokens(i) for i in valid}),
-        "valid_length_quantiles": np.quantile(lengths, [0.1, 0.25, 0.5, 0.75, 0.9]).tolist() if lengths else [],
+        "valid_length_quantiles": np.quantile(lengths, [0.1, 0.25, 0.5, 0.75, 0.9]).tolist()
+        if lengths
+        else [],
         "formulas_seen": seen(pack, valid, formulas),
         "writers_seen": float(np.mean([pack.writers[i] in writers for i in valid])) if len(valid) else 0.0,
     }
