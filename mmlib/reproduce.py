@@ -106,6 +106,7 @@ def reproduce(
                 kernel_name="python3",
                 progress_bar=bar | {"desc": path.stem},
                 cwd=project_root(),
+                extra_arguments=["--log-level=ERROR"],  # else each kernel warns about its transport
             )
         except PapermillExecutionError as error:
             cell = error.source.strip().splitlines()[0]
