@@ -207,7 +207,7 @@ def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
     try:
         root = etree.fromstring(source, _parser())
     except etree.XMLSyntaxError as error:
-        raise InkError(f"{name}: not well-formed XML: {error}") from None
+        raise InkError(f"{name}: not well-formed XML: {error.msg}") from None
     if root.getroottree().docinfo.doctype or root.getroottree().docinfo.internalDTD is not None:
         raise InkError(f"{name}: document type declarations and entities are refused")
     if etree.QName(root).localname != "ink":

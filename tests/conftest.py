@@ -1,0 +1,94 @@
+"""Fixtures: a hand-written InkML file, small packs of it, and the real data where it is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmlib.data import data_root
+from mmlib.data.pack import Pack, normalised, write_pack
+from mmlib.ink import Ink, Symbol
+from mmlib.latex import canonical
+
+INKML = """<ink xmlns="http://www.w3.org/2003/InkML">
+<traceFormat><channel name="X" type="decimal"/><channel name="Y" type="decimal"/></traceFormat>
+<annotation type="writer">w1</annotation>
+<annotation type="truth">$x^2 + 1$</annotation>
+<annotationXML type="truth" encoding="Content-MathML">
+ <math xmlns="http://www.w3.org/1998/Math/MathML"><mrow>
+  <msup><mi xml:id="0:1:">x</mi><mn xml:id="2_1">2</mn></msup>
+  <mrow><mo xml:id="+_1">+</mo><mn xml:id="1_1">1</mn></mrow>
+ </mrow></math>
+</annotationXML>
+<trace id="a">0 20, 5 25, 5 25, 10 30</trace>
+<trace id="b">10 20, 0 30</trace>
+<trace id="c">12 12, 16 12, 12 18, 16 18</trace>
+<trace id="d">20 25, 30 25</trace>
+<trace id="e">25 20, 25 30</trace>
+<trace id="f">36 20, 36 30</trace>
+<traceGroup xml:id="g"><annotation type="truth">Segmentation</annotation>
+ <traceGroup xml:id="g1"><annotation type="truth">x</annotation>
+  <traceView traceDataRef="a"/><traceView traceDataRef="b"/><annotationXML href="0:1:"/></traceGroup>
+ <traceGroup xml:id="g2"><annotation type="truth">2</annotation>
+  <traceView traceDataRef="c"/><annotationXML href="2_1"/></traceGroup>
+ <traceGroup xml:id="g3"><annotation type="truth">+</annotation>
+  <traceView traceDataRef="d"/><traceView traceDataRef="e"/><annotationXML href="+_1"/></traceGroup>
+ <traceGroup xml:id="g4"><annotation type="truth">1</annotation>
+  <traceView traceDataRef="f"/><annotationXML href="1_1"/></traceGroup>
+</traceGroup>
+</ink>
+"""
+
+
+@pytest.fixture
+def inkml() -> str:
+    """x^2+1 in CROHME's InkML: six strokes, four symbols, ids that are no XML names."""
+    return INKML
+
+
+@pytest.fixture
+def crohme_root():
+    """The folder of CROHME's archives; skips where `$MMLIB_DATA/crohme` is not there."""
+    root = data_root() / "crohme"
+    if not (root / "train_2014.inkml.tar.xz").exists():
+        pytest.skip(f"CROHME is not in {root}: set MMLIB_DATA to the folder that holds crohme/")
+    return root
+
+
+@pytest.fixture
+def cache_dir(tmp_path, monkeypatch):
+    """An empty cache of packs for this test alone."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "packs"))
+    return tmp_path / "packs"
+
+
+def draw_ink(latex: str, key: str, writer: str | None = "w", source: str = "s", seed: int = 0) -> Ink:
+    """Ink of random strokes, one for each symbol of the label."""
+    rng = np.random.default_rng(seed)
+    tokens = tuple(canonical(latex))
+    written = [t for t in tokens if t not in ("^", "_", "{", "}", "[", "]")]
+    strokes = [rng.uniform(0, 30, (rng.integers(2, 12), 2)) + (40 * i, 0) for i in range(len(written))]
+    symbols = tuple(Symbol(t, (i,)) for i, t in enumerate(written))
+    place = iter(range(len(written)))
+    links = tuple(next(place) if t in written else -1 for t in tokens)
+    return Ink.from_strokes(
+        strokes, symbols=symbols, latex=latex, tokens=tokens, token_symbols=links, writer=writer, source=source, id=key
+    )
+
+
+@pytest.fixture
+def make_ink():
+    """`draw_ink`: a labelled ink of random strokes."""
+    return draw_ink
+
+
+@pytest.fixture
+def make_pack(tmp_path):
+    """A function that packs inks and opens the pack."""
+
+    def make(inks: list[Ink], name: str = "toy") -> Pack:
+        path = tmp_path / f"{name}.safetensors"
+        write_pack([normalised(i) for i in inks], path, split=name)
+        return Pack.open(path)
+
+    return make
