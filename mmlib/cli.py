@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import sys
 import types
@@ -31,6 +32,8 @@ def field_options(kind: Any) -> dict[str, Any]:
     """argparse's options for a field of type bool, int, float, str, Literal, tuples of these, or None."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         (kind,) = (arm for arm in typing.get_args(kind) if arm is not types.NoneType)
+    if dataclasses.is_dataclass(kind):
+        return {"type": json.loads, "metavar": "JSON"}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) in (tuple, list):
@@ -63,17 +66,31 @@ def config_from(args: argparse.Namespace, config: type) -> Any:
     names = {field.name for field in dataclasses.fields(config)} - {"profile"}
     given = {name: value for name, value in vars(args).items() if name in names}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    base = config.preset(args.profile)
+    for name, value in given.items():
+        if isinstance(value, dict):  # a part of the configuration: what is named changes, the rest stays
+            given[name] = _replaced(getattr(base, name), value)
     return config.preset(args.profile, **given)
+
+
+def _replaced(part: Any, changes: dict[str, Any]) -> Any:
+    """A nested dataclass with some fields changed; lists become tuples. Raises TypeError for an unknown field."""
+    old = {name: getattr(part, name) for name in changes if hasattr(part, name)}
+    new = {name: _replaced(old[name], value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+           for name, value in changes.items()}
+    return dataclasses.replace(part, **new)
 
 
 def run_stage(args: argparse.Namespace) -> None:
     """Train one stage, or go on with it, or find it done."""
+    from mmlib.stages.loop import Paused
+
     stage = importlib.import_module(f"mmlib.stages.{args.command}")
-    run = stage.run(config_from(args, stage.Config), max_minutes=args.max_minutes, max_steps=args.max_steps)
-    print(
-        f"{run.folder}: "
-        + (f"done {run.summary}" if run.done else "paused; the same command goes on with it")
-    )
+    try:
+        run = stage.run(config_from(args, stage.Config), args.profile, args.max_minutes, args.max_steps)
+        print(f"{run.name}: done {run.summary}")
+    except Paused as pause:
+        print(pause)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -92,7 +109,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a recogniser."""
-    from mmlib.evaluate import evaluate
+    from mmlib.stages.evaluate import evaluate
 
     options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit")}
     print(evaluate(args.weights, args.dataset, args.split, **options))

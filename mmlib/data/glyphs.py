@@ -7,13 +7,14 @@ tokens, and ``\frac`` means the fraction bar.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
 import numpy as np
 
 from mmlib.data.grammar import number
-from mmlib.ink import Ink
+from mmlib.ink import Ink, stroke_boxes
 from mmlib.latex import Node, align, to_tree
 
 # Top, bottom and width of each symbol class as CROHME's writers draw it: medians over the single-row expressions of
@@ -101,7 +102,7 @@ _DRAWN = {
 _GREEK = {r"\beta": "b", r"\gamma": "c", r"\theta": "h", r"\lambda": "k", r"\mu": "l", r"\phi": "u", r"\alpha": "a",
           r"\pi": "p", r"\sigma": "r", r"\Delta": "D"}  # fmt: skip
 
-SPACING = 0.08  # distance between the points of a drawn stroke: about 10 to 30 points per symbol, like a pen's samples
+SPACING = 0.1  # distance between the points of a drawn stroke: about 10 to 30 points per symbol, like a pen's samples
 
 
 class Glyph(NamedTuple):
@@ -206,7 +207,10 @@ class HersheyBank:
         own = np.random.default_rng([self.seed, crc32(hand.encode())])  # the hand's manner
         slant, wide, small = own.normal(0.12, 0.12), own.normal(1, 0.1), own.normal(1, 0.07)
         rng = np.random.default_rng([self.seed, crc32(hand.encode()), crc32(label.encode())])  # this shape's
-        shape, drawn = self._shapes[label][rng.integers(len(self._shapes[label]))]
+        shapes = self._shapes[label]
+        # The last shape of a letter is the cursive one; few write capitals so.
+        cursive = label.isalpha() and rng.random() < (0.1 if label.isupper() else 0.4)
+        shape, drawn = shapes[-1 if cursive else rng.integers(len(shapes) - label.isalpha())]
         top, bottom, width = EXTENT[label]
         if drawn:
             low, size = np.zeros(2), np.ones(2)
@@ -265,18 +269,22 @@ class InkBank:
             for hand, glyphs in hands.items():
                 counts[hand] += len(glyphs)
         self._hands = sorted(counts)
-        self._order = {label: sorted(hands) for label, hands in self._glyphs.items()}
-        weight = np.sqrt([counts[hand] for hand in self._hands])  # between each writer and each symbol counting alike
-        self._weight = np.cumsum(weight / weight.sum())
+        share = np.array([counts[hand] for hand in self._hands]) / sum(counts.values())
+        self._share = np.cumsum(share)
+        rich = sorted(counts, key=counts.get)[-64:]  # who stands in for those that left few symbols
+        self._rich = {label: [hand for hand in rich if hand in hands] or sorted(hands) for label, hands in self._glyphs.items()}
 
     def hand(self, rng: np.random.Generator) -> str:
-        return self._hands[min(int(np.searchsorted(self._weight, rng.random())), len(self._hands) - 1)]
+        return self._hands[min(int(np.searchsorted(self._share, rng.random())), len(self._hands) - 1)]
 
     def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
         if label not in self.labels:
             raise _unknown(label, self)
-        hands, order = self._glyphs[label], self._order[label]
-        glyphs = hands.get(hand or self.hand(rng)) or hands[order[crc32(f"{hand}{label}".encode()) % len(order)]]
+        hands, hand = self._glyphs[label], hand or self.hand(rng)
+        if hand not in hands:
+            rich = self._rich[label]
+            hand = rich[crc32(hand.encode()) % len(rich)]
+        glyphs = hands[hand]
         return glyphs[int(rng.random() * len(glyphs))]
 
 
@@ -291,49 +299,62 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
         return
     tree = to_tree(ink.tokens)
     number(tree)
-    refs = align(ink.tokens, tree) or ()
-    owner = {ref: symbol for ref, symbol in zip(refs, ink.token_symbols, strict=True) if ref is not None and symbol >= 0}
-    strokes = ink.strokes()
-    parts = {ref: [strokes[k] for k in ink.symbols[symbol].strokes] for ref, symbol in owner.items()}
-    boxes = {ref: (np.min([s.min(0) for s in own], 0), np.max([s.max(0) for s in own], 0)) for ref, own in parts.items()}
+    strokes, corners = ink.strokes(), np.concatenate(stroke_boxes(ink.points, ink.stroke), 1).tolist()
+    parts: dict[str, tuple[int, ...]] = {}
+    boxes: dict[str, tuple[float, float, float, float]] = {}  # left, top, right, bottom
+    for ref, symbol in zip(align(ink.tokens, tree) or (), ink.token_symbols, strict=True):
+        if ref is not None and symbol >= 0:
+            parts[ref] = ink.symbols[symbol].strokes
+            left, top, right, bottom = zip(*(corners[k] for k in parts[ref]), strict=True)
+            boxes[ref] = min(left), min(top), max(right), max(bottom)
     pending: list[tuple[list[Node], float | None]] = [(tree, None)]
     while pending:
         row, expected = pending.pop()
-        known = [(boxes[node.ref], EXTENT[node.label]) for node in row if node.ref in boxes and node.label in EXTENT]
-        sure = [(boxes[node.ref], EXTENT[node.label]) for node in row
-                if node.ref in boxes and node.label in EXTENT and node.label not in _NO_MEASURE]  # fmt: skip
-        ratios = [np.log(max(high[1] - low[1], 1e-6) / (bottom - top)) for (low, high), (top, bottom, _) in sure]
+        known = [node for node in row if node.ref in boxes and node.label in EXTENT]
+        sure = [node for node in known if node.label not in _NO_MEASURE]
+        sizes = [_ratio(boxes[node.ref], node.label) for node in sure]
         if expected is not None:  # as good as one more symbol
-            ratios.append(np.log(expected))
-        if not ratios:
-            ratios = [np.log(max(*(high - low), 1e-6) / max(bottom - top, width)) for (low, high), (top, bottom, width) in known]
-        if not ratios:
+            sizes.append(expected)
+        size = median(sizes or [_ratio(boxes[node.ref], node.label, longer=True) for node in known] or [0])
+        if size <= 0:
             continue
-        size = float(np.exp(np.median(ratios)))
-        if sure or known:
+        lines = []  # where each symbol stands, and the baseline that it speaks for
+        for node in sure or known:
+            (left, top, right, bottom), extent = boxes[node.ref], EXTENT[node.label]
+            lines.append(((left + right) / 2, (top + bottom - size * (extent[0] + extent[1])) / 2))
+        pending += [(inner, size * _SHRINK[side]) for node in row for side, inner in node.children.items()]
+        for node in known:
+            left, right = boxes[node.ref][::2]
             # A row may climb: its baseline at a symbol is the median over the five nearest.
-            at = np.array([((low[0] + high[0]) / 2, (low[1] + high[1] - size * (top + bottom)) / 2)
-                           for (low, high), (top, bottom, _) in (sure or known)])  # fmt: skip
-        for node in row:
-            pending += [(inner, size * _SHRINK[side]) for side, inner in node.children.items()]
-            if node.ref not in boxes or node.label not in EXTENT:
-                continue
-            low, high = boxes[node.ref]
-            near = np.argsort(np.abs(at[:, 0] - (low[0] + high[0]) / 2))[:5]
-            base = float(np.median(at[near, 1]))
-            glyph = _normal(parts[node.ref], low[0], base, size)
-            top, bottom, width = EXTENT[node.label]
-            stretches = node.label in (r"\frac", r"\sqrt")
-            apart = abs(glyph.top + glyph.bottom - top - bottom) / 2
-            ratio = max(glyph.bottom - glyph.top, glyph.width) / max(bottom - top, width)
-            # Wrong segmentation, or a size that was not understood.
-            if stretches or (apart < 0.5 and 0.45 < ratio < 2.2):
+            near = sorted(lines, key=lambda line, x=(left + right) / 2: abs(line[0] - x))[:5]
+            origin = np.array((left, median(base for _, base in near)), np.float32)
+            own = [strokes[k] for k in parts[node.ref]]
+            glyph = Glyph.of((np.concatenate(own) - origin) / size, np.repeat(np.arange(len(own)), [len(s) for s in own]))
+            if _plausible(node.label, glyph):
                 yield node.label, glyph
 
 
-def _normal(strokes: Sequence[np.ndarray], left: float, base: float, size: float) -> Glyph:
-    """Strokes in a row's own units, with no more points than a pen of even speed leaves."""
-    own = [(stroke - (left, base)) / size for stroke in strokes]
-    length = [float(np.hypot(*np.diff(s, axis=0).T).sum()) for s in own]
-    own = [_densify(s, SPACING * 0.75) if len(s) > 1 + le / SPACING / 0.75 else s for s, le in zip(own, length, strict=True)]
-    return Glyph.of(np.concatenate(own), np.repeat(np.arange(len(own)), [len(s) for s in own]))
+def _ratio(box: tuple[float, float, float, float], label: str, longer: bool = False) -> float:
+    """Size of a box against what its label has at size 1: by height, or by the longer side."""
+    top, bottom, width = EXTENT[label]
+    left, up, right, down = box
+    return max(down - up, right - left if longer else 0.0) / max(bottom - top, width if longer else 0.0)
+
+
+def _plausible(label: str, glyph: Glyph) -> bool:
+    """Not a wrong segmentation, nor a size that was not understood, nor a root sign that cannot be stretched."""
+    top, bottom, width = EXTENT[label]
+    if label == r"\sqrt":
+        return glyph.width > 0.3 and 0.1 < hook(glyph) / glyph.width < 0.75
+    if label == r"\frac":
+        return glyph.width > 0.3 and glyph.bottom - glyph.top < 0.35 * glyph.width
+    ratio = max(glyph.bottom - glyph.top, glyph.width) / max(bottom - top, width)
+    return abs(glyph.top + glyph.bottom - top - bottom) < 0.8 and 0.6 < ratio < 1.7
+
+
+def hook(glyph: Glyph) -> float:
+    """Where the hook of a root sign ends and its line begins: the x at which the pen has come up from the lowest point."""
+    y = glyph.points[:, 1]
+    lowest = int(y.argmax())
+    up = np.flatnonzero(y[lowest:] < glyph.top + 0.25 * (glyph.bottom - glyph.top))
+    return float(glyph.points[lowest + up[0], 0]) if len(up) else 0.0

@@ -31,10 +31,10 @@ _FUNCTIONS = r"\sin 9.1 \cos 6.7 \tan 3.3 \log 3.1"
 _CLOSING = {"(": ")", "[": "]", r"\{": r"\}", "|": "|"}
 _FLATTEN = 0.7
 # Chance of each kind of factor, where what is left to spend allows it.
-_FACTORS = {"atom": 1.0, "number": 0.6, "sup": 0.56, "sub": 0.36, "both": 0.05, "fraction": 0.75, "root": 0.22,
-            "bracket": 0.5, "function": 0.26, "call": 0.25, "sum": 0.1, "integral": 0.09, "limit": 0.17,
-            "factorial": 0.012, "prime": 0.008}  # fmt: skip
-_CHEAPEST = {"atom": 1, "number": 1, "sup": 2, "sub": 2, "both": 3, "fraction": 3, "root": 2, "bracket": 3, "function": 2,
+_FACTORS = {"atom": 1.0, "number": 0.6, "sup": 1.35, "sub": 0.8, "both": 0.1, "fraction": 2.4, "root": 0.36,
+            "bracket": 2.4, "function": 0.46, "call": 0.8, "sum": 0.15, "integral": 0.15, "limit": 0.5,
+            "factorial": 0.014, "prime": 0.012}  # fmt: skip
+_CHEAPEST = {"atom": 1, "number": 1, "sup": 2, "sub": 2, "both": 3, "fraction": 3, "root": 2, "bracket": 4, "function": 2,
              "call": 4, "sum": 2, "integral": 2, "limit": 5, "factorial": 2, "prime": 2}  # fmt: skip
 _NEEDS = {"root": (r"\sqrt",), "fraction": (r"\frac",), "sum": (r"\sum",), "integral": (r"\int",), "prime": (r"\prime",),
           "limit": (r"\lim", r"\rightarrow"), "factorial": ("!",), "call": ("(", ")"), "number": tuple("0123456789")}  # fmt: skip
@@ -68,8 +68,8 @@ class Grammar:
         allowed = frozenset((*CROHME_CLASSES, r"\frac")) if labels is None else frozenset(labels)
         allowed = allowed.intersection((*CROHME_CLASSES, r"\frac"))
         self.labels = allowed
-        self.letters, self.digits = _Table.read(_LETTERS, allowed), _Table.read(_DIGITS, allowed)
-        self.operators, self.relations = _Table.read(_OPERATORS, allowed), _Table.read(_RELATIONS, allowed)
+        self.letters, self.digits = _Table.read(_LETTERS, allowed), _Table.read(_DIGITS, allowed, 0.9)
+        self.operators, self.relations = _Table.read(_OPERATORS, allowed, 0.85), _Table.read(_RELATIONS, allowed)
         self.functions = _Table.read(_FUNCTIONS, allowed)
         closed = frozenset(o for o, c in _CLOSING.items() if {o, c} <= allowed)
         self.brackets = _Table.read(_BRACKETS, closed, 1.0)
@@ -96,9 +96,9 @@ class Grammar:
 def _thin(kind: str, depth: int) -> float:
     """How much rarer a kind of factor is inside scripts and parts than on the main row."""
     if kind in ("sup", "sub", "both"):
-        return (1.0, 0.6, 0.25, 0.1)[depth]
+        return (1.0, 0.75, 0.35, 0.1)[depth]
     if kind in ("fraction", "root", "sum", "integral", "limit", "function", "call", "bracket"):
-        return (1.0, 0.55, 0.3, 0.1)[depth]
+        return (1.0, 0.7, 0.45, 0.2)[depth]
     return 1.0
 
 
@@ -153,9 +153,9 @@ class _Draw:
         if n == 1:
             return [Node(self.pick(self.g.singles if self.uniform() < 0.7 else self.g.letters))]
         u = self.uniform()
-        if n >= 5 and u < 0.03 and "," in self.g.labels:
+        if n >= 5 and u < 0.05 and "," in self.g.labels:
             return self.enumeration(n)
-        if n >= 3 and u < min(0.1 + 0.06 * n, 0.62):
+        if n >= 3 and u < min(0.22 + 0.06 * n, 0.74):
             count = 2 if n >= 9 and self.uniform() < 0.2 else 1
             sides = self.split(n - count, count + 1)
             if self.uniform() < 0.5 and sides[0] > sides[-1]:  # what is defined is mostly shorter
@@ -179,14 +179,14 @@ class _Draw:
     def sum(self, n: int, depth: int) -> list[Node]:
         """Terms and operators, `n` symbols in all."""
         row: list[Node] = []
-        if n >= 2 and self.uniform() < 0.07 and "-" in self.g.labels:
+        if n >= 2 and self.uniform() < 0.05 and "-" in self.g.labels:
             row, n = [Node("-")], n - 1
         count = 1
-        while 2 * count + 1 <= n and self.uniform() < min(0.12 + 0.05 * n / count, 0.75):
+        while 2 * count + 1 <= n and self.uniform() < min(0.17 + 0.055 * n / count, 0.75):
             count += 1
         for k, part in enumerate(self.split(n - count + 1, count)):
             if k:
-                dots = r"\ldots" in self.g.labels and k < count - 1 and part == 1 and self.uniform() < 0.25
+                dots = r"\ldots" in self.g.labels and k < count - 1 and part == 1 and self.uniform() < 0.13
                 row += [Node(self.pick(self.g.operators))]
                 if dots:
                     row.append(Node(r"\ldots"))
@@ -229,7 +229,7 @@ class _Draw:
 
     def _number(self, most: int, depth: int) -> list[Node]:
         digits = [Node(self.pick(self.g.digits)) for _ in range(min(most, 1 + int(self.uniform() ** 3 * 4)))]
-        if 3 <= most and len(digits) < most and "." in self.g.labels and self.uniform() < 0.3:
+        if 2 <= len(digits) < most and "." in self.g.labels and self.uniform() < 0.6:
             digits.insert(max(1, len(digits) - 1 - int(self.uniform() * 2)), Node("."))
         if len(digits) > 1 and digits[0].label == "0" and digits[1].label != ".":
             digits[0].label = self.pick(_NONZERO)
@@ -254,7 +254,7 @@ class _Draw:
 
     def _size(self, most: int) -> int:
         """Symbols of a script: mostly one, seldom many."""
-        return min(most, 1 + int(self.uniform() ** 3.2 * 6))
+        return min(most, 1 + int(self.uniform() ** 2.8 * 6))
 
     def _sup(self, most: int, depth: int) -> list[Node]:
         base = self._base()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmlib.data.glyphs import Glyph, GlyphBank
+from mmlib.data.glyphs import Glyph, GlyphBank, hook
 from mmlib.latex import Node
 
 _OPEN = {"(": ")", "[": "]", r"\{": r"\}", "|": "|"}
@@ -50,7 +50,7 @@ class Manner:
 
     # median, spread of the logarithm (0: the spread is that of a normal around the median)
     _SPREAD = {
-        "loose": (1.0, 0.28), "script": (0.6, 0.2), "part": (0.86, 0.14), "raise_sup": (0.75, 0.13),
+        "loose": (1.0, 0.28), "script": (0.59, 0.22), "part": (0.85, 0.18), "raise_sup": (0.75, 0.13),
         "drop_sub": (0.3, 0.3), "bar_gap": (0.27, 0.25), "overhang": (0.4, 0.5), "wobble": (1.0, 0.3),
     }  # fmt: skip
 
@@ -59,8 +59,8 @@ class Manner:
         z = rng.standard_normal(len(fields(cls))).tolist()
         drawn = {name: median * 2.718281828 ** (spread * z.pop()) for name, (median, spread) in cls._SPREAD.items()}
         drawn["script"] = min(max(drawn["script"], 0.35), 0.9)
-        aside = 0.9 if z.pop() > -0.2 else 0.1
-        return cls(**drawn, slope=0.025 * z.pop(), sway=0.06 * abs(z.pop()), limits_aside=aside)
+        aside = 0.9 if z.pop() > 0 else 0.1
+        return cls(**drawn, slope=0.018 * z.pop(), sway=0.05 * abs(z.pop()), limits_aside=aside)
 
 
 class _Leaf(NamedTuple):
@@ -167,7 +167,7 @@ class Layout:
     def glyph(self, node: Node, size: float, height: tuple[float, float] | None = None) -> _Box:
         """A symbol at `size`, or stretched so that it reaches from top to bottom `height` (units, not sizes)."""
         if not node.label:
-            return _Box(0.0, -0.6 * size, 0.0)
+            return _Box(0.0, -0.65 * size, 0.0)
         glyph = self.bank.draw(node.label, self.rng, self.hand)
         sx = sy = size * self.near(1, 0.07)
         y = self.normal(0.04) * size
@@ -190,10 +190,10 @@ class Layout:
                 inner = [box for box in items[start + 1 : end] if box]
                 top = min((box.top for box in inner), default=-size)
                 bottom = max((box.bottom for box in inner), default=0.0)
-                spare = 0.2 * size
+                spare = 0.24 * size
                 top, bottom = min(-1.15 * size, top - spare), max(0.15 * size, bottom + spare / 2)
                 for at in (start, end):
-                    height = top + self.normal(0.12) * size, bottom + self.normal(0.12) * size
+                    height = top + self.normal(0.17) * size, bottom + self.normal(0.17) * size
                     items[at] = self.scripts(nodes[at], self.glyph(nodes[at], size, height), size)
         out, x, y = _Box(), 0.0, 0.0
         for i, (node, box) in enumerate(zip(nodes, items, strict=True)):
@@ -208,9 +208,11 @@ class Layout:
         """Distance between two neighbours; `opens`: the left one opens a bracket; `closes`: the right one closes one."""
         a, b = _KIND.get(left.label, ""), _KIND.get(right.label, "")
         wish = max(_AFTER.get(a, _LETTER_GAP), _BEFORE.get(b, _LETTER_GAP))
-        if opens or closes or a == "open" or b == "close":
+        if b == "open" and a in ("operator", "relation"):
+            wish += 0.2
+        elif opens or closes or a == "open" or b == "close":
             wish = _BRACKET_GAP
-        return wish * self.manner.loose * self.near(1, 0.35) + self.normal(0.09)
+        return wish * self.manner.loose * self.near(1, 0.45 if a == "relation" or b == "relation" else 0.35) + self.normal(0.1)
 
     def item(self, node: Node, size: float) -> _Box:
         """A symbol with all that hangs on it."""
@@ -231,21 +233,21 @@ class Layout:
         out.add(0.0, 0.0, base)
         deep = node.label in _CLOSE or node.label in (r"\frac", r"\sqrt")
         if sup:
-            box = self.row(sup, size * min(self.near(self.manner.script, 0.15), 0.95))
-            rise = max(self.manner.raise_sup * size, -base.top - 0.2 * size) + self.normal(0.1) * size
+            box = self.row(sup, size * min(self.near(self.manner.script, 0.18), 0.95))
+            rise = max(self.manner.raise_sup * size, -base.top - 0.2 * size) + self.normal(0.14) * size
             if sup[0].label == r"\prime":
                 rise = max(-base.top - 0.75 * size, 0)  # a prime is high already
             else:
                 rise = max(rise, box.bottom + 0.3 * size)  # a tall script stays above the row's middle
-            out.add(base.width + (self.near(0.16, 0.3) + self.normal(0.1)) * size, -rise, box)
+            out.add(base.width + (0.16 + self.normal(0.16)) * size, -rise, box)
             ceiling = box.bottom - rise
         if sub:
-            box = self.row(sub, size * min(self.near(self.manner.script, 0.15), 0.95))
+            box = self.row(sub, size * min(self.near(self.manner.script, 0.18), 0.95))
             fall = max(self.manner.drop_sub * size, base.bottom + (0.05 if deep else -0.25) * size)
-            fall = max(fall + self.normal(0.08) * size, -box.top - 0.45 * size)
+            fall = max(fall + self.normal(0.14) * size, -box.top - 0.45 * size)
             if ceiling is not None:
                 fall = max(fall, ceiling - box.top + 0.08 * size)
-            out.add(base.width + (self.near(0.16, 0.3) + self.normal(0.1)) * size, fall, box)
+            out.add(base.width + (0.16 + self.normal(0.16)) * size, fall, box)
         return out
 
     def fraction(self, node: Node, size: float) -> _Box:
@@ -271,22 +273,22 @@ class Layout:
     def root(self, node: Node, size: float) -> _Box:
         inside = self.row(node.children["Inside"], size * self.near(0.95, 0.06))
         glyph = self.bank.draw(r"\sqrt", self.rng, self.hand)
-        top = min(inside.top, -0.6 * size) - self.near(0.42, 0.3) * size
+        top = min(inside.top, -0.6 * size) - self.near(0.5, 0.35) * size
         bottom = max(inside.bottom, -0.1 * size) + self.normal(0.12) * size
         sy = (bottom - top) / max(glyph.bottom - glyph.top, 0.1)
-        hook = _hook(glyph)
+        split = hook(glyph)
         # The hook keeps its shape up to a point, the line above the content takes the rest.
-        left = min(max(hook * sy, 0.45 * size), 1.3 * size)
-        span = inside.width + (self.near(0.25, 0.4) + self.near(0.28, 0.6)) * size
+        left = min(max(split * sy, 0.6 * size), 1.4 * size) * self.near(1.1, 0.15)
+        span = inside.width + (0.25 + self.near(0.3, 0.7)) * size
         shaped = glyph.points.copy()
         x = shaped[:, 0]
-        shaped[:, 0] = np.where(x < hook, x * (left / hook), left + (x - hook) * (span / max(glyph.width - hook, 0.05)))
+        shaped[:, 0] = np.where(x < split, x * (left / split), left + (x - split) * (span / max(glyph.width - split, 0.05)))
         glyph = Glyph(shaped, glyph.stroke, left + span, glyph.top, glyph.bottom)
         sign = _Box(left + span, top, bottom)
         sign.parts.append((0.0, top - glyph.top * sy, _Leaf(int(node.ref), node.label, glyph, 1.0, sy)))
         out = _Box()
         out.add(0.0, 0.0, sign)
-        out.add(left + self.near(0.2, 0.4) * size, 0.0, inside)
+        out.add(left + self.near(0.25, 0.4) * size, 0.0, inside)
         if index := node.children.get("Above"):
             box = self.row(index, size * min(self.near(0.55, 0.15), 0.8))
             out.add(left * 0.5 - box.width * 0.8, top + 0.45 * (bottom - top) - box.bottom, box)
@@ -295,7 +297,8 @@ class Layout:
     def operator(self, node: Node, size: float) -> _Box:
         """Sum, integral or limit, with its limits above and below or at its side."""
         sub, sup = node.children.get("Sub"), node.children.get("Sup")
-        glyph = self.glyph(node, size * self.near(1.08, 0.18) if node.label != r"\lim" else size)
+        factor, spread = {r"\int": (1.15, 0.22), r"\sum": (1.02, 0.2), r"\lim": (1.0, 0.1)}[node.label]
+        glyph = self.glyph(node, size * self.near(factor, spread))
         aside = {r"\int": self.manner.limits_aside, r"\sum": 0.05, r"\lim": 0.0}[node.label]
         if self.rng.random() < aside:
             out, x = _Box(), glyph.width
@@ -313,7 +316,7 @@ class Layout:
             if row:
                 box = self.row(row, size * self.near(0.66, 0.15))
                 gap = self.near(0.26, 0.35) * size
-                x = (glyph.width - box.width) / 2 + (self.normal(0.15) + (0.5 if node.label == r"\int" and up else 0.08)) * size
+                x = (glyph.width - box.width) / 2 + (self.normal(0.15) + (0.7 if node.label == r"\int" and up else 0.08)) * size
                 out.add(x, glyph.top - gap - box.bottom if up else glyph.bottom + gap - box.top, box)
         return out.settle()
 
@@ -333,12 +336,3 @@ def _pairs(nodes: Sequence[Node]) -> dict[int, int]:
         elif label in _OPEN and not (label == "|" and any(nodes[j].label == "|" for j in stack)):
             stack.append(i)
     return found
-
-
-def _hook(glyph: Glyph) -> float:
-    """Where the hook of a root sign ends and its line begins: the x at which the pen has come up from the lowest point."""
-    y = glyph.points[:, 1]
-    lowest = int(y.argmax())
-    up = np.flatnonzero(y[lowest:] < glyph.top + 0.2 * (glyph.bottom - glyph.top))
-    x = float(glyph.points[lowest + up[0], 0]) if len(up) else float(glyph.points[lowest, 0]) + 0.15 * glyph.width
-    return min(max(x, 0.1 * glyph.width), 0.9 * glyph.width)

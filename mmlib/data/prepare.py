@@ -16,6 +16,8 @@ from mmlib.data.pack import Pack, PackError, code_version, normalised, write_ato
 from mmlib.data.pictures import Picture, PicturePack, read_pictures, write_picture_pack
 from mmlib.ink import Ink, InkError
 
+CHUNK = 100  # files that a worker takes at a time
+
 
 def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
     done: list = []
@@ -30,7 +32,7 @@ def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
 def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, workers: int) -> dict:
     """Pack the InkML files of one data set as `<out_dir>/<name>.safetensors`; returns its report."""
     started = time.perf_counter()
-    chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     if workers > 1 and len(chunks) > 1:
         with ProcessPoolExecutor(workers) as pool:
             results = [r for chunk in pool.map(_read, chunks) for r in chunk]

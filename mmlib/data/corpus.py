@@ -1,0 +1,89 @@
+"""A corpus: the pack a stage trains on, its writer- and formula-disjoint split, and expressions composed from its symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmlib.data import DataError, cache_root
+from mmlib.data.pack import Pack, PackError, normalised, write_pack
+from mmlib.data.prepare import load_pack
+from mmlib.data.split import split
+from mmlib.data.synthetic import InkBank, synthetic_ink
+from mmlib.ink import Ink
+from mmlib.latex import Vocabulary
+
+SYNTHETIC = {"train": (4_000, 1), "test": (500, 2)}  # expressions and seed of the embedded data set's parts
+COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """name; pack; train and valid, indices into the pack; vocabulary. `identity` names the exact data in a run's hash."""
+
+    name: str
+    pack: Pack
+    train: np.ndarray
+    valid: np.ndarray
+    vocabulary: Vocabulary
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name}-{self.pack.digest[:12]}-{_digest(self.train)}-{_digest(self.valid)}"
+
+    def composed(self, indices: Sequence[int], seed: int, count: int = COMPOSED) -> Pack:
+        """A pack of synthetic formulas written with the symbols of these expressions alone (training ones, that is)."""
+        name = f"composed-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}-{count}-{seed}"
+        return cached_pack(name, lambda: synthetic_ink(count, seed, bank=InkBank(self.pack, indices)))
+
+
+def _digest(indices: np.ndarray) -> str:
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(indices, dtype=np.int64).tobytes()).hexdigest()[:8]
+
+
+def cached_pack(name: str, make: Callable[[], Sequence[Ink]]) -> Pack:
+    """The pack of this name in the cache, made where it is not there or was written by other code."""
+    path = cache_root() / f"{name}.safetensors"
+    try:
+        return Pack.open(path)
+    except PackError:
+        write_pack((normalised(ink) for ink in make()), path, split=name)
+        return Pack.open(path)
+
+
+def synthetic_pack(part: str) -> Pack:
+    """The embedded data set: 'train' or 'test', synthetic ink in Hershey strokes."""
+    if part not in SYNTHETIC:
+        raise DataError(f"there is no synthetic part {part!r}; choose from {sorted(SYNTHETIC)}")
+    count, seed = SYNTHETIC[part]
+    return cached_pack(f"synthetic_{part}-{count}-{seed}", lambda: synthetic_ink(count, seed))
+
+
+def crohme_found() -> bool:
+    """Whether CROHME's training set is there, as a pack or as an archive."""
+    try:
+        load_pack("train_2014")
+    except (DataError, PackError, FileNotFoundError):
+        return False
+    return True
+
+
+def load_corpus(dataset: str = "auto") -> Corpus:
+    """The training corpus of a data set: 'crohme', 'synthetic', or 'auto' (CROHME where it is found).
+
+    The split has its own fixed seed: what is held out never varies. Raises DataError for another name.
+    """
+    if dataset == "auto":
+        dataset = "crohme" if crohme_found() else "synthetic"
+    if dataset == "crohme":
+        pack = load_pack("train_2014")
+    elif dataset == "synthetic":
+        pack = synthetic_pack("train")
+    else:
+        raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or 'auto'")
+    parts = split(pack)
+    return Corpus(dataset, pack, parts.train, parts.valid, Vocabulary.crohme())

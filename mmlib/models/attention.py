@@ -1,0 +1,37 @@
+"""The attention network A: features to k maps, each a distribution over valid cells, and the k slots that they pool."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(NamedTuple):
+    """maps (b, k, h, w), each summing to 1 over valid cells; slots (b, k, d); saliency (b, 1, h, w) with mean 1 over valid
+    cells, so that a uniform map leaves F (1 + gamma a) a mere scaling."""
+
+    maps: Tensor
+    slots: Tensor
+    saliency: Tensor
+
+
+class AttentionNetwork(nn.Module):
+    """Two 1x1 layers give k logits a cell. No position enters but what the encoder's features carry."""
+
+    def __init__(self, d: int, maps: int = 8, hidden: int = 96):
+        super().__init__()
+        self.hidden = nn.Conv2d(d, hidden, 1)
+        self.logits = nn.Conv2d(hidden, maps, 1)
+
+    def forward(self, features: Tensor, valid: Tensor) -> Attention:
+        """features (b, d, h, w), valid (b, 1, h, w) {0, 1}."""
+        b, d, h, w = features.shape
+        logits = self.logits(F.relu(self.hidden(features))).float()
+        maps = logits.masked_fill(valid == 0, -1e4).flatten(2).softmax(-1)  # (b, k, h w)
+        slots = torch.einsum("bkc,bdc->bkd", maps, features.flatten(2).float())
+        maps = maps.view(b, -1, h, w)
+        saliency = maps.mean(1, keepdim=True) * valid.sum((2, 3), keepdim=True)
+        return Attention(maps, slots, saliency)

@@ -1,0 +1,127 @@
+"""The picture encoder f: (b, c, H, W) to features F (b, d, h, w), stride 8, padding masked all the way through.
+
+Dense 3x3 residual blocks (they reach the highest arithmetic rate of a CPU and of a GPU alike), one layer norm over
+channels a block (independent of batch and padding), then Transformer blocks on a grid of half the resolution, added back to
+the cells, for what a small receptive field cannot see: which base a script belongs to, where a fraction ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.models.layers import dot_attention, positions_2d
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    inputs: int = 2  # ink, and the cover channel of stage 2 (all zero elsewhere)
+    widths: tuple[int, int, int] = (32, 64, 160)  # channels at strides 2, 4, 8
+    blocks: tuple[int, int, int] = (0, 2, 3)  # residual blocks at strides 2, 4, 8
+    context: int = 2  # Transformer blocks at stride 16; 0 leaves them out
+    context_d: int = 192
+    heads: int = 6
+    d: int = 192  # channels of F
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (b, c, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(norm(x)))), masked before each convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.conv1(self.norm(x) * mask)
+        return x + self.conv2(F.relu(y) * mask)
+
+
+class ContextBlock(nn.Module):
+    """Pre-norm Transformer block over cells (b, cells, d); `bias` (b, 1, 1, cells) is -inf on padding."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, 3 * d), nn.Linear(3 * d, d)
+        for last in (self.out, self.down):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, position: Tensor, bias: Tensor) -> Tensor:
+        b, cells, d = x.shape
+        q, k, v = self.qkv(self.norm1(x) + position).view(b, cells, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = dot_attention(q, k, v, bias)
+        x = x + self.out(y.transpose(1, 2).reshape(b, cells, d))
+        return x + self.down(F.relu(self.up(self.norm2(x))).square())
+
+
+class Encoder(nn.Module):
+    """f. `forward(x, valid)` takes x (b, inputs, H, W), or (b, 1, H, W) with no cover, and valid (b, 1, H/8, W/8) {0, 1};
+    returns F (b, d, h, w), zero on padding."""
+
+    stride = 8
+
+    def __init__(self, config: EncoderConfig | None = None):
+        super().__init__()
+        self.config = config = config or EncoderConfig()
+        channels = (config.inputs, *config.widths)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(channels, channels[1:], strict=False))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c) for _ in range(n))
+                                    for c, n in zip(config.widths, config.blocks, strict=True))
+        self.shrink = nn.Conv2d(config.widths[-1], config.context_d, 2, stride=2) if config.context else None
+        self.context = nn.ModuleList(ContextBlock(config.context_d, config.heads) for _ in range(config.context))
+        self.grow = nn.ConvTranspose2d(config.context_d, config.widths[-1], 2, stride=2) if config.context else None
+        self.norm = nn.LayerNorm(config.widths[-1])
+        self.out = nn.Linear(config.widths[-1], config.d)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        if height % self.stride or width % self.stride:
+            raise ValueError(f"the encoder needs sides that are multiples of {self.stride}; got {height} x {width}")
+        if valid.shape != (b, 1, height // self.stride, width // self.stride):
+            raise ValueError(f"valid must be {(b, 1, height // self.stride, width // self.stride)}; got {tuple(valid.shape)}")
+        if c < self.config.inputs:  # no cover
+            x = F.pad(x, (0, 0, 0, 0, 0, self.config.inputs - c))
+        x = x.contiguous(memory_format=torch.channels_last)
+        for level, (down, blocks) in enumerate(zip(self.down, self.blocks, strict=True)):
+            step = self.stride >> (level + 1)
+            mask = valid if step == 1 else valid.repeat_interleave(step, 2).repeat_interleave(step, 3)
+            mask = mask.to(x.dtype)
+            x = down(x)
+            x = (F.relu(x) if level < 2 else x) * mask
+            for block in blocks:
+                x = block(x, mask)
+        h, w = x.shape[-2:]
+        if self.context:
+            x = (x + self._around(x, valid)) * valid.to(x.dtype)
+        features = self.out(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return features * valid
+
+    def _around(self, x: Tensor, valid: Tensor) -> Tensor:
+        """What the Transformer blocks see of x (b, c, h, w) at half its resolution, back at full resolution."""
+        b, _, h, w = x.shape
+        odd = (0, w % 2, 0, h % 2)
+        coarse = self.shrink(F.pad(x, odd))
+        rows, columns = coarse.shape[-2:]
+        bias = F.max_pool2d(F.pad(valid, odd), 2).sub(1).mul(1e4).view(b, 1, 1, rows * columns)
+        tokens = coarse.permute(0, 2, 3, 1).reshape(b, rows * columns, -1)
+        position = positions_2d(rows, columns, tokens.shape[-1], x.device).view(rows * columns, -1)
+        for block in self.context:
+            tokens = block(tokens, position, bias)
+        return self.grow(tokens.view(b, rows, columns, -1).permute(0, 3, 1, 2))[..., :h, :w]

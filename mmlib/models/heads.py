@@ -1,0 +1,20 @@
+"""Heads that only training uses: projections for contrast, a predictor for hidden ink."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def projection(d: int, hidden: int = 256, out: int = 128) -> nn.Sequential:
+    """Two-layer projection head (SimCLR, arXiv:2002.05709): (n, d) to (n, out)."""
+    return nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+def predictor(d: int, hidden: int = 384) -> nn.Sequential:
+    """From the student's features at a point to the teacher's at the same point: (n, d) to (n, d)."""
+    return nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, d))
+
+
+def pool(features: Tensor, cells: Tensor) -> Tensor:
+    """Mean of features (b, d, h, w) over the cells (b, 1, h, w) in {0, 1}: (b, d)."""
+    return (features * cells).sum((2, 3)) / cells.sum((2, 3)).clamp(min=1)

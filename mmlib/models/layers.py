@@ -1,0 +1,36 @@
+"""Pieces that encoder and decoder share: dot-product attention and two-dimensional positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dot_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Attention of q (b, heads, s, e) over k, v (b, heads, t, e); bias is added to the logits and broadcasts.
+
+    CUDA takes PyTorch's fused kernel. On a CPU that kernel's bfloat16 backward pass is some ten times slower than the plain
+    products at our lengths (a few hundred cells, tens of tokens), so there the plain products run.
+    """
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype), is_causal=causal)
+    logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
+    if bias is not None:
+        logits = logits + bias.to(logits.dtype)
+    if causal:
+        s, t = logits.shape[-2:]
+        logits = logits + torch.full((s, t), -1e4, dtype=logits.dtype, device=q.device).triu(1 + t - s)
+    return logits.softmax(-1, dtype=logits.dtype) @ v
+
+
+def positions_2d(h: int, w: int, d: int, device: torch.device | str = "cpu") -> Tensor:
+    """Sinusoidal positions (h, w, d): half the channels code the row, half the column, in cells."""
+    rate = torch.exp(torch.arange(0, d // 2, 2, device=device) * (-math.log(1000.0) / (d // 2)))
+    row = torch.arange(h, device=device)[:, None] * rate
+    column = torch.arange(w, device=device)[:, None] * rate
+    row = torch.cat([row.sin(), row.cos()], -1)[:, None, :].expand(h, w, -1)
+    column = torch.cat([column.sin(), column.cos()], -1)[None, :, :].expand(h, w, -1)
+    return torch.cat([row, column], -1)

@@ -1,0 +1,117 @@
+"""Reading: greedy and beam search with a key/value cache, l2r and r2l in one tensor, joint scoring of the two directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmlib.latex import Vocabulary
+from mmlib.models.decoder import Cache, Memory
+from mmlib.models.recogniser import Recogniser
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """tokens as ids in reading order; score: mean log-probability a token, both directions where both were asked."""
+
+    tokens: tuple[int, ...]
+    score: float
+
+
+def both_directions(values: Tensor, length: Tensor) -> Tensor:
+    """(b, t) values of tokens, of which the first `length` (b, 1) count, to (b, 2, t): as they are, and these reversed."""
+    column = torch.arange(values.shape[1], device=values.device).expand_as(values)
+    return torch.stack([values, values.gather(1, torch.where(column < length, length - 1 - column, column))], 1)
+
+
+def prefixes(tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Inputs and targets for both directions from padded token ids (b, t).
+
+    Returns inputs (b, 2, t + 1) and targets (b, 2, t + 1), padded: l2r reads <sos> x and writes x <eos>; r2l reads <eos> and x
+    reversed, and writes x reversed and <sos>.
+    """
+    b, t = tokens.shape
+    length = (tokens != vocabulary.pad).sum(1, keepdim=True)
+    both = both_directions(tokens, length)
+    start = tokens.new_tensor([vocabulary.sos, vocabulary.eos])
+    inputs = torch.cat([start.view(1, 2, 1).expand(b, 2, 1), both], 2)
+    targets = torch.cat([both, both.new_full((b, 2, 1), vocabulary.pad)], 2)
+    targets.scatter_(2, length.view(b, 1, 1).expand(b, 2, 1), start.flip(0).view(1, 2, 1).expand(b, 2, 1))
+    return inputs, targets
+
+
+@torch.no_grad()
+def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int = 5, longest: int = 120,
+                both: bool = True) -> list[list[Hypothesis]]:
+    """Read the b pictures of a memory.
+
+    Args:
+        model: in eval mode.
+        memory: of `Recogniser.encode`.
+        beam: hypotheses kept for each picture and direction; 1 is greedy.
+        longest: tokens at most.
+        both: search in both directions and score every hypothesis by both; else l2r alone.
+
+    Returns:
+        for each picture its hypotheses, best first, without repeats.
+    """
+    device = memory.features.device
+    b, directions, v = len(memory.features), 2 if both else 1, len(vocabulary)
+    starts = torch.tensor([vocabulary.sos, vocabulary.eos], device=device)[:directions]
+    ends = torch.tensor([vocabulary.eos, vocabulary.sos], device=device)[:directions]
+    written = starts.view(1, directions, 1, 1).repeat(b, 1, beam, 1)  # (b, directions, beam, t)
+    score = torch.zeros(b, directions, beam, device=device)
+    score[..., 1:] = -torch.inf
+    done = torch.zeros(b, directions, beam, dtype=torch.bool, device=device)
+    forbidden = torch.zeros(directions, v, device=device)
+    forbidden[:, [vocabulary.pad, vocabulary.unk]] = -torch.inf
+    forbidden[torch.arange(directions), starts] = -torch.inf
+    frozen = torch.full((v,), -torch.inf, device=device)
+    frozen[vocabulary.pad] = 0  # a finished hypothesis only pads
+    cache, row = Cache(), torch.arange(b * directions, device=device).view(b, directions, 1) * beam
+    for _ in range(longest + 1):
+        logits, _ = model.decoder(written[..., -1].reshape(-1, 1), memory, cache)
+        step = logits[:, -1].float().log_softmax(-1).view(b, directions, beam, v) + forbidden[:, None]
+        step = torch.where(done[..., None], frozen, step)
+        score, flat = (score[..., None] + step).flatten(2).topk(beam, -1)
+        parent, token = flat // v, flat % v
+        written = torch.cat([written.gather(2, parent[..., None].expand(-1, -1, -1, written.shape[-1])), token[..., None]], -1)
+        done = done.gather(2, parent) | (token == ends.view(1, -1, 1))
+        if done.all():
+            break
+        cache.select((row + parent).flatten())
+    found: list[list[tuple[int, ...]]] = []
+    special = {vocabulary.pad, vocabulary.sos, vocabulary.eos}
+    alive = score.isfinite().tolist()
+    for picture, lists in enumerate(written[..., 1:].tolist()):
+        texts: dict[tuple[int, ...], None] = {}
+        for direction, rows in enumerate(lists):
+            for i, ids in enumerate(rows):
+                if alive[picture][direction][i]:
+                    text = tuple(t for t in ids if t not in special)
+                    texts[text if direction == 0 else text[::-1]] = None
+        found.append(list(texts))
+    return _rescore(model, memory, vocabulary, found, both)
+
+
+def _rescore(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: list[list[tuple[int, ...]]], both: bool
+             ) -> list[list[Hypothesis]]:
+    """Score every hypothesis by the mean log-probability of its tokens, in both directions where asked."""
+    b, most = len(found), max(map(len, found))
+    longest = max((len(text) for texts in found for text in texts), default=0)
+    tokens = torch.full((b * most, max(longest, 1)), vocabulary.pad, dtype=torch.long)
+    for picture, texts in enumerate(found):
+        for i, text in enumerate(texts):
+            tokens[picture * most + i, : len(text)] = torch.tensor(text, dtype=torch.long)
+    inputs, targets = prefixes(tokens.to(memory.features.device), vocabulary)
+    if not both:
+        inputs, targets = inputs[:, :1], targets[:, :1]
+    logits, _ = model.decoder(inputs.flatten(0, 1), memory)
+    chosen = logits.float().log_softmax(-1).gather(2, targets.flatten(0, 1)[..., None])[..., 0]
+    weight = (targets.flatten(0, 1) != vocabulary.pad).float()
+    mean = (chosen * weight).sum(1) / weight.sum(1)
+    mean = mean.view(b, most, -1).mean(-1).tolist()
+    return [sorted((Hypothesis(text, mean[p][i]) for i, text in enumerate(texts)), key=lambda h: -h.score)
+            for p, texts in enumerate(found)]

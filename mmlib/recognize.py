@@ -1,0 +1,220 @@
+"""From a picture, a file or ink to LaTeX with the recogniser that ships, or with any other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmlib.data import DataError
+from mmlib.ink import Ink, InkError, read_inkml, typical_size
+from mmlib.latex import LatexError, Vocabulary, canonical
+from mmlib.models.decoder import DecoderConfig
+from mmlib.models.encoder import EncoderConfig
+from mmlib.models.recogniser import ModelConfig, Recogniser
+from mmlib.models.search import beam_search
+from mmlib.runs import RunError, load_weights, results_root
+from mmlib.views import InkBatch, ViewConfig, make_view
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LARGEST = 2**24  # pixels of a picture that is read
+MOST_POINTS = 200_000  # ink points of one expression: a page of scribble, not a formula
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One hypothesis: canonical tokens, LaTeX, and the mean log-probability a token."""
+
+    tokens: tuple[str, ...]
+    latex: str
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A recogniser with what it needs to read: vocabulary and view."""
+
+    model: Recogniser
+    vocabulary: Vocabulary
+    view: ViewConfig
+    config: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, device: str = "cpu") -> Reader:
+        """From a weights file or a run's folder; by default the recogniser that ships. Loaded once a path.
+
+        Raises FileNotFoundError or RunError, naming the file.
+        """
+        path = Path(path) if path else results_root() / "checkpoints" / "recogniser.safetensors"
+        return _load(path / "weights.safetensors" if path.is_dir() else path, device)
+
+    @torch.no_grad()
+    def read(self, inks: list[InkBatch | tuple[np.ndarray, np.ndarray]], beam: int = 5, longest: int = 120) -> list[list[Reading]]:
+        """Read inks given as (points (n, 2) in any unit, stroke (n,)) pairs, one batch; best first."""
+        device = self.model.scalars["gamma"].device
+        points, strokes, owners, offset = [], [], [], 0
+        for number, (xy, stroke) in enumerate(inks):
+            points.append((xy - xy.min(0)) / typical_size(xy, stroke))
+            local = np.unique(stroke, return_inverse=True)[1]
+            strokes.append(local + offset)
+            owners.append(np.full(len(xy), number))
+            offset += int(local[-1]) + 1
+        batch = InkBatch(torch.from_numpy(np.concatenate(points).astype(np.float32)), torch.from_numpy(np.concatenate(strokes)),
+                         torch.from_numpy(np.concatenate(owners)), len(inks)).to(device)
+        seen = make_view(batch, self.view.still(), torch.Generator().manual_seed(0))
+        memory = self.model.encode(seen.picture, seen.valid).memory
+        return [[self._reading(h.tokens, h.score) for h in found]
+                for found in beam_search(self.model, memory, self.vocabulary, beam, longest)]
+
+    def _reading(self, ids: tuple[int, ...], score: float) -> Reading:
+        tokens = self.vocabulary.decode(ids)
+        return Reading(tuple(tokens), " ".join(tokens), score)
+
+
+def model_config(values: dict[str, Any]) -> ModelConfig:
+    """A `ModelConfig` from the nested dict that a weights file keeps."""
+    values = dict(values)
+    encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("encoder").items()}
+    return ModelConfig(EncoderConfig(**encoder), DecoderConfig(**values.pop("decoder")), **values)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, device: str) -> Reader:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recogniser at {path}: fine-tune one, or name another")
+    weights, metadata = load_weights(path)
+    try:
+        config = metadata["config"]
+        vocabulary = Vocabulary(metadata["vocabulary"][len(Vocabulary.SPECIALS):])
+        model = Recogniser(len(vocabulary), model_config(config["model"]))
+        model.load_state_dict({k: v.float() for k, v in weights.items()})
+        view = ViewConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["view"].items()})
+    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
+    return Reader(model.to(device, memory_format=torch.channels_last).eval(), vocabulary, view, config)
+
+
+def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ink levels (H, W) uint8, 255 = ink, to ink: the skeleton's pixels, joined to their neighbours.
+
+    Returns points (n, 2) in pixels and stroke (n,): short strokes of two points, one for each pair of neighbouring skeleton
+    pixels, in the order of connected components. So a picture is drawn again with the pen that the recogniser knows, whatever
+    its own resolution and pen.
+    """
+    from skimage.filters import threshold_otsu
+    from skimage.morphology import skeletonize
+
+    small = np.asarray(levels)
+    ink = small > min(threshold_otsu(small) if small.min() < small.max() else 127, 200)
+    skeleton = skeletonize(ink)
+    if not skeleton.any():
+        raise DataError("the picture has no ink")
+    padded = np.pad(skeleton, 1)
+    pairs = []
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        both = padded & np.roll(padded, (-dy, -dx), (0, 1))
+        if dy and dx:  # a diagonal only where no right angle joins the two already
+            both &= ~np.roll(padded, -dy, 0) & ~np.roll(padded, -dx, 1)
+        y, x = np.nonzero(both)
+        pairs.append(np.stack([np.stack([x, y], 1), np.stack([x + dx, y + dy], 1)], 1))
+    edges = np.concatenate(pairs)
+    joined = np.zeros_like(padded)
+    joined[edges[..., 1], edges[..., 0]] = True
+    y, x = np.nonzero(padded & ~joined)  # dots
+    dots = np.stack([np.stack([x, y], 1)] * 2, 1)
+    strokes = np.concatenate([edges, dots]) - 0.5  # the padding off, a pixel's centre at +1/2
+    return strokes.reshape(-1, 2).astype(np.float32), np.repeat(np.arange(len(strokes)), 2)
+
+
+def picture_size(levels: np.ndarray) -> float:
+    """Typical symbol size in pixels from the connected components of a picture, as `typical_size` takes it from strokes."""
+    from skimage.measure import label, regionprops
+
+    boxes = [r.bbox for r in regionprops(label(levels > 127 if (levels > 127).any() else levels > 0, connectivity=2))]
+    points = np.array([[(b[1], b[0]), (b[3] - 1, b[2] - 1)] for b in boxes], dtype=np.float32).reshape(-1, 2)
+    return typical_size(points, np.repeat(np.arange(len(boxes)), 2))
+
+
+def ink_of(source: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 2) and strokes (n,) of whatever `recognize` takes; InkError or DataError, naming it, where that fails."""
+    if isinstance(source, Ink):
+        points, stroke = source.points, source.stroke
+    elif isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".inkml":
+        ink = read_inkml(source)
+        points, stroke = ink.points, ink.stroke
+    else:
+        points, stroke = _from_picture(source)
+    if len(points) > MOST_POINTS:
+        raise InkError(f"{source if isinstance(source, (str, Path)) else 'ink'}: {len(points):,} points are too many for one "
+                       "expression; crop the picture to it")
+    return points, stroke
+
+
+def _from_picture(source: str | Path | Image | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from mmlib.data.pictures import decode, ink_levels
+
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file")
+        grey = decode(path.read_bytes())
+    elif isinstance(source, np.ndarray):
+        grey = _grey(source)
+    elif hasattr(source, "convert"):
+        grey = np.asarray(source.convert("L"))
+    else:
+        raise DataError(f"cannot read a {type(source).__name__}; give a path, a PIL image, an array or an Ink")
+    if grey.size > LARGEST:
+        raise DataError(f"a picture of {grey.shape[1]} x {grey.shape[0]} pixels is too large; scale it down")
+    try:
+        return trace_picture(ink_levels(grey))
+    except DataError as error:
+        raise DataError(f"{source if isinstance(source, (str, Path)) else 'picture'}: {error}") from None
+
+
+def _grey(array: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of an array (H, W), (H, W, 3) or (H, W, 4), of integers to 255 or floats to 1."""
+    if array.ndim == 3 and array.shape[2] in (3, 4):
+        array = array[..., :3] @ np.array([0.299, 0.587, 0.114])
+    elif array.ndim != 2:
+        raise DataError(f"an array of shape {array.shape} is no picture; expected (H, W), (H, W, 3) or (H, W, 4)")
+    if not array.size or not np.isfinite(array).all():
+        raise DataError("a picture must have pixels, all of them finite")
+    if array.dtype.kind == "f" and array.max() <= 1:
+        array = array * 255
+    return np.clip(array, 0, 255).astype(np.uint8)
+
+
+def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None) -> list[Reading]:
+    """LaTeX of one handwritten expression.
+
+    Args:
+        source: a path of a PNG, JPEG, BMP or InkML file, a PIL image, an array (H, W) or (H, W, 3 or 4), or an `Ink`; dark on
+            light or light on dark, any size.
+        beam: hypotheses searched in each direction; 1 is greedy.
+        reader: a `Reader`, or weights to load; by default the recogniser that ships.
+
+    Returns:
+        hypotheses, best first.
+
+    Raises:
+        InkError, DataError, FileNotFoundError: what cannot be read, by name.
+    """
+    reader = reader if isinstance(reader, Reader) else Reader.load(reader)
+    return reader.read([ink_of(source)], beam)[0]
+
+
+def renders(tokens: tuple[str, ...]) -> bool:
+    """Whether tokens are one valid expression."""
+    try:
+        canonical(" ".join(tokens))
+    except LatexError:
+        return False
+    return True

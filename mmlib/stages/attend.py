@@ -1,0 +1,190 @@
+"""Stage 2: a self-supervised attention network, trained by a progressive spatial masking curriculum, with no labels.
+
+A teacher (moving average of the student) sees the whole expression; the student sees it under another warp with a share r(t)
+of its ink length under visible covers, and must match the teacher: slot by slot, at hidden ink points, and map by map at
+corresponding ink points. r(t) rises, and with it the share of covers placed where the teacher attends.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmlib.data.batches import Feed
+from mmlib.data.corpus import load_corpus
+from mmlib.data.samples import AugmentConfig, Augmenter, Batch, collate
+from mmlib.losses import MatchConfig, MatchLoss
+from mmlib.masking import Cover, apply_cover, attended_share, cover, cover_pictures, mask_ratio
+from mmlib.models.attention import Attention, AttentionNetwork
+from mmlib.models.encoder import Encoder, EncoderConfig
+from mmlib.models.heads import predictor
+from mmlib.render import arc_length
+from mmlib.runs import Run
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer, plain
+from mmlib.stages.pretrain import HARD
+from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
+
+CODE_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: str = "auto"
+    seed: int = 0
+    init: str = "pretrain"  # 'pretrain' (the profile's own run), 'none' (random weights) or a run's folder name
+    pictures: int = 20_000  # expressions seen, each by teacher and student
+    batch_area: float = 2_400.0
+    batch_most: int = 64
+    maps: int = 8  # k
+    ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length covered, at the start and the end
+    attended: tuple[float, float] = (0.0, 0.7)  # share of covers placed where the teacher attends
+    schedule: str = "linear"  # of both: 'fixed', 'linear', 'cosine', 'stepped'
+    shape: str = "blocks"  # or 'attended': covers fitted to attended regions
+    block: tuple[float, float] = (0.25, 0.7)  # half sides of a cover, in typical symbols
+    points: int = 32  # ink points an expression that are matched
+    momentum: float = 0.995  # of the teacher
+    encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
+    eval_pictures: int = 5_000
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    view: ViewConfig = replace(HARD, crop=0.0, rotate=0.06, slant=0.25)
+
+    @classmethod
+    def preset(cls, profile: str, **overrides: Any) -> Config:
+        """smoke: seconds; desk: about 10 minutes on 2 cores; paper: one GPU."""
+        return replace(PRESETS[profile], **overrides)
+
+
+PRESETS = {
+    "smoke": Config(dataset="synthetic", pictures=600, eval_pictures=300, optim=OptimConfig(warmup=100)),
+    "desk": Config(),
+    "paper": Config(pictures=300_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000),
+}
+
+
+class Student(nn.Module):
+    """Encoder, attention network and the predictor of hidden features."""
+
+    def __init__(self, config: EncoderConfig, maps: int):
+        super().__init__()
+        self.encoder, self.attention = Encoder(config), AttentionNetwork(config.d, maps)
+        self.predictor = predictor(config.d)
+
+    def forward(self, picture: Tensor, valid: Tensor) -> tuple[Tensor, Attention]:
+        features = self.encoder(picture, valid)
+        return features, self.attention(features, valid)
+
+
+def at_points(features: Tensor, attention: Attention, view: View, owner: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (m, d) and map values (m, k) at the chosen ink points."""
+    cells, owner = view.cells[chosen], owner[chosen]
+    return sample(features, cells, owner), sample(attention.maps, cells, owner)
+
+
+def choose_points(ink: InkBatch, each: int, rng: torch.Generator) -> Tensor:
+    """Indices of at most `each` random ink points an expression, ascending."""
+    chance = torch.rand(len(ink.owner), generator=rng).to(ink.owner.device)
+    order = torch.argsort(ink.owner + chance / 2)
+    start = torch.searchsorted(ink.owner, torch.arange(ink.b, device=ink.owner.device))
+    return order[torch.arange(len(order), device=order.device) - start[ink.owner] < each].sort().values
+
+
+def hide(view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor, rng: torch.Generator
+         ) -> tuple[Cover, Tensor, Tensor]:
+    """Cover the student's view as the curriculum says at the share `done` of stage 2.
+
+    saliency: (n,) of the teacher at the ink points. Returns the cover, the two-channel picture (b, 2, H, W), ink under covers
+    gone and covers marked, and the share of each cell that is covered (b, 1, h, w).
+    """
+    steps = 10_000  # the schedules count steps; ours go by pictures
+    ratio = mask_ratio(round(done * steps), steps, *config.ratio, config.schedule)
+    share = attended_share(round(done * steps), steps, *config.attended, config.schedule)
+    block = tuple(side * config.view.symbol for side in config.block)
+    hidden = cover(view.points, ink.owner, arc_length(view.points, ink.stroke), ink.b, ratio, share, saliency, block,
+                   config.shape, rng)
+    mask = cover_pictures(hidden.boxes, hidden.box_owner, ink.b, *view.picture.shape[2:])
+    cells = nn.functional.avg_pool2d(mask, Encoder.stride)
+    return hidden, torch.cat([apply_cover(view.picture, mask), mask], 1), cells
+
+
+def run(config: Config, profile: str = "desk", max_minutes: float | None = None, max_steps: int | None = None,
+        progress: bool = True) -> Run:
+    """Train the attention network, or load what was trained before. Raises Paused at a limit."""
+    corpus = load_corpus(config.dataset)
+    start = initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
+    inputs = {"data": corpus.identity, "init": start.name if start else "none"}
+    this = Run.open("attend", profile, config, inputs, CODE_VERSION)
+    if this.done:
+        return this
+    with this.lock():
+        tools = accelerator()
+        torch.manual_seed(config.seed)
+        student = Student(config.encoder, config.maps)
+        if start:
+            weights, _ = start.load_weights()
+            student.encoder.load_state_dict({k[8:]: v.float() for k, v in weights.items() if k.startswith("encoder.")})
+        student.to(memory_format=torch.channels_last)
+        teacher = copy.deepcopy(student).requires_grad_(False)
+        if not config.encoder_rate:
+            student.encoder.requires_grad_(False)
+        optim = optimizer([student.attention, student.predictor], config.optim, slow=[student.encoder],
+                          factor=config.encoder_rate)
+        loss_fn = MatchLoss(replace(config.match, gather=tools.num_processes > 1))
+        feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
+                    config.batch_most, config.seed)
+        held = Feed([(Augmenter(corpus.pack, corpus.valid[:512], AugmentConfig(), corpus.vocabulary), None)],
+                    config.batch_area, 32, 0).epoch(0)
+        student, optim = tools.prepare(student, optim)
+        teacher.to(tools.device)
+
+        def match(batch: Batch, done: float, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            batch = batch.to(tools.device)
+            ink, bare = batch.ink, tools.unwrap_model(student)
+            whole, part = make_view(ink, config.view, rng), make_view(ink, config.view, rng)
+            chosen = choose_points(ink, config.points, rng)
+            with torch.no_grad():
+                features, attention = teacher(whole.picture, whole.valid)
+                target, maps_there = at_points(features, attention, whole, ink.owner, chosen)
+                saliency = sample(attention.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
+            hidden, picture, covered_cells = hide(part, ink, done, config, saliency, rng)
+            features, seen = student(picture, part.valid)
+            here, maps_here = at_points(features, seen, part, ink.owner, chosen)
+            visible = (seen.maps * (1 - covered_cells)).sum((2, 3)) > 0.3  # a slot keeps support: 30 % of its mass is uncovered
+            drawn = ink_cells(part, ink.b, ink.owner)
+            blank = nn.functional.max_pool2d(drawn, 3, 1, 1)  # ink, or within a cell of it
+            return loss_fn(student_slots=seen.slots, teacher_slots=attention.slots, visible=visible, pred=bare.predictor(here),
+                           target=target, covered=hidden.covered[chosen], student_at_points=maps_here,
+                           teacher_at_points=maps_there, owner=ink.owner[chosen], maps=seen.maps, valid=part.valid[:, 0] > 0,
+                           ink=blank[:, 0])
+
+        def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
+            rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
+            done = min(1.0, pictures / config.pictures)
+            loss, numbers = match(batch, done, rng)
+            return loss, numbers
+
+        @torch.no_grad()
+        def follow(pictures: int) -> None:
+            """The teacher follows the student."""
+            bare = tools.unwrap_model(student)
+            for old, new in zip(teacher.parameters(), bare.parameters(), strict=True):
+                old.lerp_(new, 1 - config.momentum)
+
+        def evaluate(pictures: int) -> dict[str, float]:
+            rows = []
+            for number, samples in enumerate(held[:8]):
+                _, numbers = match(collate(samples), min(1.0, pictures / config.pictures), torch.Generator().manual_seed(number))
+                rows.append({k: float(v) for k, v in numbers.items()})
+            return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
+
+        loop = Loop(this, tools, {"student": student, "teacher": teacher}, optim, config.optim, config.pictures, step, feed,
+                    evaluate, config.eval_pictures, after_step=follow, progress=progress)
+        last = loop.train(max_minutes, max_steps)
+        this.save_weights(half(teacher.state_dict()), {"config": plain(config)})
+        this.finish(**last)
+    return this

@@ -1,0 +1,208 @@
+"""Stage 3: the decoder, and at a lower rate the encoder, learn to emit LaTeX from labelled ink.
+
+Beside the two directions' cross-entropy stand two side losses that the segmentation of the training ink makes possible, an
+option each, used by every arm or by none: the class of the symbol at each ink point, read from the features there, and the
+place of each written symbol, taught to one cross-attention head. Published rows do not use them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlib.data.batches import Feed
+from mmlib.data.corpus import Corpus, load_corpus
+from mmlib.data.samples import AugmentConfig, Augmenter, Batch
+from mmlib.latex import Vocabulary
+from mmlib.metrics.recognition import score
+from mmlib.models.recogniser import ModelConfig, Recogniser
+from mmlib.models.search import both_directions, prefixes
+from mmlib.runs import Run, RunError
+from mmlib.stages.evaluate import best_tokens, read_pack
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer, plain
+from mmlib.views import InkBatch, View, ViewConfig, make_view, sample
+
+CODE_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: str = "auto"  # 'crohme', 'synthetic', or 'auto': CROHME where it is found
+    seed: int = 0
+    init: str = "none"  # 'none' (random weights), 'pretrain', 'attend', or a run's folder name
+    labels: float = 1.0  # share of the training labels used
+    pictures: int = 100_000  # budget
+    composed: float = 1.0  # expressions composed from real symbols an epoch, as a multiple of the real ones
+    batch_area: float = 700.0  # square typical symbols a batch, padding included
+    batch_most: int = 32
+    encoder_rate: float = 1.0  # of the decoder's learning rate, for the encoder and the attention network
+    input_noise: float = 0.15  # share of the decoder's input tokens replaced by random ones
+    smoothing: float = 0.05  # of the labels
+    point_weight: float = 0.5  # side loss: symbol class at ink points
+    guide_weight: float = 0.3  # side loss: cross-attention on the symbol's ink
+    full_data: bool = False  # also train on the validation split (headline runs, schedule fixed before)
+    eval_pictures: int = 10_000  # between two looks at the validation split
+    eval_most: int = 256  # expressions in such a look
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(
+        symbol=0.15, subexpression=0.15, join=0.1, swap_hand=0.15, relabel=0.3))
+
+    @classmethod
+    def preset(cls, profile: str, **overrides: Any) -> Config:
+        """smoke: seconds; desk: about 25 minutes on 2 cores; paper: within 24 minutes of all stages on one GPU."""
+        return replace(PRESETS[profile], **overrides)
+
+
+PRESETS = {
+    "smoke": Config(dataset="synthetic", pictures=900, composed=0.0, eval_pictures=450, eval_most=48, init="attend",
+                    optim=OptimConfig(warmup=100)),
+    "desk": Config(init="attend"),
+    "paper": Config(init="attend", pictures=1_500_000, batch_area=20_000.0, batch_most=256, eval_pictures=150_000,
+                    eval_most=512),
+}
+
+
+def symbol_classes(batch: Batch) -> Tensor:
+    """Class of each symbol (b, s): the token that its ink stands for (so a fraction bar is not a minus), -1 if none."""
+    classes = batch.labels.clone()
+    rows, columns = torch.nonzero(batch.token_symbols >= 0, as_tuple=True)
+    classes[rows, batch.token_symbols[rows, columns]] = batch.tokens[rows, columns]
+    return classes
+
+
+def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor, most: int = 3_000) -> Tensor:
+    """Cross-entropy of the symbol's class at ink points; features (b, d, h, w), classes (b, s)."""
+    known = torch.nonzero((ink.symbol >= 0) & view.kept)[:, 0]
+    known = known[:: max(1, len(known) // most)]  # every so-manieth point: neighbours say the same
+    if not len(known):
+        return features.sum() * 0
+    target = classes[ink.owner[known], ink.symbol[known]]
+    return F.cross_entropy(model.symbols(sample(features, view.cells[known], ink.owner[known])).float(), target, ignore_index=-1)
+
+
+def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabulary) -> Tensor:
+    """-log of the attention's mass on the cells that hold the ink of the symbol being written.
+
+    attention (b, 2, t + 1, at least cells): the guided head, both directions. Tokens without ink of their own (braces, script
+    marks, the end) are left out.
+    """
+    b, _, h, w = view.valid.shape
+    ink, symbols, cells = batch.ink, batch.labels.shape[1], view.cells.long()
+    known = (ink.symbol >= 0) & view.kept
+    place = (ink.owner * symbols + ink.symbol) * h * w + cells[:, 1].clamp(0, h - 1) * w + cells[:, 0].clamp(0, w - 1)
+    held = attention.new_zeros(b * symbols * h * w)
+    held[place[known]] = 1
+    held = held.view(b, symbols, h * w)
+    length = (batch.tokens != vocabulary.pad).sum(1, keepdim=True)
+    written = both_directions(batch.token_symbols, length)  # (b, 2, t): the symbol that each step writes
+    rows, directions, steps = torch.nonzero(written >= 0, as_tuple=True)
+    if not len(rows):
+        return attention.sum() * 0
+    mass = (attention[rows, directions, steps, : h * w] * held[rows, written[rows, directions, steps]]).sum(-1)
+    return -(mass + 1e-3).log().mean()
+
+
+def sequence_loss(logits: Tensor, targets: Tensor, vocabulary: Vocabulary, smoothing: float) -> Tensor:
+    """Cross-entropy a token, over both directions; logits (b, 2, t + 1, v), targets (b, 2, t + 1)."""
+    return F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignore_index=vocabulary.pad,
+                           label_smoothing=smoothing)
+
+
+def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Generator) -> Tensor:
+    """Replace a share of the decoder's input tokens (b, 2, t) by random ones, so that it must look and not recite."""
+    if not share:
+        return inputs
+    hit = (torch.rand(inputs.shape, generator=rng) < share).to(inputs.device) & (inputs > vocabulary.unk)
+    return torch.where(hit, torch.randint(vocabulary.unk + 1, len(vocabulary), inputs.shape, generator=rng).to(inputs.device),
+                       inputs)
+
+
+def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
+    """The recogniser; its encoder and attention network come from the run `start` where there is one."""
+    torch.manual_seed(config.seed)
+    model = Recogniser(len(corpus.vocabulary), config.model)
+    model.to(memory_format=torch.channels_last)
+    if start:
+        weights, _ = start.load_weights()
+        wanted = {k: v.float() for k, v in weights.items() if k.startswith(("encoder.", "attention."))}
+        if config.model.maps == 0:
+            wanted = {k: v for k, v in wanted.items() if k.startswith("encoder.")}
+        missing = [k for k in model.load_state_dict(wanted, strict=False).missing_keys if k.startswith("encoder.")]
+        if missing:
+            raise RunError(f"{start.name} has no weights for {missing[:3]}")
+    return model
+
+
+def training_indices(config: Config, corpus: Corpus) -> np.ndarray:
+    """The expressions trained on: a share `labels` of the training split (a nested choice by seed), or all of the set."""
+    indices = np.concatenate([corpus.train, corpus.valid]) if config.full_data else corpus.train
+    if config.labels >= 1:
+        return np.sort(indices)
+    order = np.random.default_rng([config.seed, 17]).permutation(indices)
+    return np.sort(order[: max(1, round(config.labels * len(order)))])
+
+
+def run(config: Config, profile: str = "desk", max_minutes: float | None = None, max_steps: int | None = None,
+        progress: bool = True) -> Run:
+    """Fine-tune, or load what was fine-tuned before with this very configuration. Raises Paused at a limit."""
+    corpus = load_corpus(config.dataset)
+    start = initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
+    inputs = {"data": corpus.identity, "init": start.name if start else "none"}
+    this = Run.open("finetune", profile, config, inputs, CODE_VERSION)
+    if this.done:
+        return this
+    with this.lock():
+        tools, vocabulary = accelerator(), corpus.vocabulary
+        model = build(config, corpus, start)
+        optim = optimizer([model.decoder, model.symbols, model.scalars], config.optim,
+                          slow=[m for m in (model.encoder, model.attention) if m is not None], factor=config.encoder_rate)
+        indices = training_indices(config, corpus)
+        sources = [(Augmenter(corpus.pack, indices, config.augment, vocabulary), None)]
+        if config.composed:
+            pack = corpus.composed(indices, config.seed)
+            light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
+            sources.append((Augmenter(pack, np.arange(len(pack)), light, vocabulary), round(config.composed * len(indices))))
+        feed = Feed(sources, config.batch_area, config.batch_most, config.seed)
+        model, optim = tools.prepare(model, optim)
+
+        def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
+            rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
+            batch = batch.to(tools.device)
+            view = make_view(batch.ink, config.view, rng)
+            picture = view.picture
+            inputs, targets = prefixes(batch.tokens, vocabulary)
+            logits, attention, encoded = model(picture, view.valid, disturb(inputs, config.input_noise, vocabulary, rng))
+            sequence = sequence_loss(logits, targets, vocabulary, config.smoothing)
+            loss, numbers = sequence, {"sequence": sequence.detach()}
+            if config.point_weight:
+                point = point_loss(tools.unwrap_model(model), encoded.features, view, batch.ink,
+                                   symbol_classes(batch))
+                loss, numbers["point"] = loss + config.point_weight * point, point.detach()
+            if config.guide_weight:
+                guide = guide_loss(attention, view, batch, vocabulary)
+                loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
+            return loss, numbers
+
+        look = np.sort(np.random.default_rng(3).permutation(corpus.valid)[: config.eval_most])
+
+        def evaluate(pictures: int) -> dict[str, float]:
+            reader = tools.unwrap_model(model)
+            found = read_pack(reader, corpus.pack, look, vocabulary, config.view, beam=1, device=tools.device)
+            result = score(best_tokens(found, vocabulary), [corpus.pack.tokens(i) for i in look])
+            return {"ter": result.ter, "exprate": result.exprate, "within1": result.within1,
+                    "structure": result.structure_rate, "n": len(look), "gamma": float(reader.scalars["gamma"])}
+
+        loop = Loop(this, tools, {"model": model}, optim, config.optim, config.pictures, step, feed, evaluate,
+                    config.eval_pictures, progress=progress)
+        last = loop.train(max_minutes, max_steps)
+        reader = tools.unwrap_model(model)
+        this.save_weights(half(reader.state_dict()), {"config": plain(config), "vocabulary": list(vocabulary.tokens)})
+        this.finish(**last, labels=len(indices))
+    return this

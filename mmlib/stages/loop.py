@@ -1,0 +1,254 @@
+"""The training loop of all three stages: one budget unit (pictures seen), checkpoints, resume, limits that only pause.
+
+A learning rate holds steady after its warm-up and falls to zero over the last share of the budget (warm-up, stable, decay).
+So two runs that differ in budget alone share their first steps: the shorter one's state before its decay, its *trunk*, is
+kept, and the longer one goes on from there. It ends exactly as if it had been trained alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 1e-3
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: int = 3_000  # pictures
+    decay: float = 0.25  # the last share of the budget, over which the rate falls to zero
+    clip: float = 1.0  # norm of the gradient
+
+
+def learning_rate(pictures: int, total: int, config: OptimConfig) -> float:
+    """Warm-up, stable, linear decay; a pure function of the pictures seen."""
+    start = total * (1 - config.decay)
+    rise = min(1.0, (pictures + 1) / max(config.warmup, 1))
+    fall = 1.0 if pictures < start else max(0.0, (total - pictures) / max(total - start, 1))
+    return config.lr * min(rise, fall)
+
+
+class Paused(RuntimeError):
+    """A limit or a signal stopped the run; its checkpoint is written and the same command goes on."""
+
+
+def accelerator() -> Accelerator:
+    """bf16 autocast on CUDA and on CPUs that multiply bfloat16 natively; full precision elsewhere."""
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        return Accelerator(mixed_precision="bf16")
+    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return Accelerator(mixed_precision="bf16" if fast else "no", cpu=True)
+
+
+def optimizer(modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[nn.Module] = (), factor: float = 0.1
+              ) -> torch.optim.Optimizer:
+    """AdamW; no decay on vectors and scalars; the modules in `slow` run at `factor` times the rate."""
+    groups = []
+    for scale, members in ((1.0, modules), (factor, slow)):
+        parameters = [p for m in members for p in m.parameters() if p.requires_grad]
+        for decay, wanted in ((config.weight_decay, True), (0.0, False)):
+            chosen = [p for p in parameters if (p.ndim > 1) == wanted]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+@dataclass
+class Loop:
+    """State and services of one training.
+
+    modules: everything with parameters or buffers to keep, by name. step_fn(batch, pictures) returns the loss and a dict of
+    numbers to log. batches(start) yields (pictures in the batch, batch) from batch number `start` on, endless and
+    deterministic. evaluate(pictures) returns numbers to log, every `every` pictures and at the end.
+    """
+
+    run: Run
+    accelerator: Accelerator
+    modules: dict[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    optim: OptimConfig
+    total: int
+    step_fn: Callable[[Any, int], tuple[Tensor, dict[str, Any]]]
+    batches: Callable[[int], Iterator[tuple[int, Any]]]
+    evaluate: Callable[[int], dict[str, float]] | None = None
+    every: int = 10_000
+    after_step: Callable[[int], None] | None = None
+    checkpoint_minutes: float = 3.0
+    log_steps: int = 20
+    progress: bool = True
+
+    def state(self) -> dict[str, Any]:
+        return {"modules": {k: m.state_dict() for k, m in self.modules.items()}, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for key, module in self.modules.items():
+            module.load_state_dict(state["modules"][key])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    # --- trunks -----------------------------------------------------------------------------------------------
+    def _trunk(self):
+        """Folder of snapshots shared by the runs that differ in budget alone."""
+        config = {k: v for k, v in self.run.config.items() if k != "pictures"}
+        key = run_hash(self.run.stage, config, self.run.inputs, self.run.version)
+        return results_root() / "trunks" / f"{self.run.stage}-{key}"
+
+    def _save_trunk(self, step: int, pictures: int) -> None:
+        from safetensors.torch import save
+
+        tensors, structure = flatten(self.state())
+        import json
+
+        header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes}
+        path = self._trunk() / f"{pictures:010d}.safetensors"
+        write_atomic(path, save(tensors, {"header": json.dumps(header)}))
+        rows = "".join(json.dumps(r) + "\n" for r in self.run.metrics())
+        write_atomic(path.with_suffix(".jsonl"), rows)
+
+    def _load_trunk(self) -> tuple[int, int] | None:
+        """Restore the furthest snapshot before this run's decay; (step, pictures) or None."""
+        import json
+
+        from safetensors import SafetensorError, safe_open
+
+        for path in sorted(self._trunk().glob("*.safetensors"), reverse=True):
+            if int(path.stem) > self.total * (1 - self.optim.decay):
+                continue
+            try:
+                with safe_open(path, "pt") as file:
+                    header = json.loads(file.metadata()["header"])
+                    self.restore(unflatten({k: file.get_tensor(k) for k in file.keys()}, header["structure"]))  # noqa: SIM118
+            except (SafetensorError, KeyError, ValueError) as error:
+                raise RunError(f"{path} is damaged ({error}); delete it") from error
+            write_atomic(self.run.folder / "metrics.jsonl", path.with_suffix(".jsonl").read_text())
+            self.run._before = header["minutes"]
+            return header["step"], header["pictures"]
+        return None
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+    def train(self, max_minutes: float | None = None, max_steps: int | None = None) -> dict[str, float]:
+        """Run to the end of the budget; returns the last evaluation. Raises Paused at a limit or on SIGINT or SIGTERM."""
+        import time
+
+        from tqdm.auto import tqdm
+
+        step = pictures = 0
+        found = self.run.resume()
+        if found:
+            step, state = found
+            pictures = state.pop("pictures")
+            self.restore(state)
+        elif trunk := self._load_trunk():
+            step, pictures = trunk
+        began = saved = time.monotonic()
+        last: dict[str, float] = {}
+        steps_now = skipped = 0
+        trunk_at = int(self.total * (1 - self.optim.decay))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        sums: dict[str, list[Tensor | float]] = {}
+        stop = threading.Event()
+        previous = _catch_signals(stop)
+        bar = tqdm(total=self.total, initial=pictures, unit="pic", desc=self.run.stage, disable=not self.progress,
+                   mininterval=2)
+        try:
+            for count, batch in self.batches(step):
+                if pictures >= self.total:
+                    break
+                rate = learning_rate(pictures, self.total, self.optim)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate * group["scale"]
+                with self.accelerator.autocast():
+                    loss, numbers = self.step_fn(batch, pictures)
+                self.accelerator.backward(loss)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.optim.clip)
+                if torch.isfinite(norm):
+                    self.optimizer.step()
+                else:
+                    skipped += 1
+                    if skipped > 20:
+                        raise RunError(f"{self.run.name}: 20 steps with a gradient that is not finite; lower the learning rate")
+                self.optimizer.zero_grad(set_to_none=True)
+                if self.after_step:
+                    self.after_step(pictures)
+                before, step, pictures, steps_now = pictures, step + 1, pictures + count, steps_now + 1
+                bar.update(count)
+                for key, value in {"loss": loss.detach(), "norm": norm, **numbers}.items():
+                    sums.setdefault(key, []).append(value)
+                if step % self.log_steps == 0 or pictures >= self.total:
+                    row = {k: sum(float(x) for x in v) / len(v) for k, v in sums.items()}
+                    sums.clear()
+                    self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3), lr=rate, skipped=skipped,
+                                 **row)
+                    bar.set_postfix(loss=f"{row['loss']:.3f}")
+                if self.evaluate and before // self.every != pictures // self.every and pictures < self.total:
+                    last = self._evaluate(step, pictures)
+                if before < trunk_at <= pictures and self.optim.decay:
+                    self._save_trunk(step, pictures)
+                now = time.monotonic()
+                out = (stop.is_set() or (max_minutes is not None and now - began > 60 * max_minutes)
+                       or (max_steps is not None and steps_now >= max_steps))
+                if pictures < self.total and (out or now - saved > 60 * self.checkpoint_minutes):
+                    self.run.save_checkpoint(step, {**self.state(), "pictures": pictures})
+                    saved = now
+                if out and pictures < self.total:
+                    raise Paused(f"{self.run.name}: paused at {pictures:,} of {self.total:,} pictures; "
+                                 "the same command goes on from here")
+            if self.evaluate:
+                last = self._evaluate(step, pictures)
+        finally:
+            bar.close()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return {**last, "pictures": pictures, "steps": step, "skipped": skipped}
+
+    def _evaluate(self, step: int, pictures: int) -> dict[str, float]:
+        training = {k: m.training for k, m in self.modules.items()}
+        for module in self.modules.values():
+            module.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            numbers = self.evaluate(pictures)
+        for key, module in self.modules.items():
+            module.train(training[key])
+        self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3), **{f"valid_{k}": v for k, v in numbers.items()})
+        return numbers
+
+
+def _catch_signals(stop: threading.Event) -> dict[int, Any]:
+    """SIGINT and SIGTERM set `stop`; returns the handlers to put back. Only the main thread can do this."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON-ready nested dicts."""
+    return dataclasses.asdict(config)
+
+
+def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision, on the CPU: what a finished run keeps."""
+    return {k: v.detach().to("cpu", torch.float16 if v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()}
+
+
+def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: float | None = None) -> Run | None:
+    """The run whose weights a stage starts from: None for 'none'; the profile's own run for 'pretrain' and 'attend', trained
+    where it is not there; else the run folder of that name."""
+    import importlib
+
+    if name == "none":
+        return None
+    if name in ("pretrain", "attend"):
+        stage = importlib.import_module(f"mmlib.stages.{name}")
+        return stage.run(stage.Config.preset(profile, dataset=dataset, seed=seed), profile, max_minutes)
+    return Run.load(results_root() / "runs" / name)
