@@ -62,24 +62,22 @@ def cache_dir(tmp_path, monkeypatch):
     return tmp_path / "packs"
 
 
-def draw_ink(latex: str, key: str, writer: str | None = "w", source: str = "s", seed: int = 0) -> Ink:
-    """Ink of random strokes, one for each symbol of the label."""
-    rng = np.random.default_rng(seed)
-    tokens = tuple(canonical(latex))
-    written = [t for t in tokens if t not in ("^", "_", "{", "}", "[", "]")]
-    strokes = [rng.uniform(0, 30, (rng.integers(2, 12), 2)) + (40 * i, 0) for i in range(len(written))]
-    symbols = tuple(Symbol(t, (i,)) for i, t in enumerate(written))
-    place = iter(range(len(written)))
-    links = tuple(next(place) if t in written else -1 for t in tokens)
-    return Ink.from_strokes(
-        strokes, symbols=symbols, latex=latex, tokens=tokens, token_symbols=links, writer=writer, source=source, id=key
-    )
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_ink():
-    """`draw_ink`: a labelled ink of random strokes."""
-    return draw_ink
+    """A function that gives ink of random strokes, one for each symbol of a label."""
+
+    def make(latex: str, key: str, writer: str | None = "w", source: str = "s", seed: int = 0) -> Ink:
+        rng = np.random.default_rng(seed)
+        tokens = tuple(canonical(latex))
+        written = [t for t in tokens if t not in ("^", "_", "{", "}", "[", "]")]
+        strokes = [rng.uniform(0, 30, (rng.integers(2, 12), 2)) + (40 * i, 0) for i in range(len(written))]
+        symbols = tuple(Symbol(t, (i,)) for i, t in enumerate(written))
+        place = iter(range(len(written)))
+        links = tuple(next(place) if t in written else -1 for t in tokens)
+        labels = {"latex": latex, "tokens": tokens, "token_symbols": links}
+        return Ink.from_strokes(strokes, symbols=symbols, writer=writer, source=source, id=key, **labels)
+
+    return make
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -45,7 +45,8 @@ def test_reads_mathwriting():
 
 
 def test_channels_may_come_in_any_order():
-    ink = read_inkml(b"""<ink><traceFormat><channel name="T"/><channel name="y"/><channel name="X"/></traceFormat>
+    ink = read_inkml(b"""<ink>
+      <traceFormat><channel name="T"/><channel name="y"/><channel name="X"/></traceFormat>
       <trace id="0">9 1 2, 9 3 4,</trace></ink>""")
     assert ink.points.tolist() == [[2, 1], [4, 3]]
     assert ink.latex is None
@@ -104,7 +105,10 @@ LAUGHS = b"""<!DOCTYPE ink [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&
         (b" \n", ["empty"]),
         (b"not xml", ["well-formed"]),
         (b"<ink><trace>0 0</trace>", ["well-formed", "line 1"]),
-        (b'<ink><trace id="0">0 0</trace>\n<annotation>\xff\xfe</annotation></ink>', ["well-formed", "line 2"]),
+        (
+            b'<ink><trace id="0">0 0</trace>\n<annotation>\xff\xfe</annotation></ink>',
+            ["well-formed", "line 2"],
+        ),
         (LAUGHS, ["entities are refused"]),
         (b'<!DOCTYPE ink SYSTEM "other.dtd"><ink><trace>0 0</trace></ink>', ["document type"]),
         (b"<svg/>", ["<svg>", "not <ink>"]),
@@ -136,12 +140,15 @@ def test_external_entities_are_not_read(tmp_path):
 
 
 strokes_of_points = st.lists(
-    hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.just(2)), elements=st.floats(-1000, 1000, width=32)),
+    hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 6), st.just(2)), elements=st.floats(-1000, 1000, width=32)
+    ),
     min_size=1,
     max_size=8,
 )
 
 
+@settings(deadline=None)
 @given(strokes_of_points, st.randoms(use_true_random=False))
 def test_inkml_round_trip(tmp_path_factory, strokes, random):
     path = tmp_path_factory.mktemp("ink") / "one.inkml"
@@ -169,6 +176,7 @@ def test_stroke_boxes():
     assert high.tolist() == [[2, 5], [7, 7]]
 
 
+@settings(deadline=None)
 @given(strokes_of_points, st.floats(0.01, 100))
 def test_typical_size_is_positive_and_scales(strokes, factor):
     strokes = [np.round(s) for s in strokes]

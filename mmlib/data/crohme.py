@@ -101,7 +101,7 @@ def read_member(name: str, content: bytes) -> Ink:
     writer = ink.writer
     if writer is None and source == "MathBrush":
         writer = ink.id.rpartition("-")[0] or None
-    return replace(ink, source=source, writer=f"{source}/{writer}" if writer else None)
+    return replace(ink, source=source, writer=f"{source}/{writer}" if writer and source else writer)
 
 
 def read_dataset(name: str) -> Iterator[Ink | InkError]:

@@ -1,0 +1,107 @@
+import io
+import tarfile
+
+import pytest
+
+from mmlib.data import DataError, crohme
+from mmlib.ink import Ink, InkError
+
+
+def archive(path, members, mode="w:xz"):
+    """Write a tar of (name, content) pairs and ready TarInfo objects."""
+    with tarfile.open(path, mode) as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(name, kind, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_archive_members(tmp_path, mode):
+    path = archive(
+        tmp_path / "a.tar", [special("set", tarfile.DIRTYPE), ("set/b.inkml", b"B"), ("set/a", b"")], mode
+    )
+    assert list(crohme.iter_archive(path)) == [("set/b.inkml", b"B"), ("set/a", b"")]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("/etc/x.inkml", b"x"),
+        ("set/../../x.inkml", b"x"),
+        ("set\\..\\x.inkml", b"x"),
+        special("set/x.inkml", tarfile.SYMTYPE, "/etc/passwd"),
+        special("set/x.inkml", tarfile.LNKTYPE, "set/y"),
+        special("set/x.inkml", tarfile.CHRTYPE),
+        special("set/x.inkml", tarfile.FIFOTYPE),
+    ],
+)
+def test_unsafe_members_are_refused(tmp_path, member):
+    path = archive(tmp_path / "a.tar.xz", [("set/good.inkml", b"x"), member])
+    with pytest.raises(DataError, match=r"a\.tar\.xz: member .*x\.inkml"):
+        list(crohme.iter_archive(path))
+
+
+def test_size_limits(tmp_path, monkeypatch):
+    path = archive(tmp_path / "a.tar.xz", [("a", b"12345"), ("b", b"12345"), ("c", b"12345")])
+    for limit, value in (("MAX_MEMBER", 4), ("MAX_TOTAL", 14), ("MAX_MEMBERS", 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(crohme, limit, value)
+            with pytest.raises(DataError, match="beyond the size limits"):
+                list(crohme.iter_archive(path))
+
+
+def test_damaged_archives(tmp_path):
+    path = archive(tmp_path / "a.tar.xz", [(f"{i}", bytes(range(256)) * i) for i in range(99)])
+    content = path.read_bytes()
+    for name, broken in (("cut", content[: len(content) // 2]), ("text", b"hello"), ("empty", b"")):
+        path = tmp_path / f"{name}.tar.xz"
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=rf"{name}\.tar\.xz: damaged or no tar archive"):
+            list(crohme.iter_archive(path))
+    with pytest.raises(DataError, match="there is no such archive"):
+        list(crohme.iter_archive(tmp_path / "gone.tar"))
+
+
+def test_archive_and_folder_read_alike(tmp_path, inkml):
+    files = [
+        ("set/HAMEX/b.inkml", inkml),
+        ("set/HAMEX/a.inkml", "<ink/>"),
+        ("set/notes.txt", "-"),
+        ("set/._a.inkml", ""),
+    ]
+    for name, text in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    packed = archive(tmp_path / "set.tar.xz", [(n, t.encode()) for n, t in files])
+    for source in (packed, tmp_path / "set"):
+        bad, good = crohme.read_dataset(str(source))
+        assert isinstance(bad, InkError)
+        assert "set/HAMEX/a.inkml" in str(bad)
+        assert isinstance(good, Ink)
+        assert (good.id, good.source, good.writer) == ("b", "HAMEX", "HAMEX/w1")
+
+
+def test_writers_are_named_by_source(inkml):
+    nameless = inkml.replace('<annotation type="writer">w1</annotation>', "").encode()
+    assert crohme.read_member("t/MathBrush/200922-949-30.inkml", nameless).writer == "MathBrush/200922-949"
+    assert crohme.read_member("t/extension/200922-949-30.inkml", nameless).writer is None
+    assert crohme.read_member("one.inkml", inkml.encode()).writer == "w1"
+
+
+def test_a_missing_data_set_says_where_it_belongs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"train_2014\.inkml\.tar\.xz.*MMLIB_DATA"):
+        crohme.find("train_2014")
+    (tmp_path / "crohme" / "train_2014").mkdir(parents=True)
+    assert crohme.find("train_2014") == tmp_path / "crohme" / "train_2014"

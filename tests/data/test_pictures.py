@@ -1,0 +1,137 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmlib.data import DataError
+from mmlib.data.pack import PackError
+from mmlib.data.pictures import (
+    MAX_PIXELS,
+    Picture,
+    PicturePack,
+    decode,
+    ink_levels,
+    read_pictures,
+    write_picture_pack,
+)
+
+LEVELS = np.zeros((6, 9), np.uint8)
+LEVELS[2:5, 3:8] = [[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 60]]
+CROPPED = LEVELS[2:5, 3:8]
+
+
+def encoded(array, kind="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """BTTR's layout, with one picture of each kind and one of each fault."""
+    root = tmp_path / "set"
+    (root / "img").mkdir(parents=True)
+    for name, content in {
+        "a.bmp": encoded(LEVELS, "BMP"),  # light on dark, as BTTR has it
+        "b.png": encoded(255 - LEVELS),  # dark on light
+        "blank.png": encoded(np.full((4, 4), 255, np.uint8)),
+        "broken.png": encoded(LEVELS)[:40],
+        "c.d.png": encoded(LEVELS),
+    }.items():
+        (root / "img" / name).write_bytes(content)
+    captions = ["a\tx ^ { 2 }", "b.png\ty", "", "gone\tx", "blank\tx", "broken\tx", "no tab", "c.d\tx }"]
+    (root / "caption.txt").write_text("\n".join(captions) + "\n")
+    return root
+
+
+def test_caption_folder(folder):
+    found = list(read_pictures(folder))
+    pictures = [p for p in found if isinstance(p, Picture)]
+    errors = " | ".join(str(p) for p in found if isinstance(p, DataError))
+    assert [p.id for p in pictures] == ["a", "b", "c.d"]
+    assert all(np.array_equal(p.array, CROPPED) for p in pictures)
+    assert [p.tokens for p in pictures] == [("x", "^", "{", "2", "}"), ("y",), None]
+    assert pictures[2].latex == "x }"
+    assert "}" in pictures[2].label_error
+    assert len(found) == 7
+    for words in (
+        "'gone'",
+        "blank.png: the picture is blank",
+        "broken.png: unreadable",
+        "caption.txt, line 7: no tab",
+    ):
+        assert words in errors
+
+
+def test_tsv_folder_and_archive(tmp_path):
+    root = tmp_path / "test_x"
+    root.mkdir()
+    (root / "p1.png").write_bytes(encoded(255 - LEVELS))
+    (root / "p2.jpg").write_bytes(encoded(255 - LEVELS, "JPEG", quality=95))
+    (root / "groundtruth.tsv").write_text("p1\t\\frac{a}{b}\np2\tz\n")
+    with tarfile.open(tmp_path / "t.tar.xz", "w:xz") as tar:
+        tar.add(root, "test_x")
+    for source in (root, tmp_path / "t.tar.xz"):
+        first, second = read_pictures(source)
+        assert (first.id, first.latex) == ("p1", "\\frac{a}{b}")
+        assert np.array_equal(first.array, CROPPED)
+        assert second.tokens == ("z",)
+
+
+def test_own_folder_without_captions(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.png").write_bytes(encoded(LEVELS))
+    (picture,) = read_pictures(tmp_path / "mine")
+    assert (picture.id, picture.latex, picture.tokens) == ("photo", None, None)
+
+
+def test_captions_must_be_text(folder):
+    (folder / "caption.txt").write_bytes(b"a\t\xff\xfe")
+    (error,) = read_pictures(folder)
+    assert "not UTF-8" in str(error)
+
+
+def test_decode_takes_every_mode():
+    ink = Image.fromarray(255 - LEVELS)
+    transparent = Image.new("RGBA", ink.size)
+    transparent.putalpha(Image.fromarray(LEVELS))  # black ink on nothing
+    for image in (ink, ink.convert("RGB"), ink.convert("P"), ink.convert("RGBA"), transparent):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        assert np.array_equal(ink_levels(decode(file.getvalue())), CROPPED)
+
+
+def test_decode_refuses(monkeypatch):
+    with pytest.raises(DataError, match="unreadable"):
+        decode(b"GIF89a" + bytes(20))
+    huge = encoded(np.zeros((1, MAX_PIXELS + 1), np.uint8))
+    with pytest.raises(DataError, match="too many"):
+        decode(huge)
+
+
+def test_pack_round_trip(tmp_path):
+    pictures = [
+        Picture("a", CROPPED, ("x",), "x"),
+        Picture("b", CROPPED[:1], None, "x }", "why"),
+        Picture("c", CROPPED[:, :2]),
+    ]
+    path = tmp_path / "p.safetensors"
+    write_picture_pack(pictures, path, "p")
+    pack = PicturePack.open(path)
+    assert len(pack) == 3
+    assert pack.ids == ["a", "b", "c"]
+    for before, after in zip(pictures, pack):
+        assert np.array_equal(before.array, after.array)
+        for name in ("id", "tokens", "latex", "label_error"):
+            assert getattr(before, name) == getattr(after, name)
+    with pytest.raises(PackError, match="same id"):
+        write_picture_pack(pictures[:1] * 2, path, "p")
+
+
+def test_foreign_packs_are_refused(tmp_path, make_pack, make_ink):
+    with pytest.raises(PackError, match="not a mmlib-pictures"):
+        PicturePack.open(make_pack([make_ink("x", "a")]).path)
+    with pytest.raises(PackError, match="no such pack"):
+        PicturePack.open(tmp_path / "gone")

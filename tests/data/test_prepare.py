@@ -1,0 +1,137 @@
+import json
+import os
+import tarfile
+import time
+
+import numpy as np
+import pytest
+
+from mmlib.data import DataError, cache_root, data_root, prepare
+from mmlib.data.pack import Pack
+from mmlib.data.pictures import PicturePack
+from mmlib.latex import Vocabulary
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch, inkml):
+    """A data root whose test_2014 has two good files, an invalid label, and two unreadable files."""
+    folder = tmp_path / "data" / "crohme"
+    (folder / "set").mkdir(parents=True)
+    bad_label = inkml.replace("$x^2 + 1$", "x }")
+    for name, text in {"a": inkml, "b": inkml, "c": bad_label, "d": "", "e": "<ink>"}.items():
+        (folder / "set" / f"{name}.inkml").write_text(text)
+    with tarfile.open(folder / "test_2014.inkml.tar.xz", "w:xz") as tar:
+        tar.add(folder / "set", "test_2014")
+    monkeypatch.setenv("MMLIB_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_roots_follow_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "c"))
+    assert data_root() == tmp_path
+    assert cache_root() == tmp_path / "c"
+    monkeypatch.delenv("MMLIB_DATA")
+    monkeypatch.delenv("MMLIB_CACHE")
+    assert cache_root() == data_root() / "packs"
+
+
+def test_report_names_what_is_wrong(data_dir, cache_dir):
+    shown = []
+    (report,) = prepare.prepare(["test_2014"], show=shown.append)
+    assert (report["listed"], report["read"]) == (5, 3)
+    assert [r.partition(":")[0] for r in report["skipped"]] == ["test_2014/d.inkml", "test_2014/e.inkml"]
+    assert list(report["invalid_labels"]) == ["c"]
+    assert (report["writers"], report["symbols"], report["tokens"], report["aligned"]) == (1, 12, 14, 2)
+    assert json.loads((cache_dir / "test_2014.report.json").read_text()) == report
+    for words in ("5 listed, 3 read, 2 skipped", "d.inkml: the file is empty", "not valid: c:"):
+        assert words in shown[0]
+    pack = Pack.open(cache_dir / "test_2014.safetensors")
+    assert pack.ids == ["a", "b", "c"]
+    assert pack.flat.valid.tolist() == [True, True, False]
+
+
+def test_workers_change_nothing(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "CHUNK", 2)
+    digests = []
+    for workers in (1, 2):
+        prepare.prepare(["test_2014"], tmp_path / str(workers), workers, show=str)
+        digests.append(Pack.open(tmp_path / str(workers) / "test_2014.safetensors").digest)
+    assert digests[0] == digests[1]
+
+
+def test_load_pack_prepares_and_rebuilds(data_dir, cache_dir, monkeypatch):
+    path = cache_dir / "test_2014.safetensors"
+    assert len(prepare.load_pack("test_2014")) == 3
+    first = path.stat().st_mtime_ns
+    prepare.load_pack("test_2014")
+    assert path.stat().st_mtime_ns == first  # taken from the cache
+    path.write_bytes(b"damaged")
+    assert len(prepare.load_pack("test_2014")) == 3
+    monkeypatch.setattr(prepare, "code_version", lambda: "newer code")
+    before = path.stat().st_ino
+    prepare.load_pack("test_2014")
+    assert path.stat().st_ino != before
+
+
+def test_load_pack_without_the_data(data_dir, cache_dir, monkeypatch):
+    with pytest.raises(DataError, match="train_2014"):
+        prepare.load_pack("train_2014")
+    prepare.load_pack("test_2014")
+    monkeypatch.setenv("MMLIB_DATA", "nowhere")
+    monkeypatch.setattr(prepare, "code_version", lambda: "newer code")
+    assert len(prepare.load_pack("test_2014")) == 3  # better old than none
+
+
+def test_own_folders_of_ink_and_of_pictures(data_dir, cache_dir, tmp_path):
+    from PIL import Image
+
+    pictures = tmp_path / "mine"
+    (pictures / "img").mkdir(parents=True)
+    array = np.full((8, 8), 255, np.uint8)
+    array[2:5, 3] = 0
+    Image.fromarray(array).save(pictures / "img" / "p.png")
+    (pictures / "caption.txt").write_text("p\t1\nq\t2\n")
+    ink, picture = prepare.prepare([str(data_dir / "crohme" / "set"), str(pictures)], show=str)
+    assert (ink["listed"], ink["read"]) == (5, 3)
+    assert (picture["listed"], picture["read"], len(picture["skipped"])) == (2, 1, 1)
+    assert isinstance(prepare.load_pack(str(pictures)), PicturePack)
+    assert isinstance(prepare.load_pack(str(data_dir / "crohme" / "set")), Pack)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"neither \.inkml files nor readable pictures"):
+        prepare.prepare([str(tmp_path / "nothing")])
+
+
+@pytest.mark.slow
+def test_all_of_crohme(crohme_root, cache_dir):
+    """Counts, faults by name, every token known; reading takes a minute on 2 cores, opening 0.1 s.
+
+    Times are processor time, so that whatever else the machine does has no part in them.
+    """
+    started = os.times()
+    train, t14, t16, t19 = prepare.prepare(show=str)
+    used = np.subtract(os.times(), started)[:4].sum()  # of this process and its workers
+    assert used < 2 * 60
+    assert (train["listed"], train["read"]) == (8836, 8834)
+    assert [r.split(":")[0] for r in train["skipped"]] == [
+        "train_2014/MfrDB/MfrDB0104.inkml",
+        "train_2014/MfrDB/MfrDB3088.inkml",
+    ]
+    assert [(r["listed"], r["read"], r["skipped"]) for r in (t14, t16, t19)] == [
+        (986, 986, []),
+        (1147, 1147, []),
+        (1199, 1199, []),
+    ]
+    assert sorted(t14["invalid_labels"]) == ["RIT_2014_191", "RIT_2014_216", "RIT_2014_309"]
+    assert not any(r["invalid_labels"] or r["no_label"] for r in (train, t16, t19))
+    assert train["symbol_classes"] == 101
+    assert train["pack_bytes"] < 10 * 2**20
+    pack = prepare.load_pack("train_2014")
+    assert pack.vocabulary == tuple(Vocabulary.crohme().tokens)
+    assert len(set(pack.ids)) == len(pack) == 8834
+    times = []
+    for _ in range(5):
+        started = time.process_time()
+        Pack.open(pack.path)
+        times.append(time.process_time() - started)
+    assert min(times) < 0.1
