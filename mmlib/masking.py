@@ -18,6 +18,7 @@ from torch import Tensor
 KINDS = ("fixed", "linear", "cosine", "stepped")
 STEPS = 4  # of a stepped schedule
 CHUNK = 8  # blocks proposed for each expression in one round
+NOTHING = 1e-6  # ink length that is no longer worth a box, above the rounding of the sums
 
 
 def mask_ratio(step: int, total: int, start: float, end: float, kind: str) -> float:
@@ -134,6 +135,11 @@ def _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape)
     for name, (tensor, size) in wanted.items():
         if tuple(tensor.shape) != size:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {size}")
+    if not bool(points.isfinite().all()):
+        raise ValueError("points must be finite")
+    for name, tensor in (("arc", arc), ("saliency", saliency)):
+        if tensor is not None and not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
+            raise ValueError(f"{name} must be finite and at least 0")
     if shape not in ("blocks", "attended"):
         raise ValueError(f"shape is {shape!r}, expected blocks or attended")
     if not 0 < block[0] <= block[1]:
@@ -159,7 +165,7 @@ def _cover(points, owner, arc, b, ratio, attended_share, saliency, block, shape,
     missing = missing * torch.as_tensor(ratio, device=device)  # (b,) ink length still to cover
     covered = torch.zeros(len(points), dtype=torch.bool, device=device)
     boxes, box_owner = [points.new_zeros(0, 4)], [owner.new_zeros(0)]
-    left = missing > 0
+    left = missing > NOTHING
     while bool(left.any()):
         # Only the points of unfinished expressions, whose owners are renumbered 0 … e-1.
         expressions = left.nonzero().squeeze(1)
@@ -198,6 +204,7 @@ def _cover(points, owner, arc, b, ratio, attended_share, saliency, block, shape,
         boxes.append(torch.cat([middle - size, middle + size], 2)[keep])
         box_owner.append(expressions[:, None].expand(-1, CHUNK)[keep])
         missing[expressions] -= gained[:, -1]
+        left &= missing > NOTHING
         left[expressions[ends]] = False
     return Cover(covered, torch.cat(boxes), torch.cat(box_owner))
 

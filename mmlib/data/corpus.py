@@ -17,6 +17,7 @@ from mmlib.latex import Vocabulary
 
 SYNTHETIC = {"train": (4_000, 1), "test": (500, 2)}  # expressions and seed of the embedded data set's parts
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
+COMPOSED_VERSION = "1"  # changes when the grammar or the layout changes what is composed
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +34,14 @@ class Corpus:
     def identity(self) -> str:
         return f"{self.name}-{self.pack.digest[:12]}-{_digest(self.train)}-{_digest(self.valid)}"
 
-    def composed(self, indices: Sequence[int], seed: int, count: int = COMPOSED) -> Pack:
+    def composed_name(self, indices: Sequence[int], count: int = COMPOSED) -> str:
+        """What names the pack that `composed` gives, in the cache and in a run's hash."""
+        return f"composed{COMPOSED_VERSION}-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}-{count}"
+
+    def composed(self, indices: Sequence[int], count: int = COMPOSED) -> Pack:
         """A pack of synthetic formulas written with the symbols of these expressions alone (training ones, that is)."""
-        name = f"composed-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}-{count}-{seed}"
-        return cached_pack(name, lambda: synthetic_ink(count, seed, bank=InkBank(self.pack, indices)))
+        return cached_pack(self.composed_name(indices, count),
+                           lambda: synthetic_ink(count, 0, bank=InkBank(self.pack, indices)))
 
 
 def _digest(indices: np.ndarray) -> str:

@@ -1,10 +1,10 @@
 r"""Random expressions as symbol layout trees: their lengths, nesting and symbols follow CROHME's training set.
 
-A number of symbols is drawn first, from CROHME's own distribution, and then spent: relations split it into sides,
-operators into terms, terms into factors, and a factor may be a fraction, a root, a bracket, a function or a big
-operator with less to spend inside. Nothing is a template beyond the customs of the notation (a sum runs from
-``i = 1``, an integral ends in ``d x``), and rare symbols come up more often than in CROHME (counts to the power 0.7):
-what is wanted is a recogniser that reads, not one that remembers.
+A number of symbols is drawn first, from CROHME's own distribution, and then spent: relations split it into
+sides, operators into terms, terms into factors, and a factor may be a fraction, a root, a bracket, a
+function or a big operator with less to spend inside. Nothing is a template beyond the customs of the
+notation (a sum runs from ``i = 1``, an integral ends in ``d x``), and rare symbols come up more often than
+in CROHME (counts to the power 0.7): what is wanted is a recogniser that reads, not one that remembers.
 """
 
 from bisect import bisect
@@ -19,10 +19,10 @@ from mmlib.latex import CROHME_CLASSES, Node
 _QUANTILES = (0.0, 0.06, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 _LENGTHS = (1.0, 1.4, 2.4, 4.5, 8.5, 13.5, 19.5, 23.5, 34.5, 46.0)
 # How often each class is met there (per thousand symbols).
-_LETTERS = """x 58.6 a 28.8 n 26.1 y 20.6 b 18.6 z 12.5 d 6 i 11.2 c 11 t 8 f 5 k 7.2 p 6.6 r 5.7 m 5.6 e 5.4 g 4 u 3.7
-    q 3.6 j 3.5 v 3.3 X 3.2 A 3.2 h 3.1 C 3 B 2.8 s 2.7 R 2.2 F 2 l 1.8 E 1.7 o 1.7 w 1.6 L 1.6 N 1.6 Y 1.4 S 1.4 V 1.2
-    P 1.2 H 1.2 M 1.2 T 1.1 G 1 I .8 \\theta 6.3 \\pi 5.8 \\alpha 4.5 \\beta 3.4 \\gamma 1 \\phi 1 \\sigma .6 \\mu .5
-    \\Delta .4 \\lambda .3""".replace("\\\\", "\\")
+_LETTERS = r"""x 58.6 a 28.8 n 26.1 y 20.6 b 18.6 z 12.5 d 6 i 11.2 c 11 t 8 f 5 k 7.2 p 6.6 r 5.7 m 5.6 e 5.4 g 4
+    u 3.7 q 3.6 j 3.5 v 3.3 X 3.2 A 3.2 h 3.1 C 3 B 2.8 s 2.7 R 2.2 F 2 l 1.8 E 1.7 o 1.7 w 1.6 L 1.6 N 1.6 Y 1.4
+    S 1.4 V 1.2 P 1.2 H 1.2 M 1.2 T 1.1 G 1 I .8 \theta 6.3 \pi 5.8 \alpha 4.5 \beta 3.4 \gamma 1 \phi 1 \sigma .6
+    \mu .5 \Delta .4 \lambda .3"""
 _DIGITS = "1 72 2 72 3 28.6 0 20.8 4 19 5 11.7 6 9.3 7 8.7 9 8.5 8 8.5"
 _OPERATORS = r"+ 63 - 42 \times 6.9 \pm 1.8 \div 1.8 / 2.3"
 _RELATIONS = r"= 42 \leq 2.6 \geq 1.7 \neq 1.3 \lt 1.2 \gt .7 \rightarrow 1 \in .2"
@@ -31,13 +31,17 @@ _FUNCTIONS = r"\sin 9.1 \cos 6.7 \tan 3.3 \log 3.1"
 _CLOSING = {"(": ")", "[": "]", r"\{": r"\}", "|": "|"}
 _FLATTEN = 0.7
 # Chance of each kind of factor, where what is left to spend allows it.
-_FACTORS = {"atom": 1.0, "number": 0.6, "sup": 1.35, "sub": 0.8, "both": 0.1, "fraction": 2.4, "root": 0.36,
-            "bracket": 2.4, "function": 0.46, "call": 0.8, "sum": 0.15, "integral": 0.15, "limit": 0.5,
+_FACTORS = {"atom": 1.0, "number": 0.6, "sup": 1.3, "sub": 0.74, "both": 0.1, "fraction": 2.4, "root": 0.36,
+            "bracket": 4.4, "function": 0.46, "call": 1.0, "sum": 0.15, "integral": 0.15, "limit": 0.5,
             "factorial": 0.014, "prime": 0.012}  # fmt: skip
-_CHEAPEST = {"atom": 1, "number": 1, "sup": 2, "sub": 2, "both": 3, "fraction": 3, "root": 2, "bracket": 4, "function": 2,
-             "call": 4, "sum": 2, "integral": 2, "limit": 5, "factorial": 2, "prime": 2}  # fmt: skip
-_NEEDS = {"root": (r"\sqrt",), "fraction": (r"\frac",), "sum": (r"\sum",), "integral": (r"\int",), "prime": (r"\prime",),
-          "limit": (r"\lim", r"\rightarrow"), "factorial": ("!",), "call": ("(", ")"), "number": tuple("0123456789")}  # fmt: skip
+_CHEAPEST = {"atom": 1, "number": 1, "sup": 2, "sub": 2, "both": 3, "fraction": 3, "root": 2, "bracket": 4,
+             "function": 2, "call": 4, "sum": 2, "integral": 2, "limit": 5, "factorial": 2, "prime": 2}  #
+             fmt: skip
+_NEEDS = {"root": (r"\sqrt",), "fraction": (r"\frac",), "sum": (r"\sum",), "integral": (r"\int",), "call":
+("(", ")"),
+          "limit": (r"\lim", r"\rightarrow"), "factorial": ("!",), "prime": (r"\prime",)}  # fmt: skip
+
+_NEVER_ALONE = {*"()[]|!.,", r"\{", r"\}", r"\frac", r"\sqrt", r"\prime"}
 
 
 class _Table:
@@ -59,7 +63,7 @@ class _Table:
 
 
 class Grammar:
-    """Draws expressions over `labels` (canonical tokens, ``\\frac`` the bar; default: CROHME's classes and ``\\frac``).
+    """Draws expressions over `labels`: canonical tokens, default CROHME's classes and ``\\frac``.
 
     Raises ValueError where `labels` are too few: letters, digits, ``+`` and ``=`` are the least.
     """
@@ -69,14 +73,15 @@ class Grammar:
         allowed = allowed.intersection((*CROHME_CLASSES, r"\frac"))
         self.labels = allowed
         self.letters, self.digits = _Table.read(_LETTERS, allowed), _Table.read(_DIGITS, allowed, 0.9)
-        self.operators, self.relations = _Table.read(_OPERATORS, allowed, 0.85), _Table.read(_RELATIONS, allowed)
+        self.operators = _Table.read(_OPERATORS, allowed, 0.85)
+        self.relations = _Table.read(_RELATIONS, allowed)
         self.functions = _Table.read(_FUNCTIONS, allowed)
         closed = frozenset(o for o, c in _CLOSING.items() if {o, c} <= allowed)
         self.brackets = _Table.read(_BRACKETS, closed, 1.0)
-        self.singles = _Table((label, 1.0) for label in sorted(allowed - set(r"( ) [ ] \{ \} | ! \frac \sqrt \prime . ,".split())))
+        self.singles = _Table((label, 1.0) for label in sorted(allowed.difference(_NEVER_ALONE)))
         if not (self.letters and self.digits and {"+", "="} <= allowed):
             raise ValueError("a grammar needs letters, digits, '+' and '='")
-        usable = {kind: weight for kind, weight in _FACTORS.items() if allowed.issuperset(_NEEDS.get(kind, ()))}
+        usable = {kind: w for kind, w in _FACTORS.items() if allowed.issuperset(_NEEDS.get(kind, ()))}
         if not self.brackets:
             usable.pop("bracket")
         if not self.functions:
@@ -84,12 +89,13 @@ class Grammar:
         self._factors: dict[tuple[int, int], _Table] = {}
         for most in range(1, 7):  # beyond 6 symbols everything can be paid for
             for depth in range(4):
+                affordable = {kind: w for kind, w in usable.items() if _CHEAPEST[kind] <= most}
                 self._factors[most, depth] = _Table(
-                    (kind, weight * _thin(kind, depth)) for kind, weight in usable.items() if _CHEAPEST[kind] <= most
+                    (kind, w * _thin(kind, depth)) for kind, w in affordable.items()
                 )
 
     def tree(self, rng: np.random.Generator) -> list[Node]:
-        """One expression, with a number as `ref` of every node, counted in the order in which tokens name them."""
+        """One expression; the `ref` of every node is its number, in the order in which tokens name them."""
         return _Draw(self, rng).tree()
 
 
@@ -103,14 +109,14 @@ def _thin(kind: str, depth: int) -> float:
 
 
 def number(tree: Sequence[Node]) -> int:
-    """Number the nodes that have a label, in the order in which the tokens name them; returns how many there are."""
+    """Number the nodes that have a label in the order in which the tokens name them; returns how many."""
     count, pending = 0, list(reversed(tree))
     while pending:
         node = pending.pop()
         if node.label:
             node.ref, count = str(count), count + 1
-        rows = node.children
-        pending += [n for side in ("Above", "Below", "Inside", "Sub", "Sup")[::-1] for n in reversed(rows.get(side, ()))]
+        for side in ("Sup", "Sub", "Inside", "Below", "Above"):
+            pending += reversed(node.children.get(side, ()))
     return count
 
 
@@ -122,7 +128,7 @@ class _Draw:
         # Formulas use few letters again and again; a third of ours do not.
         own = 1 + int(self.uniform() * 5)
         self.own = [self.pick(grammar.letters) for _ in range(own)] if self.uniform() < 0.67 else []
-        self.index = self.pick(_INDEX) if _INDEX_SET <= grammar.labels else self.pick(grammar.letters)
+        self.index = self.pick(_INDEX if grammar.labels.issuperset(_INDEX.labels) else grammar.letters)
 
     def uniform(self) -> float:
         if not self.pool:
@@ -249,7 +255,10 @@ class _Draw:
                 return [Node(self.pick(self.g.digits))]
             return [Node(self.index if u < 0.8 else self.letter())]
         if n == 2 and not up and self.uniform() < 0.6:
-            return [Node(self.index), Node(self.pick(self.g.digits) if self.uniform() < 0.3 else self.letter())]
+            return [
+                Node(self.index),
+                Node(self.pick(self.g.digits) if self.uniform() < 0.3 else self.letter()),
+            ]
         return self.sum(n, depth + 1)
 
     def _size(self, most: int) -> int:
@@ -278,7 +287,11 @@ class _Draw:
 
     def _fraction(self, most: int, depth: int) -> list[Node]:
         above, below = self.split(most - 1, 2)
-        return [Node(r"\frac", children={"Above": self.sum(above, depth + 1), "Below": self.sum(below, depth + 1)})]
+        return [
+            Node(
+                r"\frac", children={"Above": self.sum(above, depth + 1), "Below": self.sum(below, depth + 1)}
+            )
+        ]
 
     def _root(self, most: int, depth: int) -> list[Node]:
         children = {}
@@ -296,7 +309,8 @@ class _Draw:
 
     def _call(self, most: int, depth: int) -> list[Node]:
         """f(x), P(a, b)."""
-        name = Node(self.pick(_CALLED) if _CALLED_SET <= self.g.labels and self.uniform() < 0.6 else self.letter())
+        usual = self.uniform() < 0.6 and self.g.labels.issuperset(_CALLED.labels)
+        name = Node(self.pick(_CALLED) if usual else self.letter())
         most = min(most, 4 + int(self.uniform() ** 2 * 5))
         if most >= 6 and "," in self.g.labels and self.uniform() < 0.35:
             inside = [self.atom(), Node(","), *self.sum(most - 5, depth + 1)]
@@ -362,4 +376,3 @@ def _count(row: Sequence[Node]) -> int:
 _INDEX = _Table((("i", 3.0), ("n", 3.0), ("k", 2.0), ("j", 1.5), ("m", 1.0)))
 _CALLED = _Table((("f", 5.0), ("g", 2.0), ("P", 1.0), ("h", 1.0), ("F", 1.0), ("p", 1.0)))
 _NONZERO = _Table((digit, 1.0) for digit in "123456789")
-_INDEX_SET, _CALLED_SET = frozenset(_INDEX.labels), frozenset(_CALLED.labels)

@@ -1,13 +1,14 @@
 """From a symbol layout tree to ink: where a hand puts the symbols, and how its pen wobbles.
 
-One unit is the height of a digit of the main row, x to the right, y down, the main baseline at y = 0. The numbers
-were measured on CROHME's 2014 training set (8,164 expressions whose MathML aligns with their LaTeX): for each row
-a size and a baseline were fitted, and distances are in units of the size of the row that they belong to.
+One unit is the height of a digit of the main row, x to the right, y down, the main baseline at y = 0. The
+numbers were measured on CROHME's 2014 training set (8,626 expressions whose MathML aligns with their
+LaTeX): for each row a size and a baseline were fitted, and distances are in units of the size of the row
+that they belong to.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,15 @@ _KIND = (
 )
 # Median gap that a kind keeps to its neighbours (the wider wish of the two wins); all others: _LETTER_GAP.
 _BEFORE = {"relation": 0.65, "operator": 0.46, "function": 0.5, "open": 0.4, "fraction": 0.42, "mark": 0.27}
-_AFTER = {"relation": 0.65, "operator": 0.46, "function": 0.45, "close": 0.4, "fraction": 0.42, "mark": 0.45, "big": 0.4}
+_AFTER = {
+    "relation": 0.65,
+    "operator": 0.46,
+    "function": 0.45,
+    "close": 0.4,
+    "fraction": 0.42,
+    "mark": 0.45,
+    "big": 0.4,
+}
 _LETTER_GAP, _BRACKET_GAP = 0.28, 0.19
 
 
@@ -48,8 +57,8 @@ class Manner:
     limits_aside: float  # chance that the limits of an integral stand at its side
     wobble: float  # factor on all small variations
 
-    # median, spread of the logarithm (0: the spread is that of a normal around the median)
-    _SPREAD = {
+    # median, and spread of the logarithm
+    _SPREAD: ClassVar = {
         "loose": (1.0, 0.28), "script": (0.59, 0.22), "part": (0.85, 0.18), "raise_sup": (0.75, 0.13),
         "drop_sub": (0.3, 0.3), "bar_gap": (0.27, 0.25), "overhang": (0.4, 0.5), "wobble": (1.0, 0.3),
     }  # fmt: skip
@@ -57,7 +66,9 @@ class Manner:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Manner":
         z = rng.standard_normal(len(fields(cls))).tolist()
-        drawn = {name: median * 2.718281828 ** (spread * z.pop()) for name, (median, spread) in cls._SPREAD.items()}
+        drawn = {
+            name: median * 2.718281828 ** (spread * z.pop()) for name, (median, spread) in cls._SPREAD.items()
+        }
         drawn["script"] = min(max(drawn["script"], 0.35), 0.9)
         aside = 0.9 if z.pop() > 0 else 0.1
         return cls(**drawn, slope=0.018 * z.pop(), sway=0.05 * abs(z.pop()), limits_aside=aside)
@@ -76,7 +87,7 @@ class _Leaf(NamedTuple):
 class _Box:
     """Placed content: its extent around the origin (baseline, left edge) and its parts at their offsets."""
 
-    __slots__ = ("width", "top", "bottom", "parts")
+    __slots__ = ("bottom", "parts", "top", "width")
 
     def __init__(self, width: float = 0.0, top: float = 0.0, bottom: float = 0.0) -> None:
         self.width, self.top, self.bottom = width, top, bottom
@@ -118,10 +129,11 @@ class Layout:
         return median * 2.718281828 ** self.normal(spread)
 
     def ink(self, tree: Sequence[Node]) -> tuple[list[np.ndarray], list[tuple[str, int]]]:
-        """Strokes, (m, 2) arrays, and each symbol's label and number of strokes, in the order of the nodes' `ref`.
+        """Strokes, (m, 2) arrays, and each symbol's label and number of strokes, in the order of their `ref`.
 
-        `tree` has a number as `ref` of every node with a label, counting from 0. Raises KeyError for a label that
-        the bank has not.
+        `tree` has a number as `ref` of every node with a label, counting from 0. The fraction bar's label
+        is "-", as in CROHME. Raises KeyError for a label that the bank has not, ValueError where there is
+        no symbol.
         """
         leaves: list[tuple[float, float, _Leaf]] = []
         pending: list[tuple[float, float, _Box | _Leaf]] = [(0.0, 0.0, self.row(tree, 1.0))]
@@ -135,25 +147,30 @@ class Layout:
         if not leaves:
             raise ValueError("a tree without symbols has no ink")
         points, stroke = self._place(leaves)
-        symbols = [("-" if leaf.label == r"\frac" else leaf.label, int(leaf.glyph.stroke[-1]) + 1) for _, _, leaf in leaves]
+        symbols = [
+            ("-" if leaf.label == r"\frac" else leaf.label, int(leaf.glyph.stroke[-1]) + 1)
+            for _, _, leaf in leaves
+        ]
         return np.split(points, np.flatnonzero(np.diff(stroke)) + 1), symbols
 
     def _place(self, leaves: list[tuple[float, float, _Leaf]]) -> tuple[np.ndarray, np.ndarray]:
         """Points (n, 2) and their strokes: each glyph a little turned and slanted, then all of it wobbled."""
         rng, wobble = self.rng, self.manner.wobble
         counts = [len(leaf.glyph.points) for _, _, leaf in leaves]
-        own = np.array([(x, y, leaf.sx, leaf.sy, leaf.glyph.width / 2, (leaf.glyph.top + leaf.glyph.bottom) / 2,
-                         leaf.label not in _RIGID) for x, y, leaf in leaves])  # fmt: skip
-        turn = rng.normal(0, 0.04 * wobble, len(own))
-        slant = rng.normal(0, 0.06 * wobble, len(own)) * own[:, 6]
-        turn *= np.where(own[:, 6], 1, 0.3 / np.maximum(own[:, 4] * own[:, 2], 1))
-        x, y, sx, sy, cx, cy, _, turn, slant = np.repeat(np.column_stack([own, turn, slant]), counts, axis=0).T
+        own = np.array([(x, y, leaf.sx, leaf.sy, leaf.glyph.width / 2, (leaf.glyph.top + leaf.glyph.bottom) / 2)
+                        for x, y, leaf in leaves])  # fmt: skip
+        rigid = np.array([leaf.label in (r"\frac", r"\sqrt") for _, _, leaf in leaves])
+        turn = rng.normal(0, 0.04 * wobble, len(own)) * np.where(
+            rigid, 0.3 / np.maximum(own[:, 4] * own[:, 2], 1), 1
+        )
+        slant = rng.normal(0, 0.06 * wobble, len(own)) * ~rigid
+        x, y, sx, sy, cx, cy, turn, slant = np.repeat(np.column_stack([own, turn, slant]), counts, axis=0).T
         points = np.concatenate([leaf.glyph.points for _, _, leaf in leaves])
         across, down = (points[:, 0] - cx) * sx, (points[:, 1] - cy) * sy
         points = np.stack([x + cx * sx + across - slant * down, y + cy * sy + down + turn * across], 1)
         first = np.cumsum([0] + [int(leaf.glyph.stroke[-1]) + 1 for _, _, leaf in leaves])
         stroke = np.concatenate([leaf.glyph.stroke for _, _, leaf in leaves]) + np.repeat(first[:-1], counts)
-        # The hand: rows that climb or sway, strokes that land a little off, a slow bend everywhere, a trembling pen.
+        # The hand: rows climb or sway, strokes land a little off, all is slowly bent, the pen trembles.
         wave = rng.normal(0, 1.6, (2, 3))
         bend = np.sin(points @ wave + rng.uniform(0, 6.3, 3)) @ rng.normal(0, 0.022 * wobble, (3, 2))
         along = points[:, 0]
@@ -165,7 +182,7 @@ class Layout:
         return points.astype(np.float32), stroke.astype(np.int32)
 
     def glyph(self, node: Node, size: float, height: tuple[float, float] | None = None) -> _Box:
-        """A symbol at `size`, or stretched so that it reaches from top to bottom `height` (units, not sizes)."""
+        """A symbol at `size`, or stretched to reach from top to bottom of `height` (in units, not sizes)."""
         if not node.label:
             return _Box(0.0, -0.65 * size, 0.0)
         glyph = self.bank.draw(node.label, self.rng, self.hand)
@@ -185,7 +202,9 @@ class Layout:
         for i, node in enumerate(nodes):
             if i not in partner:
                 items[i] = self.item(node, size)
-        for start, end in sorted(partner.items(), key=lambda pair: abs(pair[1] - pair[0])):  # inner ones first
+        for start, end in sorted(
+            partner.items(), key=lambda pair: abs(pair[1] - pair[0])
+        ):  # inner ones first
             if start < end:
                 inner = [box for box in items[start + 1 : end] if box]
                 top = min((box.top for box in inner), default=-size)
@@ -198,21 +217,25 @@ class Layout:
         out, x, y = _Box(), 0.0, 0.0
         for i, (node, box) in enumerate(zip(nodes, items, strict=True)):
             if i:
-                x += self.gap(nodes[i - 1], node, partner.get(i - 1, -1) > i - 1, -1 < partner.get(i, i) < i) * size
+                x += (
+                    self.gap(nodes[i - 1], node, partner.get(i - 1, -1) > i - 1, -1 < partner.get(i, i) < i)
+                    * size
+                )
             out.add(x, y, box)
             x += box.width
             y += (self.normal(0.03) - 0.15 * y / size) * size  # wander, and come back to the line
         return out.settle()
 
     def gap(self, left: Node, right: Node, opens: bool, closes: bool) -> float:
-        """Distance between two neighbours; `opens`: the left one opens a bracket; `closes`: the right one closes one."""
+        """Distance between neighbours; `opens`: the left one opens a bracket; `closes`: the right closes one."""
         a, b = _KIND.get(left.label, ""), _KIND.get(right.label, "")
         wish = max(_AFTER.get(a, _LETTER_GAP), _BEFORE.get(b, _LETTER_GAP))
         if b == "open" and a in ("operator", "relation"):
             wish += 0.2
         elif opens or closes or a == "open" or b == "close":
             wish = _BRACKET_GAP
-        return wish * self.manner.loose * self.near(1, 0.45 if a == "relation" or b == "relation" else 0.35) + self.normal(0.1)
+        spread = 0.45 if "relation" in (a, b) else 0.35
+        return wish * self.manner.loose * self.near(1, spread) + self.normal(0.1)
 
     def item(self, node: Node, size: float) -> _Box:
         """A symbol with all that hangs on it."""
@@ -252,7 +275,8 @@ class Layout:
 
     def fraction(self, node: Node, size: float) -> _Box:
         manner = self.manner
-        parts = [self.row(node.children[side], size * min(self.near(manner.part, 0.1), 1.1)) for side in ("Above", "Below")]
+        sizes = [size * min(self.near(manner.part, 0.1), 1.1) for _ in range(2)]
+        parts = [self.row(node.children.get(side, ()), own) for side, own in zip(("Above", "Below"), sizes)]
         widest = max(box.width for box in parts)
         bar = self.bank.draw(r"\frac", self.rng, self.hand)
         width = max(widest + self.near(manner.overhang, 0.4) * size, 0.5 * size)
@@ -271,7 +295,7 @@ class Layout:
         return out.settle()
 
     def root(self, node: Node, size: float) -> _Box:
-        inside = self.row(node.children["Inside"], size * self.near(0.95, 0.06))
+        inside = self.row(node.children.get("Inside", ()), size * self.near(0.95, 0.06))
         glyph = self.bank.draw(r"\sqrt", self.rng, self.hand)
         top = min(inside.top, -0.6 * size) - self.near(0.5, 0.35) * size
         bottom = max(inside.bottom, -0.1 * size) + self.normal(0.12) * size
@@ -281,8 +305,8 @@ class Layout:
         left = min(max(split * sy, 0.6 * size), 1.4 * size) * self.near(1.1, 0.15)
         span = inside.width + (0.25 + self.near(0.3, 0.7)) * size
         shaped = glyph.points.copy()
-        x = shaped[:, 0]
-        shaped[:, 0] = np.where(x < split, x * (left / split), left + (x - split) * (span / max(glyph.width - split, 0.05)))
+        x, rest = shaped[:, 0], max(glyph.width - split, 0.05)
+        shaped[:, 0] = np.where(x < split, x * (left / split), left + (x - split) * (span / rest))
         glyph = Glyph(shaped, glyph.stroke, left + span, glyph.top, glyph.bottom)
         sign = _Box(left + span, top, bottom)
         sign.parts.append((0.0, top - glyph.top * sy, _Leaf(int(node.ref), node.label, glyph, 1.0, sy)))
@@ -316,12 +340,10 @@ class Layout:
             if row:
                 box = self.row(row, size * self.near(0.66, 0.15))
                 gap = self.near(0.26, 0.35) * size
-                x = (glyph.width - box.width) / 2 + (self.normal(0.15) + (0.7 if node.label == r"\int" and up else 0.08)) * size
+                lean = (0.7 if node.label == r"\int" and up else 0.08) + self.normal(0.15)
+                x = (glyph.width - box.width) / 2 + lean * size
                 out.add(x, glyph.top - gap - box.bottom if up else glyph.bottom + gap - box.top, box)
         return out.settle()
-
-
-_RIGID = frozenset((r"\frac", r"\sqrt"))
 
 
 def _pairs(nodes: Sequence[Node]) -> dict[int, int]:

@@ -36,8 +36,8 @@ class Config:
     dataset: str = "auto"
     seed: int = 0
     init: str = "pretrain"  # 'pretrain' (the profile's own run), 'none' (random weights) or a run's folder name
-    pictures: int = 20_000  # expressions seen, each by teacher and student
-    batch_area: float = 2_400.0
+    pictures: int = 12_000  # expressions seen, each by teacher and student
+    batch_area: float = 1_600.0
     batch_most: int = 64
     maps: int = 8  # k
     ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length covered, at the start and the end
@@ -46,9 +46,9 @@ class Config:
     shape: str = "blocks"  # or 'attended': covers fitted to attended regions
     block: tuple[float, float] = (0.25, 0.7)  # half sides of a cover, in typical symbols
     points: int = 32  # ink points an expression that are matched
-    momentum: float = 0.995  # of the teacher
+    momentum: float = 0.99  # of the teacher
     encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
-    eval_pictures: int = 5_000
+    eval_pictures: int = 3_000
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -36,15 +36,15 @@ class Config:
     seed: int = 0
     init: str = "none"  # 'none' (random weights), 'pretrain', 'attend', or a run's folder name
     labels: float = 1.0  # share of the training labels used
-    pictures: int = 100_000  # budget
+    pictures: int = 60_000  # budget
     composed: float = 1.0  # expressions composed from real symbols an epoch, as a multiple of the real ones
     batch_area: float = 700.0  # square typical symbols a batch, padding included
     batch_most: int = 32
     encoder_rate: float = 1.0  # of the decoder's learning rate, for the encoder and the attention network
     input_noise: float = 0.15  # share of the decoder's input tokens replaced by random ones
     smoothing: float = 0.05  # of the labels
-    point_weight: float = 0.5  # side loss: symbol class at ink points
-    guide_weight: float = 0.3  # side loss: cross-attention on the symbol's ink
+    point_weight: float = 1.0  # side loss: symbol class at ink points
+    guide_weight: float = 0.5  # side loss: cross-attention on the symbol's ink
     full_data: bool = False  # also train on the validation split (headline runs, schedule fixed before)
     eval_pictures: int = 10_000  # between two looks at the validation split
     eval_most: int = 256  # expressions in such a look
@@ -154,7 +154,9 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     """Fine-tune, or load what was fine-tuned before with this very configuration. Raises Paused at a limit."""
     corpus = load_corpus(config.dataset)
     start = initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
-    inputs = {"data": corpus.identity, "init": start.name if start else "none"}
+    indices = training_indices(config, corpus)
+    inputs = {"data": corpus.identity, "init": start.name if start else "none",
+              "composed": corpus.composed_name(indices) if config.composed else "none"}
     this = Run.open("finetune", profile, config, inputs, CODE_VERSION)
     if this.done:
         return this
@@ -163,10 +165,9 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         model = build(config, corpus, start)
         optim = optimizer([model.decoder, model.symbols, model.scalars], config.optim,
                           slow=[m for m in (model.encoder, model.attention) if m is not None], factor=config.encoder_rate)
-        indices = training_indices(config, corpus)
         sources = [(Augmenter(corpus.pack, indices, config.augment, vocabulary), None)]
         if config.composed:
-            pack = corpus.composed(indices, config.seed)
+            pack = corpus.composed(indices)
             light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
             sources.append((Augmenter(pack, np.arange(len(pack)), light, vocabulary), round(config.composed * len(indices))))
         feed = Feed(sources, config.batch_area, config.batch_most, config.seed)

@@ -23,7 +23,7 @@ from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten
 
 @dataclass(frozen=True)
 class OptimConfig:
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 3_000  # pictures

@@ -32,15 +32,15 @@ HARD = ViewConfig(scale=0.35, aspect=0.25, rotate=0.1, slant=0.4, elastic=0.16, 
 class Config:
     dataset: str = "auto"  # 'crohme', 'synthetic', or 'auto': CROHME where it is found
     seed: int = 0
-    pictures: int = 24_000  # expressions seen, two views each
-    batch_area: float = 2_400.0  # square typical symbols a batch and view
+    pictures: int = 16_000  # expressions seen, two views each
+    batch_area: float = 1_600.0  # square typical symbols a batch and view
     batch_most: int = 64
     balance: float = 0.5  # lambda: 1 is SimCLR, 0 dense contrast
     points: int = 24  # ink points an expression for the local term
     radius: float = 1.0  # cells: points of one expression nearer than this are no negatives of each other
     global_temperature: float = 0.2
     local_temperature: float = 0.1
-    eval_pictures: int = 6_000
+    eval_pictures: int = 4_000
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     view: ViewConfig = HARD
