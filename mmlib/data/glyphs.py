@@ -156,7 +156,7 @@ class GlyphBank(Protocol):
         """Some hand of this bank."""
 
     def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
-        """One way to write `label`, by `hand` if one is given. Raises KeyError where it is not in `labels`."""
+        """One way to write `label`, by `hand` if one is given. Raises KeyError if it is not in `labels`."""
 
 
 def _unknown(label: str, bank: GlyphBank) -> KeyError:
@@ -323,7 +323,7 @@ class InkBank:
 
 
 # Of these the height says nothing about the size of the row: they stretch, or are flat.
-_NO_MEASURE = frozenset(r"( ) [ ] \{ \} | \frac \sqrt \sum \int - = . , ! \ldots \prime".split())
+_NO_MEASURE = {*"()[]|-=.,!", r"\{", r"\}", r"\frac", r"\sqrt", r"\sum", r"\int", r"\ldots", r"\prime"}
 _SHRINK = {"Sub": 0.6, "Sup": 0.6, "Above": 0.86, "Below": 0.86, "Inside": 0.95}
 
 

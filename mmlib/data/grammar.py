@@ -19,7 +19,8 @@ from mmlib.latex import CROHME_CLASSES, Node
 _QUANTILES = (0.0, 0.06, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 _LENGTHS = (1.0, 1.4, 2.4, 4.5, 8.5, 13.5, 19.5, 23.5, 34.5, 46.0)
 # How often each class is met there (per thousand symbols).
-_LETTERS = r"""x 58.6 a 28.8 n 26.1 y 20.6 b 18.6 z 12.5 d 6 i 11.2 c 11 t 8 f 5 k 7.2 p 6.6 r 5.7 m 5.6 e 5.4 g 4
+_LETTERS = r"""
+    x 58.6 a 28.8 n 26.1 y 20.6 b 18.6 z 12.5 d 6 i 11.2 c 11 t 8 f 5 k 7.2 p 6.6 r 5.7 m 5.6 e 5.4 g 4
     u 3.7 q 3.6 j 3.5 v 3.3 X 3.2 A 3.2 h 3.1 C 3 B 2.8 s 2.7 R 2.2 F 2 l 1.8 E 1.7 o 1.7 w 1.6 L 1.6 N 1.6 Y 1.4
     S 1.4 V 1.2 P 1.2 H 1.2 M 1.2 T 1.1 G 1 I .8 \theta 6.3 \pi 5.8 \alpha 4.5 \beta 3.4 \gamma 1 \phi 1 \sigma .6
     \mu .5 \Delta .4 \lambda .3"""
@@ -30,17 +31,24 @@ _BRACKETS = r"( 46 [ 3.9 | 2.6 \{ .8"
 _FUNCTIONS = r"\sin 9.1 \cos 6.7 \tan 3.3 \log 3.1"
 _CLOSING = {"(": ")", "[": "]", r"\{": r"\}", "|": "|"}
 _FLATTEN = 0.7
-# Chance of each kind of factor, where what is left to spend allows it.
-_FACTORS = {"atom": 1.0, "number": 0.6, "sup": 1.3, "sub": 0.74, "both": 0.1, "fraction": 2.4, "root": 0.36,
-            "bracket": 4.4, "function": 0.46, "call": 1.0, "sum": 0.15, "integral": 0.15, "limit": 0.5,
-            "factorial": 0.014, "prime": 0.012}  # fmt: skip
-_CHEAPEST = {"atom": 1, "number": 1, "sup": 2, "sub": 2, "both": 3, "fraction": 3, "root": 2, "bracket": 4,
-             "function": 2, "call": 4, "sum": 2, "integral": 2, "limit": 5, "factorial": 2, "prime": 2}  #
-             fmt: skip
-_NEEDS = {"root": (r"\sqrt",), "fraction": (r"\frac",), "sum": (r"\sum",), "integral": (r"\int",), "call":
-("(", ")"),
-          "limit": (r"\lim", r"\rightarrow"), "factorial": ("!",), "prime": (r"\prime",)}  # fmt: skip
-
+# Kinds of factors: how often (where what is left to spend allows it), the fewest symbols, what they need.
+_FACTORS = {
+    "atom": (1.0, 1, ()),
+    "number": (0.6, 1, ()),
+    "sup": (1.3, 2, ()),
+    "sub": (0.74, 2, ()),
+    "both": (0.1, 3, ()),
+    "prime": (0.012, 2, (r"\prime",)),
+    "factorial": (0.014, 2, ("!",)),
+    "fraction": (2.4, 3, (r"\frac",)),
+    "root": (0.36, 2, (r"\sqrt",)),
+    "bracket": (4.4, 4, ("(", ")")),
+    "call": (1.0, 4, ("(", ")")),
+    "function": (0.46, 2, (r"\sin",)),
+    "sum": (0.15, 2, (r"\sum",)),
+    "integral": (0.15, 2, (r"\int",)),
+    "limit": (0.5, 5, (r"\lim", r"\rightarrow")),
+}
 _NEVER_ALONE = {*"()[]|!.,", r"\{", r"\}", r"\frac", r"\sqrt", r"\prime"}
 
 
@@ -65,7 +73,7 @@ class _Table:
 class Grammar:
     """Draws expressions over `labels`: canonical tokens, default CROHME's classes and ``\\frac``.
 
-    Raises ValueError where `labels` are too few: letters, digits, ``+`` and ``=`` are the least.
+    Raises ValueError where `labels` are too few: letters, all digits, ``+`` and ``=`` are the least.
     """
 
     def __init__(self, labels: Iterable[str] | None = None) -> None:
@@ -79,20 +87,19 @@ class Grammar:
         closed = frozenset(o for o, c in _CLOSING.items() if {o, c} <= allowed)
         self.brackets = _Table.read(_BRACKETS, closed, 1.0)
         self.singles = _Table((label, 1.0) for label in sorted(allowed.difference(_NEVER_ALONE)))
-        if not (self.letters and self.digits and {"+", "="} <= allowed):
-            raise ValueError("a grammar needs letters, digits, '+' and '='")
-        usable = {kind: w for kind, w in _FACTORS.items() if allowed.issuperset(_NEEDS.get(kind, ()))}
-        if not self.brackets:
-            usable.pop("bracket")
-        if not self.functions:
-            usable.pop("function")
-        self._factors: dict[tuple[int, int], _Table] = {}
-        for most in range(1, 7):  # beyond 6 symbols everything can be paid for
-            for depth in range(4):
-                affordable = {kind: w for kind, w in usable.items() if _CHEAPEST[kind] <= most}
-                self._factors[most, depth] = _Table(
-                    (kind, w * _thin(kind, depth)) for kind, w in affordable.items()
-                )
+        if not self.letters or not allowed.issuperset("0123456789+="):
+            raise ValueError("a grammar needs letters, all digits, '+' and '='")
+        usable = {kind: least for kind, (_, least, needs) in _FACTORS.items() if allowed.issuperset(needs)}
+        # By what may be spent (beyond 6 symbols everything can be paid for) and by depth.
+        self.factors = {
+            (most, depth): _Table(
+                (kind, _FACTORS[kind][0] * _thin(kind, depth))
+                for kind, least in usable.items()
+                if least <= most
+            )
+            for most in range(1, 7)
+            for depth in range(4)
+        }
 
     def tree(self, rng: np.random.Generator) -> list[Node]:
         """One expression; the `ref` of every node is its number, in the order in which tokens name them."""
@@ -226,7 +233,7 @@ class _Draw:
 
     def factor(self, most: int, depth: int) -> tuple[list[Node], int]:
         """A factor of at most `most` symbols, and how many it has."""
-        kind = self.pick(self.g._factors[min(most, 6), min(depth, 3)])
+        kind = self.pick(self.g.factors[min(most, 6), min(depth, 3)])
         made = getattr(self, "_" + kind)(most, depth)
         return made, _count(made)
 
@@ -302,7 +309,7 @@ class _Draw:
 
     def _bracket(self, most: int, depth: int, parens: bool = False) -> list[Node]:
         sup = 1 if most >= 4 and self.uniform() < 0.2 else 0
-        start = "(" if parens and "(" in self.g.labels else self.pick(self.g.brackets)
+        start = "(" if parens else self.pick(self.g.brackets)
         inside = self.sum(most - 2 - sup, depth + 1)
         end = Node(_CLOSING[start], children={"Sup": self._script(1, True, depth)} if sup else {})
         return [Node(start), *inside, end]
@@ -325,7 +332,7 @@ class _Draw:
             side = "Sub" if name.label == r"\log" else "Sup"
             name.children[side] = [Node(self.pick(self.g.digits) if self.uniform() < 0.7 else self.letter())]
             left -= 1
-        if left >= 3 and self.g.brackets and self.uniform() < 0.5:
+        if left >= 3 and "(" in self.g.brackets.labels and self.uniform() < 0.5:
             return [name, *self._bracket(left, depth, parens=True)]
         return [name, *self.term(min(left, 1 + int(self.uniform() ** 2 * 4)), depth + 1)]
 

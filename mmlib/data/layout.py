@@ -157,8 +157,8 @@ class Layout:
         """Points (n, 2) and their strokes: each glyph a little turned and slanted, then all of it wobbled."""
         rng, wobble = self.rng, self.manner.wobble
         counts = [len(leaf.glyph.points) for _, _, leaf in leaves]
-        own = np.array([(x, y, leaf.sx, leaf.sy, leaf.glyph.width / 2, (leaf.glyph.top + leaf.glyph.bottom) / 2)
-                        for x, y, leaf in leaves])  # fmt: skip
+        middles = [(g.width / 2, (g.top + g.bottom) / 2) for _, _, (_, _, g, _, _) in leaves]
+        own = np.array([(x, y, leaf.sx, leaf.sy, *mid) for (x, y, leaf), mid in zip(leaves, middles)])
         rigid = np.array([leaf.label in (r"\frac", r"\sqrt") for _, _, leaf in leaves])
         turn = rng.normal(0, 0.04 * wobble, len(own)) * np.where(
             rigid, 0.3 / np.maximum(own[:, 4] * own[:, 2], 1), 1
@@ -227,7 +227,7 @@ class Layout:
         return out.settle()
 
     def gap(self, left: Node, right: Node, opens: bool, closes: bool) -> float:
-        """Distance between neighbours; `opens`: the left one opens a bracket; `closes`: the right closes one."""
+        """Distance between neighbours; `opens`: the left opens a bracket; `closes`: the right closes one."""
         a, b = _KIND.get(left.label, ""), _KIND.get(right.label, "")
         wish = max(_AFTER.get(a, _LETTER_GAP), _BEFORE.get(b, _LETTER_GAP))
         if b == "open" and a in ("operator", "relation"):
