@@ -126,6 +126,23 @@ def test_points_are_covered_exactly_where_boxes_are(shape):
     assert (made.boxes[:, 2:] > made.boxes[:, :2]).all()
 
 
+@pytest.mark.parametrize("ratio", [0.04, 0.06, 0.34, 0.36, 0.5, 0.94, 0.96, 1.0])
+def test_covered_length_is_the_nearest_that_whole_points_allow(ratio):
+    """Ten points that carry one pixel each, in blocks large enough for all of them."""
+    points = torch.stack([torch.arange(10.0) ** 1.1, torch.zeros(10)], 1)
+    for seed in range(5):
+        made = cover(
+            points, torch.zeros(10).long(), torch.ones(10), 1, ratio, block=(20, 20), generator=seeded(seed)
+        )
+        assert made.covered.sum() == round(10 * ratio)
+
+
+def test_all_ink_can_be_covered_however_unequal_its_points():
+    points, owner, _ = ink()
+    arc = 10 ** (torch.rand(len(points), generator=seeded()) * 8 - 4)
+    assert cover(points, owner, arc, 12, 1.0, generator=seeded()).covered.all()
+
+
 def test_boxes_keep_to_their_sizes_and_only_the_last_shrinks():
     points, owner, arc = ink()
     made = cover(points, owner, arc, 12, 0.5, block=(4.0, 6.0), generator=seeded())
@@ -221,6 +238,9 @@ def test_expressions_without_ink_are_no_trouble():
         ({"saliency": torch.ones(3)}, r"saliency has shape \(3,\)"),
         ({"ratio": torch.ones(3)}, r"ratio has shape \(3,\), expected \(2,\)"),
         ({"ratio": 1.2}, r"ratio is 1\.2"),
+        ({"points": torch.full((5, 2), torch.nan)}, "points must be finite"),
+        ({"arc": torch.full((5,), -1.0)}, "arc must be finite and at least 0"),
+        ({"saliency": torch.full((5,), torch.inf)}, "saliency must be finite and at least 0"),
         ({"owner": torch.tensor([0, 1, 0, 1, 1])}, "owner must be non-decreasing"),
         ({"owner": torch.tensor([0, 0, 0, 1, 2])}, r"in \[0, 2\)"),
         ({"attended_share": 0.5}, "saliency is missing"),

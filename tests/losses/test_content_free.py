@@ -1,8 +1,8 @@
 """Content-free solutions are not solutions: on toy ink, none reaches the loss of maps that follow content.
 
 A toy expression is a row of nine symbols, each one ink point with the feature of its class. Two warps put it
-on two grids; in each, a family of maps attends. Families are trained with the loss on fresh toys and judged on
-others, so that it is the best of its kind that loses, not one unlucky member.
+on two grids; in each, a family of maps attends. Families are trained with the loss on fresh toys, and judged
+on others, so that it is the best of its kind that loses, not one unlucky member.
 """
 
 import functools

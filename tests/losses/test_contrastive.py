@@ -138,6 +138,11 @@ def test_local_closed_forms():
     assert float(local_info_nce(same, same, owner, position1, position2, 99.0)) == pytest.approx(
         math.log(7), abs=1e-5
     )
+    line = torch.stack(
+        [torch.arange(9.0), zeros(9)], 1
+    )  # one cell apart: a neighbour at the radius is left out
+    expected = (2 * math.log(8) + 7 * math.log(7)) / 9
+    assert float(local_info_nce(same, same, owner * 0, line, line, 1.0)) == pytest.approx(expected, abs=1e-5)
     alone = local_info_nce(rows(9, seed=1), rows(9, seed=2), owner * 0, position1, position2, 99.0)
     assert float(alone) == pytest.approx(0, abs=1e-6)
 
@@ -216,6 +221,7 @@ def test_byol_equals_loops_and_lightly_and_spares_the_teacher():
     loss.backward()
     assert z.grad is None
     assert p.grad.abs().sum() > 0
+    p = p.detach()
     assert float(byol_loss(p, p)) == pytest.approx(0, abs=1e-6)
     assert float(byol_loss(p, -2 * p)) == pytest.approx(4, abs=1e-5)
 

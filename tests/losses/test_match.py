@@ -303,7 +303,7 @@ def test_module_sums_the_weighted_terms():
     }
     torch.testing.assert_close(parts, expected)
     torch.testing.assert_close(total, sum(w * expected[name] for w, name in enumerate(expected, 1)))
-    alone, still_reported = MatchLoss(replace(config, **dict.fromkeys(expected, 0.0), slots=2.0))(**given)
+    alone, still_reported = MatchLoss(replace(config, **(dict.fromkeys(expected, 0.0) | {"slots": 2.0})))(**given)
     torch.testing.assert_close(alone, 2 * expected["slots"])
     assert set(still_reported) == set(expected)
 
