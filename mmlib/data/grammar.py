@@ -1,4 +1,4 @@
-r"""Random expressions as symbol layout trees: their lengths, nesting and symbols follow CROHME's training set.
+r"""Random expressions as symbol layout trees; lengths, nesting and symbols follow CROHME's training set.
 
 A number of symbols is drawn first, from CROHME's own distribution, and then spent: relations split it into
 sides, operators into terms, terms into factors, and a factor may be a fraction, a root, a bracket, a
@@ -21,9 +21,10 @@ _LENGTHS = (1.0, 1.4, 2.4, 4.5, 8.5, 13.5, 19.5, 23.5, 34.5, 46.0)
 # How often each class is met there (per thousand symbols).
 _LETTERS = r"""
     x 58.6 a 28.8 n 26.1 y 20.6 b 18.6 z 12.5 d 6 i 11.2 c 11 t 8 f 5 k 7.2 p 6.6 r 5.7 m 5.6 e 5.4 g 4
-    u 3.7 q 3.6 j 3.5 v 3.3 X 3.2 A 3.2 h 3.1 C 3 B 2.8 s 2.7 R 2.2 F 2 l 1.8 E 1.7 o 1.7 w 1.6 L 1.6 N 1.6 Y 1.4
-    S 1.4 V 1.2 P 1.2 H 1.2 M 1.2 T 1.1 G 1 I .8 \theta 6.3 \pi 5.8 \alpha 4.5 \beta 3.4 \gamma 1 \phi 1 \sigma .6
-    \mu .5 \Delta .4 \lambda .3"""
+    u 3.7 q 3.6 j 3.5 v 3.3 X 3.2 A 3.2 h 3.1 C 3 B 2.8 s 2.7 R 2.2 F 2 l 1.8 E 1.7 o 1.7 w 1.6 L 1.6 N
+    1.6 Y 1.4 S 1.4 V 1.2 P 1.2 H 1.2 M 1.2 T 1.1 G 1 I .8 \theta 6.3 \pi 5.8 \alpha 4.5 \beta 3.4
+    \gamma 1 \phi 1 \sigma .6 \mu .5 \Delta .4 \lambda .3
+"""
 _DIGITS = "1 72 2 72 3 28.6 0 20.8 4 19 5 11.7 6 9.3 7 8.7 9 8.5 8 8.5"
 _OPERATORS = r"+ 63 - 42 \times 6.9 \pm 1.8 \div 1.8 / 2.3"
 _RELATIONS = r"= 42 \leq 2.6 \geq 1.7 \neq 1.3 \lt 1.2 \gt .7 \rightarrow 1 \in .2"
@@ -110,7 +111,9 @@ def _thin(kind: str, depth: int) -> float:
     """How much rarer a kind of factor is inside scripts and parts than on the main row."""
     if kind in ("sup", "sub", "both"):
         return (1.0, 0.75, 0.35, 0.1)[depth]
-    if kind in ("fraction", "root", "sum", "integral", "limit", "function", "call", "bracket"):
+    if kind in ("fraction", "root"):
+        return (1.0, 1.3, 1.0, 0.4)[depth]
+    if kind in ("sum", "integral", "limit", "function", "call", "bracket"):
         return (1.0, 0.7, 0.45, 0.2)[depth]
     return 1.0
 
