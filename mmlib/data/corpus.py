@@ -15,7 +15,7 @@ from mmlib.data.synthetic import InkBank, synthetic_ink
 from mmlib.ink import Ink
 from mmlib.latex import Vocabulary
 
-SYNTHETIC = {"train": (4_000, 1), "test": (500, 2)}  # expressions and seed of the embedded data set's parts
+SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of the embedded data set's parts
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
 COMPOSED_VERSION = "1"  # changes when the grammar or the layout changes what is composed
 

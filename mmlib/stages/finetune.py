@@ -20,7 +20,7 @@ from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch
 from mmlib.latex import Vocabulary
 from mmlib.metrics.recognition import score
-from mmlib.models.recogniser import ModelConfig, Recogniser
+from mmlib.models.recogniser import TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
 from mmlib.runs import Run, RunError
 from mmlib.stages.evaluate import best_tokens, read_pack
@@ -61,8 +61,8 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(dataset="synthetic", pictures=900, composed=0.0, eval_pictures=450, eval_most=48, init="attend",
-                    optim=OptimConfig(warmup=100)),
+    "smoke": Config(dataset="synthetic", pictures=1_600, composed=0.0, eval_pictures=800, eval_most=48, init="attend",
+                    optim=OptimConfig(lr=3e-3, warmup=100), model=TINY),
     "desk": Config(init="attend"),
     "paper": Config(init="attend", pictures=1_500_000, batch_area=20_000.0, batch_most=256, eval_pictures=150_000,
                     eval_most=512),
