@@ -18,13 +18,14 @@ from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import beam_search
-from mmlib.runs import RunError, load_weights, results_root
+from mmlib.runs import Run, RunError, load_weights, results_root, training_cost
 from mmlib.views import InkBatch, ViewConfig, make_view
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 LARGEST = 2**24  # pixels of a picture that is read
+COMPONENTS = 1.08  # typical component of a picture over typical symbol of its ink: CROHME's training set, median
 MOST_POINTS = 200_000  # ink points of one expression: a page of scribble, not a formula
 
 
@@ -44,7 +45,11 @@ class Reader:
     model: Recogniser
     vocabulary: Vocabulary
     view: ViewConfig
-    config: dict[str, Any]
+    config: dict[str, Any]  # of its fine-tuning
+    path: Path
+    run: str  # that fine-tuning's name
+    pictures: int  # seen in all of its stages
+    minutes: float  # spent on them
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "cpu") -> Reader:
@@ -56,12 +61,14 @@ class Reader:
         return _load(path / "weights.safetensors" if path.is_dir() else path, device)
 
     @torch.no_grad()
-    def read(self, inks: list[InkBatch | tuple[np.ndarray, np.ndarray]], beam: int = 5, longest: int = 120) -> list[list[Reading]]:
-        """Read inks given as (points (n, 2) in any unit, stroke (n,)) pairs, one batch; best first."""
+    def read(self, inks: list[tuple[np.ndarray, np.ndarray, float]], beam: int = 5, longest: int = 120
+             ) -> list[list[Reading]]:
+        """Read inks given as (points (n, 2) in any unit, stroke (n,), typical symbol size in that unit), one batch; best
+        first."""
         device = self.model.scalars["gamma"].device
         points, strokes, owners, offset = [], [], [], 0
-        for number, (xy, stroke) in enumerate(inks):
-            points.append((xy - xy.min(0)) / typical_size(xy, stroke))
+        for number, (xy, stroke, size) in enumerate(inks):
+            points.append((xy - xy.min(0)) / size)
             local = np.unique(stroke, return_inverse=True)[1]
             strokes.append(local + offset)
             owners.append(np.full(len(xy), number))
@@ -98,17 +105,21 @@ def _load(path: Path, device: str) -> Reader:
         view = ViewConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["view"].items()})
     except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
-    return Reader(model.to(device, memory_format=torch.channels_last).eval(), vocabulary, view, config)
+    name, cost = metadata.get("run", path.parent.name), (metadata.get("pictures"), metadata.get("minutes"))
+    if None in cost:  # a weights file in its run's folder, whose own files say it
+        cost = training_cost(Run.load(path.parent))
+    return Reader(model.to(device, memory_format=torch.channels_last).eval(), vocabulary, view, config, path, name, *cost)
 
 
-def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Ink levels (H, W) uint8, 255 = ink, to ink: the skeleton's pixels, joined to their neighbours.
 
-    Returns points (n, 2) in pixels and stroke (n,): short strokes of two points, one for each pair of neighbouring skeleton
-    pixels, in the order of connected components. So a picture is drawn again with the pen that the recogniser knows, whatever
-    its own resolution and pen.
+    Returns points (n, 2) in pixels, stroke (n,): short strokes of two points, one for each pair of neighbouring skeleton
+    pixels, and the typical symbol size in pixels. So a picture is drawn again with the pen that the recogniser knows, whatever
+    its own resolution and pen. Raises DataError where there is no ink.
     """
     from skimage.filters import threshold_otsu
+    from skimage.measure import label, regionprops
     from skimage.morphology import skeletonize
 
     small = np.asarray(levels)
@@ -130,34 +141,30 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     y, x = np.nonzero(padded & ~joined)  # dots
     dots = np.stack([np.stack([x, y], 1)] * 2, 1)
     strokes = np.concatenate([edges, dots]) - 0.5  # the padding off, a pixel's centre at +1/2
-    return strokes.reshape(-1, 2).astype(np.float32), np.repeat(np.arange(len(strokes)), 2)
+    boxes = np.array([r.bbox for r in regionprops(label(skeleton, connectivity=2))])
+    corners = np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]] - 1], 1).reshape(-1, 2).astype(np.float32)
+    size = typical_size(corners, np.repeat(np.arange(len(boxes)), 2)) / COMPONENTS
+    return strokes.reshape(-1, 2).astype(np.float32), np.repeat(np.arange(len(strokes)), 2), size
 
 
-def picture_size(levels: np.ndarray) -> float:
-    """Typical symbol size in pixels from the connected components of a picture, as `typical_size` takes it from strokes."""
-    from skimage.measure import label, regionprops
-
-    boxes = [r.bbox for r in regionprops(label(levels > 127 if (levels > 127).any() else levels > 0, connectivity=2))]
-    points = np.array([[(b[1], b[0]), (b[3] - 1, b[2] - 1)] for b in boxes], dtype=np.float32).reshape(-1, 2)
-    return typical_size(points, np.repeat(np.arange(len(boxes)), 2))
-
-
-def ink_of(source: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n, 2) and strokes (n,) of whatever `recognize` takes; InkError or DataError, naming it, where that fails."""
+def ink_of(source: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Points (n, 2), strokes (n,) and typical symbol size of whatever `recognize` takes; InkError or DataError, naming it, where that fails."""
     if isinstance(source, Ink):
         points, stroke = source.points, source.stroke
+        size = typical_size(points, stroke)
     elif isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".inkml":
         ink = read_inkml(source)
         points, stroke = ink.points, ink.stroke
+        size = typical_size(points, stroke)
     else:
-        points, stroke = _from_picture(source)
+        points, stroke, size = _from_picture(source)
     if len(points) > MOST_POINTS:
         raise InkError(f"{source if isinstance(source, (str, Path)) else 'ink'}: {len(points):,} points are too many for one "
                        "expression; crop the picture to it")
-    return points, stroke
+    return points, stroke, size
 
 
-def _from_picture(source: str | Path | Image | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _from_picture(source: str | Path | Image | np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     from mmlib.data.pictures import decode, ink_levels
 
     if isinstance(source, (str, Path)):

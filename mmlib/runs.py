@@ -434,3 +434,14 @@ def find_runs(stage: str | None = None, profile: str | None = None, done: bool =
     runs = [Run.load(path.parent) for path in sorted((results_root() / "runs").glob("*/config.json"))]
     runs = [run for run in runs if stage in (None, run.stage) and profile in (None, run.profile)]
     return [run for run in runs if run.done or not done]
+
+
+def training_cost(run: Run) -> tuple[int, float]:
+    """Pictures seen and minutes spent by a finished run and the runs that it started from; two views are two pictures."""
+    pictures = run.summary["pictures"] * (2 if run.stage in ("pretrain", "attend") else 1)
+    minutes = run.environment["minutes"]
+    before = run.inputs.get("init", "none")
+    if before == "none":
+        return pictures, minutes
+    earlier = training_cost(Run.load(run.folder.parent / before))
+    return pictures + earlier[0], minutes + earlier[1]

@@ -178,7 +178,8 @@ class Augmenter:
                     if max(size) < 0.05 or max(osize) < 0.05:  # dots
                         factor = 1.0
                     else:
-                        factor = float(np.clip(np.sqrt((size.max() * np.hypot(*size)) / (osize.max() * np.hypot(*osize))), 0.2, 5))
+                        extent, other_extent = size.max() * np.hypot(*size), osize.max() * np.hypot(*osize)
+                        factor = float(np.clip(np.sqrt(extent / other_extent), 0.2, 5))
                     points = (other - (olow + ohigh) / 2) * factor + (low + high) / 2
                     stroke = other_stroke
             pieces.append((points.astype(np.float32), stroke, s))

@@ -28,10 +28,10 @@ class AttentionNetwork(nn.Module):
 
     def forward(self, features: Tensor, valid: Tensor) -> Attention:
         """features (b, d, h, w), valid (b, 1, h, w) {0, 1}."""
-        b, d, h, w = features.shape
+        h, w = features.shape[2:]
         logits = self.logits(F.relu(self.hidden(features))).float()
         maps = logits.masked_fill(valid == 0, -1e4).flatten(2).softmax(-1)  # (b, k, h w)
         slots = torch.einsum("bkc,bdc->bkd", maps, features.flatten(2).float())
-        maps = maps.view(b, -1, h, w)
+        maps = maps.unflatten(2, (h, w))
         saliency = maps.mean(1, keepdim=True) * valid.sum((2, 3), keepdim=True)
         return Attention(maps, slots, saliency)

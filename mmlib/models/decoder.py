@@ -15,6 +15,8 @@ from mmlib.models.layers import dot_attention
 
 @dataclass(frozen=True)
 class DecoderConfig:
+    """Sizes of the decoder."""
+
     d: int = 192
     heads: int = 6
     layers: int = 3

@@ -8,6 +8,7 @@ the cells, for what a small receptive field cannot see: which base a script belo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from mmlib.models.layers import dot_attention, positions_2d
 
 @dataclass(frozen=True)
 class EncoderConfig:
+    """Sizes of the encoder."""
+
     inputs: int = 2  # ink, and the cover channel of stage 2 (all zero elsewhere)
     widths: tuple[int, int, int] = (32, 64, 160)  # channels at strides 2, 4, 8
     blocks: tuple[int, int, int] = (0, 2, 3)  # residual blocks at strides 2, 4, 8
@@ -81,7 +84,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config = config or EncoderConfig()
         channels = (config.inputs, *config.widths)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(channels, channels[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
         self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c) for _ in range(n))
                                     for c, n in zip(config.widths, config.blocks, strict=True))
         self.shrink = nn.Conv2d(config.widths[-1], config.context_d, 2, stride=2) if config.context else None
@@ -107,7 +110,6 @@ class Encoder(nn.Module):
             x = (F.relu(x) if level < 2 else x) * mask
             for block in blocks:
                 x = block(x, mask)
-        h, w = x.shape[-2:]
         if self.context:
             x = (x + self._around(x, valid)) * valid.to(x.dtype)
         features = self.out(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)

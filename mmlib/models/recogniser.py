@@ -17,6 +17,8 @@ from mmlib.models.layers import positions_2d
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The whole model: its parts, and how the decoder uses the attention."""
+
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     maps: int = 8  # k; 0 leaves the attention network out
@@ -30,6 +32,8 @@ TINY = ModelConfig(EncoderConfig(widths=(16, 32, 64), blocks=(0, 1, 1), context=
 
 
 class Encoded(NamedTuple):
+    """What encoding a batch gives."""
+
     features: Tensor  # (b, d, h, w), before modulation
     valid: Tensor  # (b, 1, h, w)
     attention: Attention | None

@@ -32,7 +32,7 @@ def prefixes(tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     Returns inputs (b, 2, t + 1) and targets (b, 2, t + 1), padded: l2r reads <sos> x and writes x <eos>; r2l reads <eos> and x
     reversed, and writes x reversed and <sos>.
     """
-    b, t = tokens.shape
+    b = len(tokens)
     length = (tokens != vocabulary.pad).sum(1, keepdim=True)
     both = both_directions(tokens, length)
     start = tokens.new_tensor([vocabulary.sos, vocabulary.eos])

@@ -31,9 +31,13 @@ from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
 CODE_VERSION = "1"
 
+WHOLE = replace(HARD, crop=0.0, rotate=0.06, slant=0.25)  # teacher and student see the same expression
+
 
 @dataclass(frozen=True)
 class Config:
+    """Stage 2, every choice."""
+
     dataset: str = "auto"
     seed: int = 0
     init: str = "pretrain"  # 'pretrain' (the profile's own run), 'none' (random weights) or a run's folder name
@@ -53,7 +57,7 @@ class Config:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    view: ViewConfig = replace(HARD, crop=0.0, rotate=0.06, slant=0.25)
+    view: ViewConfig = WHOLE
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:

@@ -1,30 +1,63 @@
-"""Reading a whole data set with a recogniser, and scoring it: rows for the records, outcomes for the intervals."""
+"""Reading a whole data set with a recogniser, and scoring it: rows for the records, outcomes for the intervals.
+
+An evaluation is a run of its own, named by the weights, the data and the settings it used. Tests are read by the listed
+headline runs alone (DESIGN.md, "No leakage"); `evaluate` writes a record only where it is given the arm's name.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from mmlib.data import DataError
 from mmlib.data.batches import batches_by_area
+from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.pack import Pack
-from mmlib.data.samples import collate, from_pack
+from mmlib.data.prepare import load_pack
+from mmlib.data.samples import Sample, collate, from_pack
 from mmlib.latex import Vocabulary
+from mmlib.metrics.lgeval import export
+from mmlib.metrics.recognition import Score, outcomes
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import Hypothesis, beam_search
+from mmlib.recognize import Reader, trace_picture
+from mmlib.records import append
+from mmlib.runs import Run, digest, write_atomic
 from mmlib.views import ViewConfig, make_view
+
+CODE_VERSION = "1"
+METRICS = {"ter": "ter", "exprate": "exprate", "within1": "within1", "within2": "within2", "within3": "within3",
+           "structure": "structure_rate", "hallucination": "hallucination"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One evaluation."""
+
+    dataset: str = "synthetic"
+    split: str = "test"
+    beam: int = 5
+    both: bool = True  # l2r and r2l with joint scoring; else l2r alone
+    without: tuple[str, ...] = ()  # 'gamma' and 'slots' switch those uses of the attention off
+    limit: int | None = None  # only the first so many expressions
 
 
 @torch.no_grad()
-def read_pack(model: Recogniser, pack: Pack, indices: Sequence[int], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
-              both: bool = True, device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
-              longest: int = 120) -> list[list[Hypothesis]]:
-    """Hypotheses of the expressions `indices` of a pack, in their order; `area` in square typical symbols a batch."""
-    indices, still = np.asarray(indices), view.still()
-    found: list[list[Hypothesis]] = [[] for _ in indices]
-    for group in batches_by_area(pack.sizes[indices] + 0.4, area, most):
-        ink = collate([from_pack(pack, int(i)) for i in indices[group]]).ink.to(device)
+def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
+                 both: bool = True, device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
+                 longest: int = 120) -> list[list[Hypothesis]]:
+    """Hypotheses of samples (points in typical symbols), in their order; `area` in square typical symbols a batch."""
+    still = view.still()
+    found: list[list[Hypothesis]] = [[] for _ in samples]
+    sizes = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
+    for group in batches_by_area(sizes, area, most):
+        ink = collate([samples[i] for i in group]).ink.to(device)
         seen = make_view(ink, still, torch.Generator().manual_seed(0))
         memory = model.encode(seen.picture, seen.valid).memory
         for place, hypotheses in zip(group, beam_search(model, memory, vocabulary, beam, longest, both), strict=True):
@@ -32,6 +65,112 @@ def read_pack(model: Recogniser, pack: Pack, indices: Sequence[int], vocabulary:
     return found
 
 
+def read_pack(model: Recogniser, pack: Pack, indices: Sequence[int], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
+              **options) -> list[list[Hypothesis]]:
+    """`read_samples` of the expressions `indices` of a pack."""
+    return read_samples(model, [from_pack(pack, int(i)) for i in indices], vocabulary, view, beam, **options)
+
+
 def best_tokens(found: Sequence[Sequence[Hypothesis]], vocabulary: Vocabulary) -> list[list[str]]:
     """The best hypothesis of each picture as tokens; an empty list where there is none."""
     return [vocabulary.decode(h[0].tokens) if h else [] for h in found]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One split of a data set: samples, ids, canonical tokens (None where a label is not valid), LaTeX, and its digest."""
+
+    samples: list[Sample]
+    ids: list[str]
+    tokens: list[tuple[str, ...] | None]
+    latex: list[str | None]
+    digest: str
+
+
+def load_part(dataset: str, split: str) -> Part:
+    """'crohme': valid, test_2014, test_2016 (pictures), test_2019; 'synthetic': valid, test. DataError for others."""
+    if split == "valid":
+        corpus = load_corpus(dataset)
+        return _part(corpus.pack, corpus.valid, corpus.identity)
+    if dataset == "synthetic" and split == "test":
+        pack = synthetic_pack("test")
+        return _part(pack, range(len(pack)), pack.digest)
+    if dataset == "crohme" and split in ("test_2014", "test_2019"):
+        pack = load_pack(split)
+        return _part(pack, range(len(pack)), pack.digest)
+    if dataset == "crohme" and split == "test_2016":
+        pack = load_pack(split)
+        pictures = [pack[i] for i in range(len(pack))]
+        return Part([picture_sample(p.array) for p in pictures], pack.ids, [p.tokens for p in pictures],
+                    [p.latex for p in pictures], pack.digest)
+    raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, test_2014, test_2016, test_2019")
+
+
+def _part(pack: Pack, indices: Sequence[int], identity: str) -> Part:
+    indices = [int(i) for i in indices]
+    return Part([from_pack(pack, i) for i in indices], [pack.ids[i] for i in indices], [pack.tokens(i) for i in indices],
+                [pack.latex[i] for i in indices], identity)
+
+
+def picture_sample(levels: np.ndarray) -> Sample:
+    """The sample of a picture, (H, W) uint8 with ink 255: its traced ink in typical symbols, no labels."""
+    points, stroke, size = trace_picture(levels)
+    none = np.zeros(0, np.int64)
+    return Sample(((points - points.min(0)) / size).astype(np.float32), stroke, np.full(len(points), -1), none, none, none)
+
+
+def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", split: str = "test", beam: int = 5,
+             export_lgeval: str | Path | None = None, limit: int | None = None, arm: str | None = None, profile: str = "desk",
+             both: bool = True, without: tuple[str, ...] = ()) -> Score:
+    """Score a recogniser on a split of a data set.
+
+    Args:
+        weights: a weights file or a run's folder; by default the recogniser that ships.
+        dataset, split: see `load_part`.
+        export_lgeval: a folder for predictions and truth in the layout of CROHME's LgEval tools.
+        arm: writes records under this name; without it, nothing is recorded.
+        without: 'gamma', 'slots': uses of the attention to switch off.
+
+    Returns:
+        the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores.
+    """
+    config = Config(dataset, split, beam, both, tuple(without), limit)
+    reader, part = Reader.load(weights), load_part(dataset, split)
+    this = Run.open("evaluate", profile, config, {"weights": digest(reader.path), "data": part.digest}, CODE_VERSION)
+    with this.lock():
+        model = switched_off(reader.model, without)
+        n = min(limit or len(part.ids), len(part.ids))
+        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both)
+        best = best_tokens(found, reader.vocabulary)
+        result = outcomes(best, part.tokens[:n], part.ids[:n], [h[0].score if h else float("nan") for h in found])
+        result.write_csv(this.folder / "outcomes.csv")
+        text = io.StringIO()
+        csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None).writerows(
+            zip(part.ids[:n], map(" ".join, best), strict=True))
+        write_atomic(this.folder / "predictions.tsv", text.getvalue())
+        score = result.summary()
+        this.finish(**asdict(score), arm=arm, trained=reader.run)
+    if export_lgeval:
+        export(export_lgeval, part.ids[:n], best, [t if t is not None else raw for t, raw in zip(part.tokens, part.latex,
+                                                                                              strict=True)][:n])
+    if arm and not limit:
+        append({"run": this.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
+                "labels": reader.config.get("labels", 1.0), "seed": reader.config["seed"], "metric": name,
+                "value": getattr(score, field), "n": score.n, "pictures": reader.pictures, "minutes": round(reader.minutes, 2)}
+               for name, field in METRICS.items())
+    return score
+
+
+def switched_off(model: Recogniser, without: Sequence[str]) -> Recogniser:
+    """The recogniser without some uses of its attention: 'gamma' (no modulation), 'slots' (none in the memory)."""
+    from copy import copy
+    from dataclasses import replace
+
+    if unknown := set(without) - {"gamma", "slots"}:
+        raise ValueError(f"cannot switch off {sorted(unknown)}; choose from gamma, slots")
+    if not without:
+        return model
+    other = copy(model)  # shares the weights
+    other.config = replace(model.config, modulate=model.config.modulate and "gamma" not in without,
+                           slots=model.config.slots and "slots" not in without)
+    return other

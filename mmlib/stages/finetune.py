@@ -22,7 +22,7 @@ from mmlib.latex import Vocabulary
 from mmlib.metrics.recognition import score
 from mmlib.models.recogniser import TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
-from mmlib.runs import Run, RunError
+from mmlib.runs import Run, RunError, training_cost
 from mmlib.stages.evaluate import best_tokens, read_pack
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer, plain
 from mmlib.views import InkBatch, View, ViewConfig, make_view, sample
@@ -32,6 +32,8 @@ CODE_VERSION = "1"
 
 @dataclass(frozen=True)
 class Config:
+    """Stage 3, every choice."""
+
     dataset: str = "auto"  # 'crohme', 'synthetic', or 'auto': CROHME where it is found
     seed: int = 0
     init: str = "none"  # 'none' (random weights), 'pretrain', 'attend', or a run's folder name
@@ -204,6 +206,9 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                     config.eval_pictures, progress=progress)
         last = loop.train(max_minutes, max_steps)
         reader = tools.unwrap_model(model)
-        this.save_weights(half(reader.state_dict()), {"config": plain(config), "vocabulary": list(vocabulary.tokens)})
-        this.finish(**last, labels=len(indices))
+        earlier = training_cost(start) if start else (0, 0.0)
+        this.save_weights(half(reader.state_dict()), {
+            "config": plain(config), "vocabulary": list(vocabulary.tokens), "run": this.name,
+            "pictures": last["pictures"] + earlier[0], "minutes": round(this.minutes + earlier[1], 2)})
+        this.finish(**last, expressions=len(indices))
     return this

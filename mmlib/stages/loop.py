@@ -23,6 +23,8 @@ from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """AdamW and the learning rate's course."""
+
     lr: float = 1.5e-3
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
@@ -220,7 +222,8 @@ class Loop:
             numbers = self.evaluate(pictures)
         for key, module in self.modules.items():
             module.train(training[key])
-        self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3), **{f"valid_{k}": v for k, v in numbers.items()})
+        self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3),
+                     **{f"valid_{k}": v for k, v in numbers.items()})
         return numbers
 
 

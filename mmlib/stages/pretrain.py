@@ -31,6 +31,8 @@ HARD = ViewConfig(scale=0.35, aspect=0.25, rotate=0.1, slant=0.4, elastic=0.16, 
 
 @dataclass(frozen=True)
 class Config:
+    """Stage 1, every choice."""
+
     dataset: str = "auto"  # 'crohme', 'synthetic', or 'auto': CROHME where it is found
     seed: int = 0
     pictures: int = 16_000  # expressions seen, two views each
