@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Score a recogniser."""
     from mmlib.stages.evaluate import evaluate
 
-    options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit")}
+    options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit", "arm", "profile", "without")}
     print(evaluate(args.weights, args.dataset, args.split, **options))
 
 
@@ -165,6 +165,10 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument(
         "--export-lgeval", type=Path, metavar="DIR", help="write predictions and truth for LgEval"
     )
+
+    sub.add_argument("--arm", help="write records under this arm's name; without it nothing is recorded")
+    sub.add_argument("--profile", choices=PROFILES, default="desk", help="of the records")
+    sub.add_argument("--without", nargs="*", default=(), choices=("gamma", "slots"), help="uses of attention to switch off")
 
     sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG) and InkML files")
     sub.add_argument("files", nargs="+", metavar="FILE")

@@ -148,7 +148,10 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def ink_of(source: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """Points (n, 2), strokes (n,) and typical symbol size of whatever `recognize` takes; InkError or DataError, naming it, where that fails."""
+    """Points (n, 2), strokes (n,) and typical symbol size of whatever `recognize` takes.
+
+    Raises InkError, DataError or FileNotFoundError, naming it.
+    """
     if isinstance(source, Ink):
         points, stroke = source.points, source.stroke
         size = typical_size(points, stroke)

@@ -60,7 +60,7 @@ class Manner:
     # median, and spread of the logarithm
     _SPREAD: ClassVar = {
         "loose": (1.0, 0.28), "script": (0.59, 0.22), "part": (0.85, 0.18), "raise_sup": (0.75, 0.13),
-        "drop_sub": (0.3, 0.3), "bar_gap": (0.27, 0.25), "overhang": (0.4, 0.5), "wobble": (1.0, 0.3),
+        "drop_sub": (0.3, 0.3), "bar_gap": (0.27, 0.25), "overhang": (0.4, 0.5), "wobble": (1.0, 0.25),
     }  # fmt: skip
 
     @classmethod
@@ -189,7 +189,7 @@ class Layout:
         sx = sy = size * self.near(1, 0.07)
         y = self.normal(0.04) * size
         if height is not None:
-            sy = max(height[1] - height[0], 0.3 * size) / max(glyph.bottom - glyph.top, 0.05)
+            sy = max(height[1] - height[0], 0.8 * size) / max(glyph.bottom - glyph.top, 0.05)
             y, sx = height[0] - glyph.top * sy, sx * max(sy / sx, 0.5) ** 0.35
         box = _Box(glyph.width * sx, y + glyph.top * sy, y + glyph.bottom * sy)
         box.parts.append((0.0, y, _Leaf(int(node.ref), node.label, glyph, sx, sy)))
@@ -212,7 +212,7 @@ class Layout:
                 spare = 0.24 * size
                 top, bottom = min(-1.15 * size, top - spare), max(0.15 * size, bottom + spare / 2)
                 for at in (start, end):
-                    height = top + self.normal(0.17) * size, bottom + self.normal(0.17) * size
+                    height = top + self.normal(0.14) * size, bottom + self.normal(0.14) * size
                     items[at] = self.scripts(nodes[at], self.glyph(nodes[at], size, height), size)
         out, x, y = _Box(), 0.0, 0.0
         for i, (node, box) in enumerate(zip(nodes, items, strict=True)):
