@@ -94,9 +94,7 @@ class Grammar:
         # By what may be spent (beyond 6 symbols everything can be paid for) and by depth.
         self.factors = {
             (most, depth): _Table(
-                (kind, _FACTORS[kind][0] * _thin(kind, depth))
-                for kind, least in usable.items()
-                if least <= most
+                (kind, _FACTORS[kind][0] * _thin(kind, depth)) for kind, least in usable.items() if least <= most
             )
             for most in range(1, 7)
             for depth in range(4)
@@ -297,11 +295,7 @@ class _Draw:
 
     def _fraction(self, most: int, depth: int) -> list[Node]:
         above, below = self.split(most - 1, 2)
-        return [
-            Node(
-                r"\frac", children={"Above": self.sum(above, depth + 1), "Below": self.sum(below, depth + 1)}
-            )
-        ]
+        return [Node(r"\frac", children={"Above": self.sum(above, depth + 1), "Below": self.sum(below, depth + 1)})]
 
     def _root(self, most: int, depth: int) -> list[Node]:
         children = {}

@@ -66,9 +66,7 @@ class Manner:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Manner":
         z = rng.standard_normal(len(fields(cls))).tolist()
-        drawn = {
-            name: median * 2.718281828 ** (spread * z.pop()) for name, (median, spread) in cls._SPREAD.items()
-        }
+        drawn = {name: median * 2.718281828 ** (spread * z.pop()) for name, (median, spread) in cls._SPREAD.items()}
         drawn["script"] = min(max(drawn["script"], 0.35), 0.9)
         aside = 0.9 if z.pop() > 0 else 0.1
         return cls(**drawn, slope=0.018 * z.pop(), sway=0.05 * abs(z.pop()), limits_aside=aside)
@@ -147,10 +145,7 @@ class Layout:
         if not leaves:
             raise ValueError("a tree without symbols has no ink")
         points, stroke = self._place(leaves)
-        symbols = [
-            ("-" if leaf.label == r"\frac" else leaf.label, int(leaf.glyph.stroke[-1]) + 1)
-            for _, _, leaf in leaves
-        ]
+        symbols = [("-" if leaf.label == r"\frac" else leaf.label, int(leaf.glyph.stroke[-1]) + 1) for _, _, leaf in leaves]
         return np.split(points, np.flatnonzero(np.diff(stroke)) + 1), symbols
 
     def _place(self, leaves: list[tuple[float, float, _Leaf]]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,9 +155,7 @@ class Layout:
         middles = [(g.width / 2, (g.top + g.bottom) / 2) for _, _, (_, _, g, _, _) in leaves]
         own = np.array([(x, y, leaf.sx, leaf.sy, *mid) for (x, y, leaf), mid in zip(leaves, middles)])
         rigid = np.array([leaf.label in (r"\frac", r"\sqrt") for _, _, leaf in leaves])
-        turn = rng.normal(0, 0.04 * wobble, len(own)) * np.where(
-            rigid, 0.3 / np.maximum(own[:, 4] * own[:, 2], 1), 1
-        )
+        turn = rng.normal(0, 0.04 * wobble, len(own)) * np.where(rigid, 0.3 / np.maximum(own[:, 4] * own[:, 2], 1), 1)
         slant = rng.normal(0, 0.06 * wobble, len(own)) * ~rigid
         x, y, sx, sy, cx, cy, turn, slant = np.repeat(np.column_stack([own, turn, slant]), counts, axis=0).T
         points = np.concatenate([leaf.glyph.points for _, _, leaf in leaves])
@@ -202,9 +195,7 @@ class Layout:
         for i, node in enumerate(nodes):
             if i not in partner:
                 items[i] = self.item(node, size)
-        for start, end in sorted(
-            partner.items(), key=lambda pair: abs(pair[1] - pair[0])
-        ):  # inner ones first
+        for start, end in sorted(partner.items(), key=lambda pair: abs(pair[1] - pair[0])):  # inner ones first
             if start < end:
                 inner = [box for box in items[start + 1 : end] if box]
                 top = min((box.top for box in inner), default=-size)
@@ -217,10 +208,7 @@ class Layout:
         out, x, y = _Box(), 0.0, 0.0
         for i, (node, box) in enumerate(zip(nodes, items, strict=True)):
             if i:
-                x += (
-                    self.gap(nodes[i - 1], node, partner.get(i - 1, -1) > i - 1, -1 < partner.get(i, i) < i)
-                    * size
-                )
+                x += self.gap(nodes[i - 1], node, partner.get(i - 1, -1) > i - 1, -1 < partner.get(i, i) < i) * size
             out.add(x, y, box)
             x += box.width
             y += (self.normal(0.03) - 0.15 * y / size) * size  # wander, and come back to the line
@@ -261,13 +249,13 @@ class Layout:
             if sup[0].label == r"\prime":
                 rise = max(-base.top - 0.75 * size, 0)  # a prime is high already
             else:
-                rise = max(rise, box.bottom + 0.3 * size)  # a tall script stays above the row's middle
+                rise = max(rise, 0.4 * size, box.bottom + 0.3 * size)  # a tall script stays above the row's middle
             out.add(base.width + (0.16 + self.normal(0.16)) * size, -rise, box)
             ceiling = box.bottom - rise
         if sub:
             box = self.row(sub, size * min(self.near(self.manner.script, 0.18), 0.95))
             fall = max(self.manner.drop_sub * size, base.bottom + (0.05 if deep else -0.25) * size)
-            fall = max(fall + self.normal(0.14) * size, -box.top - 0.45 * size)
+            fall = max(fall + self.normal(0.14) * size, 0.12 * size, -box.top - 0.45 * size)
             if ceiling is not None:
                 fall = max(fall, ceiling - box.top + 0.08 * size)
             out.add(base.width + (0.16 + self.normal(0.16)) * size, fall, box)

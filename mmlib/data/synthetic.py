@@ -58,9 +58,7 @@ def synthetic_ink(n: int, seed: int = 0, bank: GlyphBank | None = None, start: i
     return inks
 
 
-def compose(
-    tokens: Sequence[str], bank: GlyphBank, rng: np.random.Generator, hand: str | None = None, id: str = ""
-) -> Ink:
+def compose(tokens: Sequence[str], bank: GlyphBank, rng: np.random.Generator, hand: str | None = None, id: str = "") -> Ink:
     """Canonical `tokens` written by `hand` (default: any of the bank's).
 
     Raises LatexError where the tokens are no expression, ValueError where they hold no symbol, KeyError where

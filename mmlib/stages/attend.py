@@ -31,7 +31,9 @@ from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
 CODE_VERSION = "1"
 
-WHOLE = replace(HARD, crop=0.0, rotate=0.06, slant=0.25)  # teacher and student see the same expression
+# The student sees a window of the expression, the teacher all of it: were both to see all, maps that attend to the ends of the
+# ink, wherever they lie, would agree under any warp without looking at content.
+WINDOW = replace(HARD, crop=0.35, rotate=0.06, slant=0.25)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Config:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    view: ViewConfig = WHOLE
+    view: ViewConfig = WINDOW  # the student's; the teacher's is the same without the crop
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:
@@ -101,21 +103,26 @@ def choose_points(ink: InkBatch, each: int, rng: torch.Generator) -> Tensor:
 
 
 def hide(view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor, rng: torch.Generator
-         ) -> tuple[Cover, Tensor, Tensor]:
+         ) -> tuple[Cover, Tensor]:
     """Cover the student's view as the curriculum says at the share `done` of stage 2.
 
-    saliency: (n,) of the teacher at the ink points. Returns the cover, the two-channel picture (b, 2, H, W), ink under covers
-    gone and covers marked, and the share of each cell that is covered (b, 1, h, w).
+    saliency: (n,) of the teacher at the ink points. Returns the cover and the two-channel picture (b, 2, H, W): ink under
+    covers gone, covers marked.
     """
     steps = 10_000  # the schedules count steps; ours go by pictures
     ratio = mask_ratio(round(done * steps), steps, *config.ratio, config.schedule)
     share = attended_share(round(done * steps), steps, *config.attended, config.schedule)
     block = tuple(side * config.view.symbol for side in config.block)
-    hidden = cover(view.points, ink.owner, arc_length(view.points, ink.stroke), ink.b, ratio, share, saliency, block,
-                   config.shape, rng)
+    arc = arc_length(view.points, ink.stroke) * view.kept
+    hidden = cover(view.points, ink.owner, arc, ink.b, ratio, share, saliency, block, config.shape, rng)
     mask = cover_pictures(hidden.boxes, hidden.box_owner, ink.b, *view.picture.shape[2:])
-    cells = nn.functional.avg_pool2d(mask, Encoder.stride)
-    return hidden, torch.cat([apply_cover(view.picture, mask), mask], 1), cells
+    return hidden, torch.cat([apply_cover(view.picture, mask), mask], 1)
+
+
+def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:
+    """Share (b, k) of each teacher map's mass, over its sampled ink points (m, k), that the student sees uncovered (m,)."""
+    total = maps.new_zeros(b, maps.shape[1]).index_add_(0, owner, maps)
+    return maps.new_zeros(b, maps.shape[1]).index_add_(0, owner, maps * visible[:, None]) / total.clamp(min=1e-9)
 
 
 def run(config: Config, profile: str = "desk", max_minutes: float | None = None, max_steps: int | None = None,
@@ -151,21 +158,24 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         def match(batch: Batch, done: float, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             batch = batch.to(tools.device)
             ink, bare = batch.ink, tools.unwrap_model(student)
-            whole, part = make_view(ink, config.view, rng), make_view(ink, config.view, rng)
+            whole, part = make_view(ink, replace(config.view, crop=0.0), rng), make_view(ink, config.view, rng)
             chosen = choose_points(ink, config.points, rng)
+            owner = ink.owner[chosen]
             with torch.no_grad():
                 features, attention = teacher(whole.picture, whole.valid)
                 target, maps_there = at_points(features, attention, whole, ink.owner, chosen)
                 saliency = sample(attention.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
-            hidden, picture, covered_cells = hide(part, ink, done, config, saliency, rng)
+            hidden, picture = hide(part, ink, done, config, saliency, rng)
             features, seen = student(picture, part.valid)
-            here, maps_here = at_points(features, seen, part, ink.owner, chosen)
-            visible = (seen.maps * (1 - covered_cells)).sum((2, 3)) > 0.3  # a slot keeps support: 30 % of its mass is uncovered
+            shown = part.kept[chosen]
+            visible = support(maps_there, shown & ~hidden.covered[chosen], owner, ink.b) > 0.3
+            common, there = chosen[shown], maps_there[shown]
+            here, maps_here = at_points(features, seen, part, ink.owner, common)
             drawn = ink_cells(part, ink.b, ink.owner)
             blank = nn.functional.max_pool2d(drawn, 3, 1, 1)  # ink, or within a cell of it
             return loss_fn(student_slots=seen.slots, teacher_slots=attention.slots, visible=visible, pred=bare.predictor(here),
-                           target=target, covered=hidden.covered[chosen], student_at_points=maps_here,
-                           teacher_at_points=maps_there, owner=ink.owner[chosen], maps=seen.maps, valid=part.valid[:, 0] > 0,
+                           target=target[shown], covered=hidden.covered[common], student_at_points=maps_here,
+                           teacher_at_points=there, owner=ink.owner[common], maps=seen.maps, valid=part.valid[:, 0] > 0,
                            ink=blank[:, 0])
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
