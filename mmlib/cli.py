@@ -124,6 +124,15 @@ def recognize(args: argparse.Namespace) -> None:
             print(f"{file}\t{hypothesis.score:.3f}\t{hypothesis.latex}")
 
 
+def publish(args: argparse.Namespace) -> None:
+    """Make a run the recogniser that ships, or write its card anew."""
+    from mmlib.publish import publish, write_card
+
+    if args.run:
+        print(publish(args.run))
+    print(write_card())
+
+
 def reproduce(args: argparse.Namespace) -> None:
     """Execute notebooks; `figures` is the last of them."""
     from mmlib.reproduce import reproduce
@@ -174,6 +183,9 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--beam", type=int, default=5)
     sub.add_argument("--best", type=int, default=1, help="hypotheses to print for each file (%(default)s)")
+
+    sub = command("publish", publish, "make a fine-tuned run the recogniser that ships, and write its model card")
+    sub.add_argument("run", nargs="?", help="the run's folder; without it only the card is written anew")
 
     for name, text in (
         ("reproduce", "execute the notebooks in order"),
