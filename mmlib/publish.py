@@ -56,14 +56,18 @@ def write_card() -> Path:
 
 CARD = """# The recogniser that ships
 
-`recogniser.safetensors`: half-precision weights of a {parameters:.1f}-million-parameter encoder, attention network and Transformer
-decoder that reads one handwritten expression and writes canonical LaTeX. Load it with `mmlib.recognize.Reader.load()`.
+`recogniser.safetensors`: half-precision weights of a {parameters:.1f}-million-parameter encoder, attention network and
+Transformer decoder that reads one handwritten expression and writes canonical LaTeX. Load it with
+`mmlib.recognize.Reader.load()`.
 
 - **Trained on** the training set of CROHME 2014 (8,834 readable inks, less a writer- and formula-disjoint validation part), cut,
-  recombined and composed as the README says; {pictures:,} pictures in all stages, about {minutes:.0f} minutes of one CPU core. Run `{run}`.
+  recombined and composed as the README says; {pictures:,} pictures in all stages, about {minutes:.0f} minutes of one CPU core.
+  Run `{run}`.
 - **Reads** pictures drawn at {pixels:.0f} pixels a typical symbol: ink is rasterised, pictures are traced and drawn again.
-- **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the CROHME papers. The code is MIT.
-- **Not for** full pages, several lines, matrices, or symbols outside CROHME's 101 classes; photographs need a clean, upright crop.
+- **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the CROHME papers. The code
+  is MIT.
+- **Not for** full pages, several lines, matrices, or symbols outside CROHME's 101 classes; photographs need a clean, upright
+  crop.
 
 Rates (0 to 1) on canonical tokens, beam 5 in both directions with joint scoring; `ter` is token errors over reference tokens.
 `test_2016` is 256-pixel pictures, not ink, so it does not compare with published rows. Unreadable labels count as wrong.
