@@ -17,7 +17,7 @@ from mmlib.latex import Vocabulary
 
 SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of the embedded data set's parts
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
-COMPOSED_VERSION = "1"  # changes when the grammar or the layout changes what is composed
+COMPOSED_VERSION = "2"  # changes when the grammar or the layout changes what is composed
 
 
 @dataclass(frozen=True, eq=False)
