@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +19,7 @@ import numpy as np
 from mmlib import ink as ink_module
 from mmlib import latex
 from mmlib.ink import Ink, InkError, Symbol, typical_size
+from mmlib.runs import write_atomic
 
 FORMAT = "mmlib-pack-1"
 RESOLUTION = 256  # steps per typical symbol size: 0.2 % of a symbol at worst, and 256 symbols wide at most
@@ -151,20 +150,6 @@ _DTYPES = {
 }
 _SHAPES = {"points": (0, 2), "counts": (0, 3), "flags": (0, 2)}
 _STRINGS = ("id", "writer", "source", "latex", "label_error")
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mmlib.data import DataError, cache_root
 from mmlib.data.crohme import DATASETS, find, iter_files, read_member
-from mmlib.data.pack import Pack, PackError, code_version, normalised, write_atomic, write_pack
+from mmlib.data.pack import Pack, PackError, code_version, normalised, write_pack
 from mmlib.data.pictures import Picture, PicturePack, read_pictures, write_picture_pack
 from mmlib.ink import Ink, InkError
+from mmlib.runs import write_atomic
 
 CHUNK = 100  # files that a worker takes at a time
 

@@ -8,14 +8,20 @@ kept, and the longer one goes on from there. It ends exactly as if it had been t
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
@@ -100,18 +106,14 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
 
     # --- trunks -----------------------------------------------------------------------------------------------
-    def _trunk(self):
+    def _trunk(self) -> Path:
         """Folder of snapshots shared by the runs that differ in budget alone."""
         config = {k: v for k, v in self.run.config.items() if k != "pictures"}
         key = run_hash(self.run.stage, config, self.run.inputs, self.run.version)
         return results_root() / "trunks" / f"{self.run.stage}-{key}"
 
     def _save_trunk(self, step: int, pictures: int) -> None:
-        from safetensors.torch import save
-
         tensors, structure = flatten(self.state())
-        import json
-
         header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes}
         path = self._trunk() / f"{pictures:010d}.safetensors"
         write_atomic(path, save(tensors, {"header": json.dumps(header)}))
@@ -120,10 +122,6 @@ class Loop:
 
     def _load_trunk(self) -> tuple[int, int] | None:
         """Restore the furthest snapshot before this run's decay; (step, pictures) or None."""
-        import json
-
-        from safetensors import SafetensorError, safe_open
-
         for path in sorted(self._trunk().glob("*.safetensors"), reverse=True):
             if int(path.stem) > self.total * (1 - self.optim.decay):
                 continue
@@ -141,8 +139,6 @@ class Loop:
     # --- the loop -----------------------------------------------------------------------------------------------
     def train(self, max_minutes: float | None = None, max_steps: int | None = None) -> dict[str, float]:
         """Run to the end of the budget; returns the last evaluation. Raises Paused at a limit or on SIGINT or SIGTERM."""
-        import time
-
         from tqdm.auto import tqdm
 
         step = pictures = 0
@@ -247,8 +243,6 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: float | None = None) -> Run | None:
     """The run whose weights a stage starts from: None for 'none'; the profile's own run for 'pretrain' and 'attend', trained
     where it is not there; else the run folder of that name."""
-    import importlib
-
     if name == "none":
         return None
     if name in ("pretrain", "attend"):
