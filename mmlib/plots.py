@@ -95,12 +95,12 @@ def style(**overrides: Any) -> Iterator[None]:
 def save(fig: Figure, name: str, folder: str | os.PathLike | None = None) -> list[Path]:
     """Write ``<name>.png`` (200 dpi) and ``<name>.svg``, without dates; returns both paths.
 
-    folder: default ``figures/`` of the project; made if missing.
+    folder: default `mmlib.runs.figures_root`; made if missing.
     """
     if folder is None:
-        from mmlib.runs import project_root
+        from mmlib.runs import figures_root
 
-        folder = project_root() / "figures"
+        folder = figures_root()
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [Path(folder, f"{name}.{kind}") for kind in ("png", "svg")]
     with mpl.rc_context({"svg.hashsalt": "mmlib"}):

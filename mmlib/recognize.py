@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 
 from mmlib.data import DataError
 from mmlib.ink import Ink, InkError, read_inkml, typical_size
-from mmlib.latex import LatexError, Vocabulary, canonical
+from mmlib.latex import Vocabulary
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.recogniser import ModelConfig, Recogniser
@@ -221,10 +223,10 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
     return reader.read([ink_of(source)], beam)[0]
 
 
-def renders(tokens: tuple[str, ...]) -> bool:
-    """Whether tokens are one valid expression."""
-    try:
-        canonical(" ".join(tokens))
-    except LatexError:
-        return False
-    return True
+class _Callable(ModuleType):
+    """So that `mmlib.recognize(source)` works though `mmlib.recognize` is this module."""
+
+    __call__ = staticmethod(recognize)
+
+
+sys.modules[__name__].__class__ = _Callable
