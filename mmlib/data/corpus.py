@@ -17,7 +17,7 @@ from mmlib.latex import Vocabulary
 
 SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of the embedded data set's parts
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
-COMPOSED_VERSION = "2"  # changes when the grammar or the layout changes what is composed
+GENERATOR = "2"  # changes when grammar, layout or glyphs change what synthetic and composed expressions are
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Corpus:
 
     def composed_name(self, indices: Sequence[int], count: int = COMPOSED) -> str:
         """What names the pack that `composed` gives, in the cache and in a run's hash."""
-        return f"composed{COMPOSED_VERSION}-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}-{count}"
+        return f"composed{GENERATOR}-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}-{count}"
 
     def composed(self, indices: Sequence[int], count: int = COMPOSED) -> Pack:
         """A pack of synthetic formulas written with the symbols of these expressions alone (training ones, that is)."""
@@ -65,7 +65,7 @@ def synthetic_pack(part: str) -> Pack:
     if part not in SYNTHETIC:
         raise DataError(f"there is no synthetic part {part!r}; choose from {sorted(SYNTHETIC)}")
     count, seed = SYNTHETIC[part]
-    return cached_pack(f"synthetic_{part}-{count}-{seed}", lambda: synthetic_ink(count, seed))
+    return cached_pack(f"synthetic{GENERATOR}_{part}-{count}-{seed}", lambda: synthetic_ink(count, seed))
 
 
 def crohme_found() -> bool:
