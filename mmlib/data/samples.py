@@ -95,12 +95,14 @@ class Augmenter:
                 return group(group(at + 2) + 2) + 1
             if token == self.sqrt:
                 at += 1
-                if tokens[at] == self.left and token_symbols[at] < 0:
-                    while not (tokens[at] == self.right and token_symbols[at] < 0):
-                        at += 1
+                level = 0  # of the index's brackets: it may hold roots with an index of their own
+                while (level := level + bracket(at)) > 0:
                     at += 1
-                return group(at + 1) + 1
-            return at + 1
+                return group(at + 1 + (tokens[at] == self.right)) + 1
+            return at + (2 if token == self.open else 1)  # { } is an empty base
+
+        def bracket(at: int) -> int:
+            return (int(tokens[at] == self.left) - int(tokens[at] == self.right)) * int(token_symbols[at] < 0)
 
         group(0)
         return rows
