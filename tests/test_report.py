@@ -1,0 +1,262 @@
+"""Tables from made-up results whose answers are known."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mmlib import plots, records, report
+from mmlib.ink import typical_size
+from mmlib.latex import Vocabulary, canonical
+from mmlib.metrics.recognition import Outcomes
+from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.recognize import Reader
+from mmlib.runs import Run, RunError, project_root
+from mmlib.stages import attend, finetune, pretrain
+from mmlib.views import STRIDE, InkBatch, ViewConfig, make_view
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("MMLIB_FIGURES", str(tmp_path / "figures"))
+    return tmp_path / "results"
+
+
+def train(stage, start="none", rows=(), done=True, **changes):
+    """A run of a stage that trained nothing."""
+    config = stage.Config.preset("desk", dataset="crohme", **changes)
+    run = Run.open(stage.__name__.split(".")[-1], "desk", config, {"data": "d", "init": start})
+    with run.lock():
+        for row in rows:
+            run.log(**row)
+        if done:
+            run.finish(pictures=config.pictures)
+    return run
+
+
+def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, utc="2025-01-01T00:00:00Z", outcomes=True):
+    """An evaluation with its records: token errors and lengths of each expression."""
+    errors, length = np.array(errors, float), np.array(length)
+    run = Run.open("evaluate", "desk", {"dataset": "crohme", "split": split, "without": []}, {"w": f"{arm}{seed}{utc}"})
+    ids = np.array([f"e{i}" for i in range(len(errors))] if ids is None else ids)
+    result = Outcomes(ids, errors, errors * 0, length, errors == 0, errors * 0)
+    score = result.summary()
+    with run.lock():
+        if outcomes:
+            result.write_csv(run.folder / "outcomes.csv")
+        run.finish(ter=score.ter, arm=arm, trained=trained)
+    shared = {"run": run.name, "stage": "evaluate", "profile": "desk", "arm": arm, "dataset": "crohme", "split": split,
+              "labels": 1, "seed": seed, "n": score.n, "pictures": 1000, "minutes": 2, "utc": utc}
+    records.append([{**shared, "metric": "ter", "value": score.ter}, {**shared, "metric": "exprate", "value": score.exprate}])
+
+
+def test_without_results_tables_say_so():
+    assert (report.arms_table("valid").seeds == report.NO_RECORD).all()
+    main = report.main_table()
+    assert len(main) == len(report.HEADLINE)
+    assert (main.iloc[:, 2:] == report.NO_RECORD).all(axis=None)
+    assert report.NO_RECORD in report.verdict("mask-match", "supervised", "valid")
+    assert all(frame.empty for frame in (
+        report.intervals("valid"), report.differences([("a", "b")], "valid"), report.parts("valid", "length"),
+        report.seen_unseen("valid"), report.attention_ratios(), report.curves("finetune", "desk", ["valid_ter"]),
+    ))  # fmt: skip
+
+
+def test_arms_are_means_over_seeds_of_the_newest_records():
+    evaluated("mask-match", [9, 9], [10, 10], utc="2025-01-01T00:00:00Z")
+    evaluated("mask-match", [0, 2], [10, 10], utc="2025-02-01T00:00:00Z")
+    evaluated("mask-match", [0, 0], [10, 10], seed=1)
+    evaluated("extra", [1, 1], [10, 10])
+    table = report.arms_table("valid").set_index("arm")
+    assert list(table.index) == [*report.HEADLINE, "extra"]
+    assert tuple(table.loc["mask-match", ["seeds", "n", "TER", "ExpRate"]]) == ("2", "2", "0.050", "75.0%")
+    assert table.loc["supervised", "seeds"] == report.NO_RECORD
+    assert "extra" not in set(report.arms_table("valid", others=False).arm)
+    assert (report.arms_table("test_2014").seeds == report.NO_RECORD).all()
+
+
+def test_main_table_tells_measured_from_published(results):
+    results.mkdir()
+    (results / "published.csv").write_text("method,dataset,metric,value,std,note\nA,test_2014,exprate,0.5838,0.0062,\n"
+                                           "A,test_2016,exprate,0.5,,\nB,test_2014,exprate,0.82,,approximate; large\n")
+    evaluated("mask-match", [0, 1, 0, 3], [5, 5, 5, 5], split="test_2014")
+    evaluated("supervised", [0, 1, 0, 3], [5, 5, 5, 5], split="test_2014", outcomes=False)
+    table = report.main_table().set_index("method")
+    assert table.loc["mask-match (ours)", "ExpRate 2014 (%)"].startswith("50.0 [")
+    assert table.loc["supervised (ours)", "ExpRate 2014 (%)"] == "50.0"
+    assert list(table.loc["A"]) == ["published", "58.38 ± 0.62", ""]
+    assert table.loc["B", "ExpRate 2014 (%)"] == "about 82"
+    assert not any("2016" in column for column in table)
+
+
+def test_differences_are_paired_and_claim_nothing_from_one_seed():
+    length = np.full(200, 10)
+    evaluated("a", np.tile([1, 3], 100), length)
+    evaluated("b", np.tile([2, 4], 100), length)
+    row = report.differences([("a", "b"), ("a", "missing")], "valid").iloc[0]
+    assert row.value == pytest.approx(-0.1)
+    assert row.low == pytest.approx(-0.1)  # paired: every expression differs by the same
+    assert "no claim follows" in report.verdict("a", "b", "valid")
+    for arm, add in (("a", 0), ("b", 1)):
+        evaluated(arm, np.tile([1, 3], 100) + add, length, seed=1)
+    assert report.verdict("a", "b", "valid").endswith("a is better.")
+    assert report.verdict("b", "a", "valid").endswith("b is worse.")
+    assert report.verdict("a", "a", "valid").endswith("no difference was found.")
+    evaluated("other", [1, 2], [10, 10], ids=["x", "y"])
+    with pytest.raises(RunError, match="not evaluated on the same expressions"):
+        report.differences([("a", "other")], "valid")
+
+
+def test_parts_cover_each_readable_expression_once(results):
+    length = np.arange(1, 41)
+    evaluated("a", [*(length * 2), np.nan], [*length, 0])
+    found = report.parts("valid", "length")
+    assert found.n.sum() == 40
+    np.testing.assert_allclose(found.value, 2)
+    assert found.part.iloc[0].startswith("1 to")
+    assert found.part.iloc[-1].endswith("to 40")
+    (results / "traits").mkdir()
+    rows = "".join(f"e{i},{i % 5},{int(i < 10)}\n" for i in range(40))
+    (results / "traits" / "crohme-valid.csv").write_text("id,depth,seen\n" + rows + "e40,,\n")
+    depth = report.parts("valid", "depth").set_index("part").n
+    assert depth.to_dict() == {"0": 8, "1": 8, "2": 8, "3 and more": 16}
+    seen = report.seen_unseen("valid")
+    assert seen[seen.metric == "ExpRate"].set_index("part").n.to_dict() == {"unseen": 30, "seen": 10}
+
+
+def test_traits_come_from_the_labels_and_hold_none(monkeypatch, make_ink, make_pack):
+    labels = [r"x^2", r"\frac{1}{x^2}", "a+b"]
+    pack = make_pack([make_ink(label, key=str(i)) for i, label in enumerate(labels)])
+    part = type("Part", (), {"ids": pack.ids, "tokens": [*(pack.tokens(i) for i in range(2)), None]})
+    corpus = type("Corpus", (), {"pack": pack, "train": np.array([0, 2])})
+    monkeypatch.setattr("mmlib.data.corpus.load_corpus", lambda dataset: corpus)
+    monkeypatch.setattr("mmlib.stages.evaluate.load_part", lambda dataset, split: part)
+    assert report.write_traits("valid").read_text().splitlines() == ["id,depth,seen", "0,1,1", "1,2,0", "2,,"]
+    assert report.traits("valid")["1"] == {"depth": 2, "seen": 0}
+
+
+def test_arms_are_told_by_what_a_run_starts_from():
+    first, simclr = train(pretrain), train(pretrain, balance=1.0)
+    second, fixed = train(attend, first.name), train(attend, simclr.name, schedule="fixed", init=simclr.name)
+    more = finetune.Config.preset("desk").pictures + 1
+    assert [report.arm_of(run) for run in (first, simclr, train(pretrain, balance=0.0), second)] == [
+        "contrastive", "simclr", "dense", "mask-match"]
+    assert report.arm_of(fixed) == "mask-match from simclr, schedule=fixed"
+    wanted = {"mask-match": {}, "contrastive": {"init": "pretrain"}, "supervised": {"init": "none"},
+              "supervised-total": {"init": "none", "pictures": more}, "recogniser": {"full_data": True},
+              "mask-match, point_weight=0.0": {"point_weight": 0.0}, "simclr": {"init": simclr.name},
+              "supervised, optim.lr=0.1": {"init": "none", "optim": replace(finetune.Config().optim, lr=0.1)}}
+    for name, changes in wanted.items():
+        run = train(finetune, **changes)
+        assert report.arm_of(run) == name
+    evaluated("recogniser", [1], [2], trained=run.name)
+    assert report.arm_of(run) == "recogniser"
+    evaluated("named", [1], [2], trained=run.name)
+    assert report.arm_of(run) == "named"
+
+
+def test_curves_count_what_came_before():
+    at = {"step": 1, "pictures": 50, "minutes": 1.0}
+    rows = [{**at, "loss": 2.0}, {**at, "valid_ter": 0.9}]
+    first = train(pretrain, rows=rows, pictures=100)
+    second = train(attend, first.name, pictures=200)
+    train(finetune, second.name, rows)
+    train(finetune, "attend-desk-gone", rows, seed=1)
+    train(finetune, rows=rows, init="none", done=False)
+    assert report.curves("pretrain", "desk", ["loss"]).pictures.tolist() == [100]  # two views
+    frame = report.curves("finetune", "desk", ["valid_ter"]).set_index(["arm", "seed"])
+    assert frame.loc[("mask-match", 0), "total_pictures"] == 50 + 2 * 200 + 2 * 100
+    assert np.isnan(frame.loc[("mask-match", 1), "total_pictures"])
+    assert frame.loc[("supervised", 0), ["total_pictures", "done"]].tolist() == [50, False]
+    assert len(report.curves("finetune", "desk", ["valid_ter"], done=True)) == 2
+    assert report.curves("finetune", "desk", ["valid_ter"], dataset="synthetic").empty
+
+
+def test_attention_ratios_carry_their_intervals():
+    shared = {"run": "r", "stage": "attend", "profile": "desk", "dataset": "crohme", "split": "valid", "labels": 0, "seed": 0,
+              "n": 7, "pictures": 1}
+    records.append([{**shared, "arm": arm, "metric": f"attention_ratio{bound}:operators", "value": value}
+                    for arm, values in (("mask-match", (1.5, 1.4, 1.6)), ("flat", (1.0,)))
+                    for bound, value in zip(("", "_low", "_high"), values, strict=False)])
+    records.append([{**shared, "arm": "flat", "dataset": "synthetic", "metric": "attention_ratio:operators", "value": 9}])
+    found = report.attention_ratios().set_index("arm")
+    assert found.loc["mask-match", ["part", "value", "low", "high", "n"]].tolist() == ["operators", 1.5, 1.4, 1.6, 7]
+    assert found.loc["flat", "value"] == 1
+    assert np.isnan(found.loc["flat", "low"])
+
+
+def test_a_table_takes_its_place_and_no_other(tmp_path):
+    text = "a\n<!-- table:main -->\nold\n<!-- /table:main -->\n<!-- table:x -->\nkept\n<!-- /table:x -->\n"
+    new = report.filled(text, "main", "| new |")
+    assert new == text.replace("old", "| new |")
+    assert report.filled(new, "main", "| new |") == new
+    assert report.filled("no marks", "main", "t") == "no marks"
+    readme = (project_root() / "README.md").read_bytes()
+    report.publish_tables({"main": pd.DataFrame({"a": [1]})})
+    assert (tmp_path / "figures" / "main.md").read_text() == "| a |\n| ---: |\n| 1 |\n"
+    assert (project_root() / "README.md").read_bytes() == readme  # these figures go elsewhere
+
+
+@pytest.fixture
+def reader():
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.crohme()
+    return Reader(Recogniser(len(vocabulary), TINY).eval(), vocabulary, ViewConfig(), {}, Path(), "", 0, 0.0)
+
+
+def test_a_look_lies_on_the_ink(reader, make_ink):
+    ink = make_ink(r"\frac{a}{b}+c", "e")
+    tokens = canonical(ink.latex)
+    looked = report.look(reader, ink, tokens)
+    h, w = looked.cross.shape[1:]
+    assert looked.tokens == tuple(tokens)
+    assert len(looked.cross) == len(tokens)
+    assert (looked.cross.sum((1, 2)) <= 1 + 1e-5).all()
+    np.testing.assert_allclose(looked.maps.sum((1, 2)), 1, rtol=1e-4)
+    size, left_top = typical_size(ink.points, ink.stroke), ink.points.min(0)
+    batch = InkBatch(torch.from_numpy((ink.points - left_top) / size), torch.from_numpy(ink.stroke).long(),
+                     torch.zeros(len(ink.points), dtype=torch.long), 1)
+    cells = make_view(batch, ViewConfig().still(), torch.Generator()).points.numpy() / STRIDE
+    left, right, bottom, top = looked.extent
+    by_extent = (ink.points - (left, top)) / (right - left, bottom - top) * (w, h)
+    np.testing.assert_allclose(by_extent, cells, atol=1e-3)
+    assert report.look(reader, ink, beam=1).tokens  # what random weights read
+
+
+def test_figures_show_what_they_are_given(reader, make_ink):
+    parts = pd.DataFrame({"arm": ["supervised", "supervised-total"], "part": ["0", "0"], "value": [0.5, 0.4], "low": [0.4, 0.3],
+                          "high": [0.6, 0.5], "n": [9, 9]})
+    ink = make_ink("a+b", "e")
+    looked = report.look(reader, ink, ["a", "+", "b"])
+    curves = pd.DataFrame({"arm": "supervised", "run": "r", "seed": 0, "total_pictures": [1.0, 2], "total_minutes": [1.0, 2],
+                           "pictures": [1.0, 2], "valid_ter": [1, 0.5], "valid_exprate": [0, 0.1]})
+    with plots.style():
+        fig = report.parts_figure({"depth": parts, "length": parts[:0]}, {"depth": "nesting"}, "TER")
+        assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0\nn = 9"]
+        assert len(fig.axes) == 1
+        fig = report.ratios_figure(parts)
+        assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["supervised", "supervised-total"]
+        fig = report.looks_figure(ink, looked)
+        assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
+        fig = report.gallery_figure([ink], [looked])
+        assert len(fig.axes) == 1 + TINY.maps
+        fig = report.learning_figure(curves)
+        assert fig.axes[0].get_lines()[0].get_ydata().tolist() == [1, 0.5]
+        empty = pd.DataFrame(columns=["run", "pictures", *(f"valid_{term}" for term in report.MATCH_TERMS)])
+        first = curves.assign(valid_global_match=0.1, valid_local_match=0.2)
+        assert [len(ax.get_lines()) for ax in report.stages_figure(first, empty).axes] == [2, 0, 0]
+    plt.close("all")
+
+
+def test_no_recogniser_is_no_error():
+    report.shipped.cache_clear()
+    assert report.shipped() is None
+    report.shipped.cache_clear()
