@@ -18,6 +18,7 @@ from mmlib.ink import Ink, InkError, read_inkml, typical_size
 from mmlib.latex import Vocabulary
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import EncoderConfig
+from mmlib.models.layers import autocast
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.runs import Run, RunError, load_weights, results_root, training_cost
@@ -78,9 +79,10 @@ class Reader:
         batch = InkBatch(torch.from_numpy(np.concatenate(points).astype(np.float32)), torch.from_numpy(np.concatenate(strokes)),
                          torch.from_numpy(np.concatenate(owners)), len(inks)).to(device)
         seen = make_view(batch, self.view.still(), torch.Generator().manual_seed(0))
-        memory = self.model.encode(seen.picture, seen.valid).memory
-        return [[self._reading(h.tokens, h.score) for h in found]
-                for found in beam_search(self.model, memory, self.vocabulary, beam, longest)]
+        with autocast(device):
+            memory = self.model.encode(seen.picture, seen.valid).memory
+            read = beam_search(self.model, memory, self.vocabulary, beam, longest)
+        return [[self._reading(h.tokens, h.score) for h in found] for found in read]
 
     def _reading(self, ids: tuple[int, ...], score: float) -> Reading:
         tokens = self.vocabulary.decode(ids)

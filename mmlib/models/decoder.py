@@ -35,6 +35,12 @@ class Memory:
         self.features, self.position, self.bias = features, position, bias
         self.projected: list[tuple[Tensor, Tensor]] = []
 
+    def select(self, pictures: Tensor) -> Memory:
+        """The memory of some of the pictures, with what was projected of them."""
+        part = Memory(self.features[pictures], self.position[pictures], self.bias[pictures])
+        part.projected = [(key[pictures], value[pictures]) for key, value in self.projected]
+        return part
+
 
 class Cache:
     """Keys and values of the tokens decoded so far: per layer (rows, heads, t, d / heads)."""

@@ -9,6 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def native_bfloat16(device: torch.device | str = "cpu") -> bool:
+    """Whether the device multiplies bfloat16 natively: a GPU, or a CPU with AVX-512 BF16."""
+    return torch.device(device).type == "cuda" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def autocast(device: torch.device | str = "cpu") -> torch.autocast:
+    """bfloat16 products where the device has them natively; nothing elsewhere."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=native_bfloat16(device))
+
+
 def dot_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:
     """Attention of q (b, heads, s, e) over k, v (b, heads, t, e); bias is added to the logits and broadcasts.
 

@@ -11,6 +11,8 @@ from mmlib.latex import Vocabulary
 from mmlib.models.decoder import Cache, Memory
 from mmlib.models.recogniser import Recogniser
 
+MARGIN = 2.0  # nats: how far an unfinished hypothesis may lie below the best finished one and still be followed
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -70,29 +72,43 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
     forbidden[torch.arange(directions), starts] = -torch.inf
     frozen = torch.full((v,), -torch.inf, device=device)
     frozen[vocabulary.pad] = 0  # a finished hypothesis only pads
-    cache, row = Cache(), torch.arange(b * directions, device=device).view(b, directions, 1) * beam
+    found: list[list[tuple[int, ...]]] = [[] for _ in range(b)]
+    cache, here, active = Cache(), model.decoder.prepare(memory), torch.arange(b, device=device)
+
+    def keep(which: Tensor) -> None:
+        """Note down the hypotheses of these rows of `active`: the finished ones, or all where none is."""
+        for picture, lists, whole, alive in zip(*(x[which].tolist() for x in (active, written[..., 1:], done, score.isfinite())),
+                                                strict=True):
+            texts: dict[tuple[int, ...], None] = {}
+            for direction, rows in enumerate(lists):
+                chosen = whole[direction] if any(whole[direction]) else alive[direction]
+                for ids in (ids for ids, good in zip(rows, chosen, strict=True) if good):
+                    text = tuple(t for t in ids if t > vocabulary.unk)
+                    texts[text if direction == 0 else text[::-1]] = None
+            found[picture] = list(texts)
+
     for _ in range(longest + 1):
-        logits, _ = model.decoder(written[..., -1].reshape(-1, 1), memory, cache)
-        step = logits[:, -1].float().log_softmax(-1).view(b, directions, beam, v) + forbidden[:, None]
+        logits, _ = model.decoder(written[..., -1].reshape(-1, 1), here, cache)
+        step = logits[:, -1].float().log_softmax(-1).view(*score.shape, v) + forbidden[:, None]
         step = torch.where(done[..., None], frozen, step)
         score, flat = (score[..., None] + step).flatten(2).topk(beam, -1)
         parent, token = flat // v, flat % v
         written = torch.cat([written.gather(2, parent[..., None].expand(-1, -1, -1, written.shape[-1])), token[..., None]], -1)
         done = done.gather(2, parent) | (token == ends.view(1, -1, 1))
-        if done.all():
-            break
-        cache.select((row + parent).flatten())
-    found: list[list[tuple[int, ...]]] = []
-    special = {vocabulary.pad, vocabulary.sos, vocabulary.eos}
-    alive = score.isfinite().tolist()
-    for picture, lists in enumerate(written[..., 1:].tolist()):
-        texts: dict[tuple[int, ...], None] = {}
-        for direction, rows in enumerate(lists):
-            for i, ids in enumerate(rows):
-                if alive[picture][direction][i]:
-                    text = tuple(t for t in ids if t not in special)
-                    texts[text if direction == 0 else text[::-1]] = None
-        found.append(list(texts))
+        # A log-probability only falls, so a hypothesis far below a finished one will not come back: its search is over.
+        lost = score < score.masked_fill(~done, -torch.inf).amax(-1, keepdim=True) - MARGIN
+        over = (done | lost).flatten(1).all(1)
+        rows = (torch.arange(len(active) * directions, device=device).view(-1, directions, 1) * beam + parent)
+        if 4 * int(over.sum()) >= len(active):  # finished pictures leave the batch, a quarter of it at a time
+            keep(over)
+            rest = torch.nonzero(~over)[:, 0]
+            if not len(rest):
+                break
+            written, score, done, rows, active = written[rest], score[rest], done[rest], rows[rest], active[rest]
+            here = here.select(rest)
+        cache.select(rows.flatten())
+    else:
+        keep(torch.arange(len(active), device=device))
     return _rescore(model, memory, vocabulary, found, both)
 
 

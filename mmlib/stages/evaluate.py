@@ -24,6 +24,7 @@ from mmlib.data.samples import Sample, collate, from_pack
 from mmlib.latex import Vocabulary
 from mmlib.metrics.lgeval import export
 from mmlib.metrics.recognition import Score, outcomes
+from mmlib.models.layers import autocast
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import Hypothesis, beam_search
 from mmlib.recognize import Reader, trace_picture
@@ -59,8 +60,10 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
     for group in batches_by_area(sizes, area, most):
         ink = collate([samples[i] for i in group]).ink.to(device)
         seen = make_view(ink, still, torch.Generator().manual_seed(0))
-        memory = model.encode(seen.picture, seen.valid).memory
-        for place, hypotheses in zip(group, beam_search(model, memory, vocabulary, beam, longest, both), strict=True):
+        with autocast(device):
+            memory = model.encode(seen.picture, seen.valid).memory
+            read = beam_search(model, memory, vocabulary, beam, longest, both)
+        for place, hypotheses in zip(group, read, strict=True):
             found[place] = hypotheses
     return found
 

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mmlib.models.layers import native_bfloat16
 from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
 
 
@@ -56,8 +57,7 @@ def accelerator() -> Accelerator:
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         return Accelerator(mixed_precision="bf16")
-    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return Accelerator(mixed_precision="bf16" if fast else "no", cpu=True)
+    return Accelerator(mixed_precision="bf16" if native_bfloat16() else "no", cpu=True)
 
 
 def optimizer(modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[nn.Module] = (), factor: float = 0.1
