@@ -1,0 +1,149 @@
+"""What the notebooks tell their story with: galleries of ink, two views joined at their common points, statistics of a pack."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmlib.data.pack import Pack
+from mmlib.data.samples import Sample
+from mmlib.data.split import leak, split
+from mmlib.ink import Ink, Symbol
+from mmlib.latex import Vocabulary
+from mmlib.runs import results_root, write_atomic
+from mmlib.views import View
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Matplotlib's mathtext lacks these names of TeX.
+_MATHTEXT = {r"\lt": "<", r"\gt": ">", r"\ldots": r"\dots"}
+
+
+def formula(tokens: Sequence[str] | None) -> str:
+    """Canonical tokens as matplotlib's mathtext, or in plain letters where it cannot set them."""
+    from matplotlib.mathtext import MathTextParser
+
+    # A space before ^ or _ would part a script from its base; one after a command's name must stay.
+    text = "$" + "".join(name + " " * name[1:].isalpha() for name in (_MATHTEXT.get(t, t) for t in tokens or ())) + "$"
+    try:
+        MathTextParser("path").parse(text)
+    except (ValueError, RuntimeError):
+        return " ".join(tokens or ()).replace("$", "").replace("\\", "")
+    return text
+
+
+def as_ink(sample: Sample, vocabulary: Vocabulary) -> Ink:
+    """A training sample as Ink, for drawing."""
+    strokes = [set(sample.stroke[sample.symbol == s].tolist()) for s in range(len(sample.labels))]
+    symbols = tuple(Symbol(vocabulary.tokens[label], tuple(sorted(of))) for label, of in zip(sample.labels, strokes))
+    return Ink(sample.points, sample.stroke, symbols, tokens=tuple(vocabulary.tokens[t] for t in sample.tokens))
+
+
+def gallery(inks: Sequence[Ink], titles: Sequence[str] | None = None, columns: int = 4, color: str = "order",
+            height: float = 1.1, width: float = 8.5, line: float = 1.3) -> Figure:
+    """A grid of inks under their formulas (or `titles`); `color` as in `plots.draw_ink`; sizes in inches."""
+    import matplotlib.pyplot as plt
+
+    from mmlib import plots
+
+    rows = -(-len(inks) // columns)
+    with plots.style():
+        fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False)
+        for ax in axes.flat:
+            ax.axis("off")
+        for ax, ink, title in zip(axes.flat, inks, titles or [formula(ink.tokens) for ink in inks]):
+            plots.draw_ink(ax, ink, color, line)
+            ax.set_title(title, loc="center", fontsize=8)
+    return fig
+
+
+def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owner: torch.Tensor, which: int) -> None:
+    """Expression `which` of a batch in two views, one above the other, lines joining the ink points `chosen` (m,) that are the
+    same in both; `owner` (n,) is the batch's."""
+    import matplotlib.pyplot as plt
+    from matplotlib.collections import LineCollection
+
+    chosen = chosen[owner[chosen] == which].cpu()
+    (w1, h1), (w2, h2) = (tuple(map(int, view.extent[which])) for view in (first, second))
+    width, gap = max(w1, w2), max(h1, h2) // 4
+    offsets = np.array([[(width - w1) / 2, 0], [(width - w2) / 2, h1 + gap]])
+    for view, (x, y), w, h in zip((first, second), offsets, (w1, w2), (h1, h2)):
+        ax.imshow(view.picture[which, 0, :h, :w].cpu(), cmap="Greys", extent=(x, x + w, y + h, y), vmin=0, vmax=1)
+        ax.add_patch(plt.Rectangle((x, y), w, h, fill=False, lw=0.5, ec="0.7"))
+    ends = np.stack([view.points[chosen].cpu() + offset for view, offset in zip((first, second), offsets)], 1)  # (m, 2, 2)
+    colors = plt.get_cmap("turbo")(np.argsort(np.argsort(ends[:, 0, 0])) / max(1, len(ends) - 1))
+    ax.add_collection(LineCollection(ends, colors=colors, lw=0.7, alpha=0.9))
+    ax.scatter(*ends.reshape(-1, 2).T, s=9, c=np.repeat(colors, 2, 0), lw=0)
+    ax.set(xlim=(-1, width + 1), ylim=(h1 + h2 + gap + 1, -1), aspect="equal")
+    ax.axis("off")
+
+
+# --- statistics -------------------------------------------------------------------------------------------------
+
+CONTAINS = {"a fraction": r"\frac", "a root": r"\sqrt", "a superscript": "^", "a subscript": "_", "a sum": r"\sum",
+            "an integral": r"\int", "a limit": r"\lim", "an equals sign": "="}
+
+
+def depth(tokens: Sequence[str]) -> int:
+    """How deep scripts, fractions and roots are nested: 0 for a plain row."""
+    level = np.cumsum([(t == "{") - (t == "}") for t in tokens])
+    return int(level.max(initial=0))
+
+
+def statistics(pack: Pack) -> dict[str, Any]:
+    """Aggregates of a pack, ready for JSON: sizes, counts by length and by depth, of symbols, of constructions, and the leaks
+    of three ways of splitting it. Nothing of single expressions."""
+    flat, formulas = pack.flat, [pack.tokens(i) for i in range(len(pack))]
+    known = [f for f in formulas if f]
+    return {
+        "expressions": len(pack), "writers": len(set(pack.writers) - {None}), "formulas": len(set(known)),
+        "strokes": len(flat.stroke_symbols), "points": len(flat.points),
+        "symbols": np.bincount(np.diff(flat.symbol_offsets)).tolist(),
+        "tokens": np.bincount([len(f) for f in known]).tolist(),
+        "depth": np.bincount([depth(f) for f in known]).tolist(),
+        "labels": dict(Counter(pack.vocabulary[v] for v in flat.symbols).most_common()),
+        "contains": {name: sum(token in f for f in known) for name, token in CONTAINS.items()},
+        "leak": leaks(pack),
+    }  # fmt: skip
+
+
+def leaks(pack: Pack, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What validation shares with training under three splits: at random, by writers, and `split`'s own."""
+    rng = np.random.default_rng(seed)
+    ours = split(pack)
+    order = rng.permutation(len(pack))
+    writers = [pack.writers[i] for i in order]
+    rank = {w: r for r, w in enumerate(rng.permutation(sorted({w for w in writers if w})))}
+    by_writer = order[np.argsort([rank.get(w, len(rank)) for w in writers], kind="stable")]
+    n = len(ours.valid)
+    # Whole writers only: whoever is cut by the line stays in validation, and leaves training.
+    held = {pack.writers[i] for i in by_writer[:n]}
+    pairs = {
+        "at random": (order[n:], order[:n]),
+        "by writers": (np.array([i for i in by_writer[n:] if pack.writers[i] not in held]), by_writer[:n]),
+        "by writers and formulas (ours)": (ours.train, ours.valid),
+    }
+    wanted = ("train", "valid", "in_neither", "writers_seen", "formulas_seen")
+    return {name: {k: v for k, v in leak(pack, *pair).items() if k in wanted} for name, pair in pairs.items()}
+
+
+def crohme_statistics(fresh: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`statistics` of CROHME's 2014 training set as committed with the results; `fresh` takes their place."""
+    path = results_root() / "crohme_statistics.json"
+    if fresh is not None:
+        write_atomic(path, json.dumps(fresh, ensure_ascii=False) + "\n")
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def quantiles(counts: Sequence[int], at: Sequence[float]) -> list[int]:
+    """Quantiles of a whole number from how often each value 0, 1, 2, ... comes."""
+    share = np.cumsum(counts) / np.sum(counts)
+    return [int(np.searchsorted(share, q)) for q in at]
