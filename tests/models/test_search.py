@@ -1,0 +1,169 @@
+"""Reading: prefixes by hand, beam search against plain uncached references."""
+
+import math
+
+import pytest
+import torch
+
+from mmlib.latex import Vocabulary
+from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.search import MARGIN, Hypothesis, beam_search, both_directions, prefixes
+
+VOCABULARY = Vocabulary(["a", "b", "c"])
+PAD, SOS, EOS, UNK = VOCABULARY.pad, VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.unk
+A, B, C = VOCABULARY.encode("abc")
+
+
+def test_prefixes_by_hand():
+    tokens = torch.tensor([[A, B, C], [B, PAD, PAD]])
+    inputs, targets = prefixes(tokens, VOCABULARY)
+    assert inputs.tolist() == [[[SOS, A, B, C], [EOS, C, B, A]], [[SOS, B, PAD, PAD], [EOS, B, PAD, PAD]]]
+    assert targets.tolist() == [[[A, B, C, EOS], [C, B, A, SOS]], [[B, EOS, PAD, PAD], [B, SOS, PAD, PAD]]]
+
+
+def test_an_empty_label_is_its_end():
+    inputs, targets = prefixes(torch.tensor([[PAD]]), VOCABULARY)
+    assert inputs.tolist() == [[[SOS, PAD], [EOS, PAD]]]
+    assert targets.tolist() == [[[EOS, PAD], [SOS, PAD]]]
+
+
+def test_both_directions_reverse_what_counts():
+    values, length = torch.tensor([[5, -1, 7, 0], [3, 4, 9, 9]]), torch.tensor([[4], [2]])
+    assert both_directions(values, length).tolist() == [[[5, -1, 7, 0], [0, 7, -1, 5]], [[3, 4, 9, 9], [4, 3, 9, 9]]]
+
+
+# --- search -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[5, 2])
+def reader(request):
+    """A random model that mostly ends what it writes (5), and one that in one direction does not (2)."""
+    torch.manual_seed(request.param)
+    model = Recogniser(len(VOCABULARY), TINY).eval()
+    with torch.no_grad():
+        model.decoder.embed.weight.mul_(20)  # what was written matters
+        model.decoder.logits.weight.mul_(3)  # pointed distributions
+    return model
+
+
+def memory_of(reader, b=3, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return reader.encode(torch.rand(b, 1, 16, 32, generator=rng), torch.ones(b, 1, 2, 4)).memory
+
+
+def alone(memory, picture):
+    """The memory of one picture of a batch."""
+    part = type(memory)(*(getattr(memory, f)[picture : picture + 1] for f in ("features", "position", "bias")))
+    return part
+
+
+@torch.no_grad()
+def log_probabilities(reader, memory, prefix):
+    logits, _ = reader.decoder(torch.tensor([prefix]), memory)
+    return logits[0, -1].log_softmax(-1).tolist()
+
+
+def slow_beams(reader, memory, beam, longest, both=True):
+    """Plain beam search of one picture, whole prefixes and no cache: texts in reading order.
+
+    A direction's beams are (score, prefix, ended). The search is over when none is left that has neither ended nor fallen
+    behind the best that has by MARGIN; those that ended are kept, or all where none has.
+    """
+    marks = [(SOS, EOS), (EOS, SOS)][: 1 + both]
+    directions = [[(0.0, [start], False)] for start, _ in marks]
+    for _ in range(longest + 1):
+        over = True
+        for d, (start, end) in enumerate(marks):
+            grown = []
+            for score, prefix, ended in directions[d]:
+                if ended:
+                    grown.append((score, prefix, True))
+                    continue
+                step = log_probabilities(reader, memory, prefix)
+                grown += [(score + step[t], [*prefix, t], t == end) for t in range(len(VOCABULARY))
+                          if t not in (PAD, UNK, start)]
+            directions[d] = sorted(grown, key=lambda g: -g[0])[:beam]
+            best = max((score for score, _, ended in directions[d] if ended), default=-math.inf)
+            over &= all(ended or score < best - MARGIN for score, _, ended in directions[d])
+        if over:
+            break
+    texts = set()
+    for d, beams in enumerate(directions):
+        whole = [prefix for _, prefix, ended in beams if ended] or [prefix for _, prefix, _ in beams]
+        texts |= {tuple(t for t in prefix if t > UNK)[:: -1 if d else 1] for prefix in whole}
+    return texts
+
+
+def slow_score(reader, memory, text, both=True):
+    """Mean log-probability a token, end included, averaged over the directions."""
+    means = []
+    for start, end, order in ((SOS, EOS, list(text)), (EOS, SOS, list(text)[::-1]))[: 1 + both]:
+        total = sum(log_probabilities(reader, memory, [start, *order[:i]])[t] for i, t in enumerate([*order, end]))
+        means.append(total / (len(text) + 1))
+    return sum(means) / len(means)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_beam_search_is_the_plain_one(reader, seed, beam, both):
+    memory, longest = memory_of(reader, seed=seed), 6
+    found = beam_search(reader, memory, VOCABULARY, beam, longest, both)
+    assert len(found) == 3
+    for picture in range(3):
+        own = alone(memory, picture)
+        expected = slow_beams(reader, own, beam, longest, both)
+        assert {h.tokens for h in found[picture]} == expected
+        assert len(found[picture]) == len(expected)  # no repeats
+        scores = [h.score for h in found[picture]]
+        assert scores == sorted(scores, reverse=True)
+        for h in found[picture]:
+            assert h.score == pytest.approx(slow_score(reader, own, h.tokens, both), abs=1e-4)
+
+
+@torch.no_grad()
+def test_a_beam_of_one_is_greedy(reader):
+    memory = memory_of(reader, seed=1)
+    for picture, found in enumerate(beam_search(reader, memory, VOCABULARY, 1, 8, both=False)):
+        own, prefix = alone(memory, picture), [SOS]
+        for _ in range(9):
+            step = log_probabilities(reader, own, prefix)
+            best = max((t for t in range(len(VOCABULARY)) if t not in (PAD, UNK, SOS)), key=step.__getitem__)
+            if best == EOS:
+                break
+            prefix.append(best)
+        assert [h.tokens for h in found] == [tuple(prefix[1:])]
+
+
+@torch.no_grad()
+def test_a_wide_beam_finds_the_best_of_all(reader):
+    """With room for one letter and its end, and for more beams than there are texts, all four texts are found."""
+    memory = memory_of(reader, b=1)
+    (found,) = beam_search(reader, memory, VOCABULARY, 20, 1)
+    exact = {text: slow_score(reader, memory, text) for text in [(), (A,), (B,), (C,)]}
+    assert {h.tokens for h in found} == exact.keys()
+    assert found[0].tokens == max(exact, key=exact.get)
+    for h in found:
+        assert h.score == pytest.approx(exact[h.tokens], abs=1e-4)
+
+
+@torch.no_grad()
+def test_nothing_special_is_read(reader):
+    for hypotheses in beam_search(reader, memory_of(reader, b=4, seed=2), VOCABULARY, 5, 7):
+        assert hypotheses
+        for h in hypotheses:
+            assert isinstance(h, Hypothesis)
+            assert set(h.tokens) <= {A, B, C}
+            assert len(h.tokens) <= 8
+            assert math.isfinite(h.score)
+            assert h.score < 0
+
+
+@torch.no_grad()
+def test_companions_do_not_matter(reader):
+    memory = memory_of(reader)
+    together = beam_search(reader, memory, VOCABULARY, 3, 6)
+    for picture in range(3):
+        (own,) = beam_search(reader, alone(memory, picture), VOCABULARY, 3, 6)
+        assert [h.tokens for h in own] == [h.tokens for h in together[picture]]
