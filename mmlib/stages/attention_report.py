@@ -9,7 +9,7 @@ the saliency's lead over it. Labels serve to measure here; nothing is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from mmlib.data.batches import batches_by_area
 from mmlib.data.corpus import load_corpus
 from mmlib.data.pack import Pack
 from mmlib.data.samples import collate, from_pack
+from mmlib.ink import Ink
 from mmlib.metrics.attention import (
     CLASSES,
     Shares,
@@ -34,9 +35,12 @@ from mmlib.metrics.attention import (
 from mmlib.metrics.intervals import interval, paired_difference
 from mmlib.models.encoder import EncoderConfig
 from mmlib.render import arc_length, densify
-from mmlib.runs import Run
+from mmlib.runs import Run, training_cost
 from mmlib.stages import attend
-from mmlib.views import STRIDE, ViewConfig, make_view
+from mmlib.views import STRIDE, InkBatch, View, ViewConfig, make_view
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 OURS = "mask-match"
 BLUR = 0.5  # cells; reaches one cell far: stage 2 lets a map lie so far beside the ink, so the map uniform over ink may, too
@@ -124,13 +128,13 @@ def _ink_cells(seen: Seen) -> np.ndarray:
 
 def report(student: attend.Student, pack: Pack, indices: Sequence[int], view: ViewConfig, seed: int = 0, blur: float = BLUR,
            n_boot: int = 1000) -> list[dict[str, Any]]:
-    """Rows {arm, metric, symbols, value, low, high, n}: n expressions, a 95 % interval that resamples them.
+    """Rows {arm, metric, part, value, low, high, n}: part a class of symbols or '', n expressions, the interval resamples them.
 
     Metrics, each 1 for no preference: `ratio`, of the saliency that lies on ink or a cell beside it; `matched`, the same against
     other symbols of the same size; `pointing`, hits of the strongest cell over chance by area. `lead` (in a control's rows) is
-    our ratio minus the control's. Without a class: `on_ink`, the share of the saliency that lies there; of the maps `entropy`
-    and `overlap` as in `mmlib.losses.match`, and `positional`, the share of the maps' variance that a map of position alone
-    explains (which is above 0 without any preference: blank paper lies at the borders).
+    our ratio minus the control's. Without a class: `on_ink`, the share of the saliency that lies there, and `in_ink`, the share
+    in cells that hold ink themselves; of the maps `entropy` and `overlap` as in `mmlib.losses.match`, and `positional`, the share
+    of the maps' variance that a map of position alone explains (above 0 without any preference: borders are blank paper).
 
     Expressions whose symbols are not aligned with their tokens are left out. Raises ValueError when none is left.
     """
@@ -147,7 +151,8 @@ def report(student: attend.Student, pack: Pack, indices: Sequence[int], view: Vi
     ours: np.ndarray | None = None
     for arm, maps in arms(seen, plain, seed).items():
         symbols, on = _shares(maps, seen, counts, blur)
-        rows.append(_row(arm, "on_ink", "", interval(on, n_boot=n_boot)))
+        inside = [a[_ink_cells(s)].sum() / a.sum() for a, s in zip(maps, seen, strict=True)]
+        rows += [_row(arm, name, "", interval(x, n_boot=n_boot)) for name, x in (("on_ink", on), ("in_ink", inside))]
         parts = [class_shares(s, c) for s, c in zip(symbols, classes, strict=True)]
         saliency, ink = (np.array([getattr(p, name) for p in parts]) for name in ("saliency", "ink"))  # (E, classes)
         pointed = _pointing(maps, seen, classes)  # (E, classes, 2)
@@ -162,12 +167,12 @@ def report(student: attend.Student, pack: Pack, indices: Sequence[int], view: Vi
                 rows.append(_row(arm, "lead", name, paired_difference(ours[:, c], saliency[:, c], ink[:, c], n_boot=n_boot), n))
             rows.append(_row(arm, "pointing", name, interval(pointed[:, c, 0], pointed[:, c, 1], n_boot=n_boot), n))
             member = np.concatenate([np.isin(np.arange(m), sorted(k[name])) for m, k in zip(counts, classes, strict=True)])
-            rows += _matched(arm, name, joined, member, sizes, counts, n, n_boot // 5)
+            rows += _matched(arm, name, joined, member, sizes, counts, n, n_boot)
     return rows
 
 
-def _row(arm: str, metric: str, symbols: str, found: Any, n: int | None = None) -> dict[str, Any]:
-    return {"arm": arm, "metric": metric, "symbols": symbols, "value": found.value, "low": found.low, "high": found.high,
+def _row(arm: str, metric: str, part: str, found: Any, n: int | None = None) -> dict[str, Any]:
+    return {"arm": arm, "metric": metric, "part": part, "value": found.value, "low": found.low, "high": found.high,
             "n": found.n if n is None else n}
 
 
@@ -208,13 +213,19 @@ def _matched(arm: str, name: str, symbols: Shares, member: np.ndarray, sizes: np
     value, _ = size_matched_ratio(symbols, member, sizes)
     if not np.isfinite(value):
         return []
-    rng, draws = np.random.default_rng(0), []
-    for _ in range(n_boot):
-        drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)))
-        rows = np.repeat(np.arange(len(sizes)), np.repeat(drawn, counts))
-        draws.append(size_matched_ratio(Shares(symbols.saliency[rows], symbols.ink[rows]), member[rows], sizes[rows])[0])
+    # What each expression gives to each bin; a resampling then is a product. The bins stay where they are.
+    edges = np.unique(np.quantile(sizes[member], np.linspace(0, 1, 9)[1:-1]))
+    place = np.repeat(np.arange(len(counts)), counts) * (len(edges) + 1) + np.digitize(sizes, edges)
+    others = ~member & (sizes >= sizes[member].min()) & (sizes <= sizes[member].max())
+    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=n_boot)
+    own, own_ink, rest, rest_ink = (
+        drawn @ np.bincount(place[rows], x[rows], len(counts) * (len(edges) + 1)).reshape(len(counts), -1)
+        for rows in (member, others) for x in symbols)
+    both = (own_ink > 0) & (rest_ink > 0)
+    expected = np.divide(own_ink * rest, rest_ink, out=np.zeros_like(own), where=both).sum(1)
+    draws = np.divide((own * both).sum(1), expected, out=np.full(n_boot, np.nan), where=expected > 0)
     low, high = np.nanquantile(draws, [0.025, 0.975])
-    return [{"arm": arm, "metric": "matched", "symbols": name, "value": value, "low": float(low), "high": float(high), "n": n}]
+    return [{"arm": arm, "metric": "matched", "part": name, "value": value, "low": float(low), "high": float(high), "n": n}]
 
 
 def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any]]:
@@ -239,16 +250,37 @@ def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any
 
 def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str, split: str = "valid") -> None:
     """Append the rows to the records: `attention_ratio:operators` and so on, `…_low:…` and `…_high:…` its interval."""
-    chain = [run]
-    if run.inputs["init"] != "none":
-        chain.append(Run.load(run.folder.parent / run.inputs["init"]))
+    pictures, minutes = training_cost(run)
     shared = {"run": run.name, "stage": "attend", "profile": run.profile, "dataset": dataset, "split": split, "labels": 0,
-              "seed": run.config["seed"], "pictures": sum(2 * r.summary["pictures"] for r in chain),  # two views of each
-              "minutes": sum(r.environment["minutes"] for r in chain), "hardware": run.environment["hardware"]}
+              "seed": run.config["seed"], "pictures": pictures, "minutes": minutes,
+              "hardware": run.environment["hardware"]}
     records.append({**shared, "arm": row["arm"], "n": row["n"], "value": row[bound],
                     "metric": f"attention_{row['metric']}{'' if bound == 'value' else '_' + bound}"
-                              + (f":{row['symbols']}" if row["symbols"] else "")}
+                              + (f":{row['part']}" if row["part"] else "")}
                    for row in rows for bound in ("value", "low", "high"))
+
+
+def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid") -> DataFrame:
+    """What `record` kept of one metric, from the newest run: columns arm, part, value, low, high, n; empty if nothing."""
+    import pandas as pd
+
+    frame = records.load()
+    frame = frame[(frame.dataset == dataset) & (frame.split == split) & frame.metric.str.startswith(f"attention_{metric}")]
+    if not len(frame):
+        return pd.DataFrame(columns=["arm", "part", "value", "low", "high", "n"])
+    frame = frame[frame.run == frame.run[frame.utc.idxmax()]]
+    name = frame.metric.str.partition(":")
+    parts = {kind: frame[name[0] == f"attention_{metric}{bound}"].assign(part=name[2]).set_index(["arm", "part"])
+             for kind, bound in (("value", ""), ("low", "_low"), ("high", "_high"))}
+    table = {**{kind: part.value for kind, part in parts.items()}, "n": parts["value"].n}
+    return pd.DataFrame(table, index=parts["value"].index).reset_index()
+
+
+def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
+    """Expression `which` of a batch as the view shows it, in pixels, for drawing: without what a crop left out."""
+    own = ((ink.owner == which) & view.kept).cpu().numpy()
+    stroke = np.unique(ink.stroke.cpu().numpy()[own], return_inverse=True)[1]
+    return Ink(view.points.cpu().numpy()[own], stroke.astype(np.int32))
 
 
 def main(profile: str = "smoke", dataset: str = "synthetic", seed: int = 0) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from mmlib import records
+from mmlib.data.samples import collate, from_pack
 from mmlib.data.synthetic import synthetic_ink
 from mmlib.metrics.attention import CLASSES, symbol_classes, uniform_over_ink
 from mmlib.models.recogniser import TINY
 from mmlib.runs import Run
 from mmlib.stages import attend
 from mmlib.stages import attention_report as report
-from mmlib.views import STRIDE
+from mmlib.views import STRIDE, make_view
 
 CONFIG = attend.Config.preset("smoke")
 
@@ -31,7 +32,7 @@ def seen(student, pack):
 
 
 def values(rows, metric, arm=report.OURS):
-    return {row["symbols"]: row["value"] for row in rows if (row["arm"], row["metric"]) == (arm, metric)}
+    return {row["part"]: row["value"] for row in rows if (row["arm"], row["metric"]) == (arm, metric)}
 
 
 def rigged(monkeypatch, seen, make):
@@ -74,6 +75,7 @@ def test_a_map_that_is_uniform_over_ink_prefers_nothing(monkeypatch, student, pa
     for metric in ("ratio", "matched"):
         np.testing.assert_allclose(list(values(rows, metric).values()), 1, atol=1e-6)
     assert values(rows, "on_ink")[""] == pytest.approx(1)
+    assert 0.5 < values(rows, "in_ink")[""] < 1  # the blur puts some of it beside the ink
 
 
 def test_a_map_on_operators_leads_every_control_there_and_only_there(monkeypatch, student, pack, seen):
@@ -116,6 +118,17 @@ def test_a_map_of_position_alone_is_found_out(monkeypatch, student, pack, seen):
     np.testing.assert_allclose(list(lead.values()), 0, atol=0.1)
 
 
+def test_a_view_is_drawn_without_what_its_crop_left_out(pack):
+    ink = collate([from_pack(pack, i) for i in range(4)]).ink
+    view = make_view(ink, CONFIG.view, torch.Generator().manual_seed(1))
+    assert not view.kept.all()
+    for which in range(4):
+        drawn = report.view_ink(view, ink, which)
+        assert len(drawn.points) == int((view.kept & (ink.owner == which)).sum())
+        assert set(drawn.stroke) == set(range(drawn.stroke[-1] + 1))
+        assert (drawn.points >= CONFIG.view.margin - 1e-3).all()
+
+
 def test_shuffled_keeps_what_lies_on_ink(seen):
     arms = report.arms(seen, seen)
     for ours, control, s in zip(arms[report.OURS], arms["shuffled"], seen, strict=True):
@@ -153,8 +166,14 @@ def test_a_finished_run_is_loaded_and_recorded(tmp_path, monkeypatch, student, p
     table = records.load()
     assert len(table) == 3 * len(rows)
     assert set(table["pictures"]) == {300}  # two views of 50 and of 100
+    kept = report.recorded("ratio", "synthetic").set_index(["arm", "part"])
+    for r in rows:
+        if r["metric"] == "ratio":
+            assert kept.loc[r["arm"], r["part"]].tolist() == pytest.approx([r["value"], r["low"], r["high"], r["n"]])
+    assert len(kept) == sum(r["metric"] == "ratio" for r in rows)
+    assert report.recorded().empty  # nothing of CROHME here
     row = table[(table["metric"] == "attention_ratio_low:operators") & (table["arm"] == report.OURS)]
-    assert row["value"].tolist() == pytest.approx([r["low"] for r in rows if (r["arm"], r["metric"], r["symbols"])
+    assert row["value"].tolist() == pytest.approx([r["low"] for r in rows if (r["arm"], r["metric"], r["part"])
                                                    == (report.OURS, "ratio", "operators")])
 
 
