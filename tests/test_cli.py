@@ -11,6 +11,7 @@ import pytest
 import mmlib
 from mmlib import cli
 from mmlib.runs import RunError, project_root
+from mmlib.stages.loop import Paused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +34,11 @@ def calls(monkeypatch):
     """A stage that notes what it was called with."""
     calls = []
 
-    def run(config, max_minutes=None, max_steps=None):
-        calls.append((config, max_minutes, max_steps))
-        return types.SimpleNamespace(folder="results/runs/x", done=max_steps is None, summary={"loss": 0.5})
+    def run(config, profile="desk", max_minutes=None, max_steps=None):
+        calls.append((config, profile, max_minutes, max_steps))
+        if max_steps:
+            raise Paused("x: paused at 7 of 10 pictures; the same command goes on from here")
+        return types.SimpleNamespace(name="x", summary={"loss": 0.5})
 
     module = types.SimpleNamespace(Config=Config, run=run)
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: {"mmlib.stages.pretrain": module}[name])
@@ -45,7 +48,7 @@ def calls(monkeypatch):
 def test_defaults_are_the_presets(calls, capsys):
     assert cli.main(["pretrain"]) == 0
     assert cli.main(["pretrain", "--profile", "desk"]) == 0
-    assert calls == [(Config(), None, None), (Config(profile="desk", rate=1e-4), None, None)]
+    assert calls == [(Config(), "smoke", None, None), (Config(profile="desk", rate=1e-4), "desk", None, None)]
     assert "done {'loss': 0.5}" in capsys.readouterr().out
 
 
@@ -55,7 +58,7 @@ def test_each_field_is_a_typed_option(calls, capsys):
     )
     assert cli.main(["pretrain", *options.split()]) == 0
     config = Config(dataset="crohme", seed=3, rate=0.5, wide=True, sizes=(4, 5, 6), limit=10)
-    assert calls == [(config, 1.5, 7)]
+    assert calls == [(config, "smoke", 1.5, 7)]
     assert "paused" in capsys.readouterr().out
 
 

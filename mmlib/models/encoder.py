@@ -110,6 +110,7 @@ class Encoder(nn.Module):
             x = (F.relu(x) if level < 2 else x) * mask
             for block in blocks:
                 x = block(x, mask)
+            x = x * mask
         if self.context:
             x = (x + self._around(x, valid)) * valid.to(x.dtype)
         features = self.out(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)

@@ -29,7 +29,7 @@ from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run,
 from mmlib.stages.pretrain import HARD
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 # The student sees a window of the expression, the teacher all of it: were both to see all, maps that attend to the ends of the
 # ink, wherever they lie, would agree under any warp without looking at content.

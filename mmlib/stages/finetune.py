@@ -27,7 +27,7 @@ from mmlib.stages.evaluate import best_tokens, read_pack
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer, plain
 from mmlib.views import InkBatch, View, ViewConfig, make_view, sample
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 @dataclass(frozen=True)

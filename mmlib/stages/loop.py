@@ -104,6 +104,12 @@ class Loop:
         for key, module in self.modules.items():
             module.load_state_dict(state["modules"][key])
         self.optimizer.load_state_dict(state["optimizer"])
+        # A checkpoint holds tensors in their logical order; the fused optimiser pairs a parameter with its moments by their
+        # place in memory, so these must lie as the parameter does (channels last).
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     # --- trunks -----------------------------------------------------------------------------------------------
     def _trunk(self) -> Path:

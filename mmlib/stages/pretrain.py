@@ -21,7 +21,7 @@ from mmlib.runs import Run
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, optimizer, plain
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 # Mild warps teach nothing more after some thousand pictures, so views of stages 1 and 2 go further than fine-tuning's:
 # crops to parts with common ink, a wide range of scale, elastic strokes, pens from hair to marker.

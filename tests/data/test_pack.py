@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
-from mmlib.data import pack as pack_module
 from mmlib.data.pack import (
     FORMAT,
     RESOLUTION,
@@ -145,7 +144,7 @@ def test_duplicate_ids_are_refused_and_leave_nothing(tmp_path, make_ink):
 def test_a_failed_write_keeps_the_old_pack(tmp_path, make_ink, monkeypatch):
     path = tmp_path / "p.safetensors"
     write_pack([normalised(make_ink("x", "old"))], path, "p")
-    monkeypatch.setattr(pack_module.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("mmlib.runs.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_pack([normalised(make_ink("x", "new"))], path, "p")
     assert [p.name for p in tmp_path.iterdir()] == ["p.safetensors"]
