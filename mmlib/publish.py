@@ -7,10 +7,9 @@ from pathlib import Path
 
 from mmlib.recognize import Reader
 from mmlib.records import load
-from mmlib.runs import RunError, load_weights, results_root, save_weights, write_atomic
+from mmlib.runs import RunError, find_runs, load_weights, results_root, save_weights, write_atomic
 
 LARGEST = 16 * 2**20  # bytes: what a clone should not have to carry more of
-ARM = "recogniser"
 METRICS = ("exprate", "within1", "within2", "within3", "ter", "structure")
 
 
@@ -36,7 +35,9 @@ def model_card() -> str:
     """The card in Markdown, its numbers from the recogniser's own file and its records."""
     reader = Reader.load()
     table = load()
-    rows = table[(table.arm == ARM) & (table.dataset == "crohme") & table.metric.isin(METRICS)]
+    evaluations = {run.name for run in find_runs("evaluate")
+                   if run.summary.get("trained") == reader.run and not run.config["without"]}
+    rows = table[table.run.isin(evaluations) & (table.dataset == "crohme") & table.metric.isin(METRICS)]
     wide = rows.pivot_table(index="split", columns="metric", values="value", aggfunc="last")
     lines = ["| CROHME | n | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
     for split, values in wide.iterrows():
