@@ -82,10 +82,12 @@ class Toy:
         self.run = Run.open(name, "smoke", config, {"data": "numbers"}, "1")
         tools = accelerator()
         torch.manual_seed(config.seed)
-        self.model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        # As in the stages, convolutions lie in memory with the channels last, and checkpoints do not.
+        self.model = nn.Sequential(nn.Unflatten(1, (2, 1, 2)), nn.Conv2d(2, 8, (1, 2)), nn.Flatten(), nn.Tanh(), nn.Linear(8, 1))
+        self.model.to(memory_format=torch.channels_last)
         self.teacher = copy.deepcopy(self.model).requires_grad_(False)
         self.seen, self.followed = [], []
-        optim = optimizer([self.model[0]], config.optim, slow=[self.model[2]], factor=0.5)
+        optim = optimizer([self.model[1]], config.optim, slow=[self.model[4]], factor=0.5)
         self.model, optim = tools.prepare(self.model, optim)
         self.loop = Loop(self.run, tools, {"student": self.model, "teacher": self.teacher}, optim, config.optim,
                          config.pictures, step or self.step, self.batches, evaluate, every, after_step=self.follow,
