@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NO_RECORD = "no record yet"
 COMPARED = ("mask-match", "supervised", "supervised-total")
-HEADLINE = ("recogniser", *COMPARED)
+HEADLINE = (*COMPARED, "recogniser")  # and one that was trained for longer, where there is one
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
 # Choices that do not make another arm: what a run is trained on, by which seed, for how long, and how often it is looked at.
 _SAME_ARM = {"dataset", "seed", "init", "labels", "pictures", "full_data", "eval_pictures", "eval_most"}
@@ -59,7 +59,7 @@ def arm_of(run: Run) -> str:
         named = {other.summary["arm"] for other in find_runs("evaluate") if other.summary.get("trained") == run.name
                  and other.summary["arm"] and not other.config["without"]}
         if named:  # an arm's run may ship as the recogniser, too
-            return min(named, key=lambda name: (name == HEADLINE[0], name))
+            return min(named, key=lambda name: (name == "recogniser", name))
     config, preset = run.config, json.loads(json.dumps(asdict(STAGES[run.stage].Config.preset(run.profile))))
     changes = [f"{key}={value}" for key, value in _leaves(config) if dict(_leaves(preset)).get(key) != value
                and key.split(".")[0] not in _SAME_ARM]
@@ -153,7 +153,7 @@ def scored(split: str, dataset: str = "crohme", labels: float = 1.0) -> DataFram
     return kept.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric"], keep="last")
 
 
-def arms_table(split: str, arms: Sequence[str] = HEADLINE, dataset: str = "crohme", labels: float = 1.0,
+def arms_table(split: str, arms: Sequence[str] = COMPARED, dataset: str = "crohme", labels: float = 1.0,
                others: bool = True) -> DataFrame:
     """A row for each of `arms`, and for every other arm with a record of this split: means over seeds, as text."""
     import pandas as pd
@@ -183,16 +183,20 @@ def published() -> DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
 
 
-def main_table(arms: Sequence[str] = HEADLINE, splits: Sequence[str] = ("test_2014", "test_2019")) -> DataFrame:
+def main_table(arms: Sequence[str] | None = None, splits: Sequence[str] = ("test_2014", "test_2019")) -> DataFrame:
     """Our arms and the published methods, ExpRate in %, as text; ours with a 95 % interval where the outcomes are kept.
 
+    arms: by default those compared, and every other with a record of these splits that is not a part switched off ('-no-').
     Published rows are marked as such. They train on the same CROHME training set, longer, and without its segmentation.
     """
     import pandas as pd
 
-    rows = []
+    if arms is None:
+        recorded = {arm for split in splits for arm in scored(split).arm}
+        arms = [*COMPARED, *sorted(arm for arm in recorded if arm not in COMPARED and "-no-" not in arm)]
+    ships, rows = shipped_arm(), []
     for arm in arms:
-        row = {"method": f"{arm} (ours)", "source": "measured here"}
+        row = {"method": f"{arm} (ours{', ships' if arm == ships else ''})", "source": "measured here"}
         for split in splits:
             own = scored(split)
             own = own[(own.arm == arm) & (own.metric == "exprate")]
@@ -475,6 +479,13 @@ def looks_figure(ink: Ink, looked: Looked, most: int = 15, columns: int = 5) -> 
         plots.heat_over_ink(ax, ink, looked.cross[step], looked.extent)
         ax.set_title(f"{step + 1}: {looked.tokens[step]}".replace("$", r"\$"), fontsize="medium", parse_math=False)
     return fig
+
+
+def shipped_arm() -> str | None:
+    """The arm of the recogniser that ships; None where it or its run's folder is not there."""
+    reader = shipped()
+    folder = reader and results_root() / "runs" / reader.run
+    return arm_of(Run.load(folder)) if folder and (folder / "config.json").is_file() else None
 
 
 @functools.lru_cache(maxsize=1)

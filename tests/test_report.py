@@ -25,6 +25,7 @@ from mmlib.views import STRIDE, InkBatch, ViewConfig, make_view
 
 @pytest.fixture(autouse=True)
 def results(tmp_path, monkeypatch):
+    report.shipped.cache_clear()
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("MMLIB_FIGURES", str(tmp_path / "figures"))
     return tmp_path / "results"
@@ -61,7 +62,7 @@ def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, 
 def test_without_results_tables_say_so():
     assert (report.arms_table("valid").seeds == report.NO_RECORD).all()
     main = report.main_table()
-    assert len(main) == len(report.HEADLINE)
+    assert len(main) == len(report.COMPARED)
     assert (main.iloc[:, 2:] == report.NO_RECORD).all(axis=None)
     assert report.NO_RECORD in report.verdict("mask-match", "supervised", "valid")
     assert all(frame.empty for frame in (
@@ -76,7 +77,7 @@ def test_arms_are_means_over_seeds_of_the_newest_records():
     evaluated("mask-match", [0, 0], [10, 10], seed=1)
     evaluated("extra", [1, 1], [10, 10])
     table = report.arms_table("valid").set_index("arm")
-    assert list(table.index) == [*report.HEADLINE, "extra"]
+    assert list(table.index) == [*report.COMPARED, "extra"]
     assert tuple(table.loc["mask-match", ["seeds", "n", "TER", "ExpRate"]]) == ("2", "2", "0.050", "75.0%")
     assert table.loc["supervised", "seeds"] == report.NO_RECORD
     assert "extra" not in set(report.arms_table("valid", others=False).arm)
@@ -256,7 +257,11 @@ def test_figures_show_what_they_are_given(reader, make_ink):
     plt.close("all")
 
 
-def test_no_recogniser_is_no_error():
-    report.shipped.cache_clear()
+def test_what_ships_is_named(results, reader, monkeypatch):
     assert report.shipped() is None
-    report.shipped.cache_clear()
+    assert report.shipped_arm() is None
+    run = train(finetune, init="none")
+    monkeypatch.setattr(report, "shipped", lambda: replace(reader, run=run.name))
+    assert "supervised (ours, ships)" in set(report.main_table().method)
+    monkeypatch.setattr(report, "shipped", lambda: replace(reader, run="finetune-desk-gone"))
+    assert report.shipped_arm() is None
