@@ -182,6 +182,11 @@ def _from_picture(source: str | Path | Image | np.ndarray) -> tuple[np.ndarray, 
     elif isinstance(source, np.ndarray):
         grey = _grey(source)
     elif hasattr(source, "convert"):
+        from PIL import Image
+
+        if source.has_transparency_data:  # on white paper, as `decode` has it
+            source = source.convert("RGBA")
+            source = Image.alpha_composite(Image.new("RGBA", source.size, "white"), source)
         grey = np.asarray(source.convert("L"))
     else:
         raise DataError(f"cannot read a {type(source).__name__}; give a path, a PIL image, an array or an Ink")
@@ -194,14 +199,14 @@ def _from_picture(source: str | Path | Image | np.ndarray) -> tuple[np.ndarray, 
 
 
 def _grey(array: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 of an array (H, W), (H, W, 3) or (H, W, 4), of integers to 255 or floats to 1."""
+    """(H, W) uint8 of an array (H, W), (H, W, 3) or (H, W, 4), of integers to 255, floats to 1 or booleans."""
     if array.ndim == 3 and array.shape[2] in (3, 4):
         array = array[..., :3] @ np.array([0.299, 0.587, 0.114])
     elif array.ndim != 2:
         raise DataError(f"an array of shape {array.shape} is no picture; expected (H, W), (H, W, 3) or (H, W, 4)")
     if not array.size or not np.isfinite(array).all():
         raise DataError("a picture must have pixels, all of them finite")
-    if array.dtype.kind == "f" and array.max() <= 1:
+    if array.dtype.kind in "fb" and array.max() <= 1:
         array = array * 255
     return np.clip(array, 0, 255).astype(np.uint8)
 
