@@ -452,12 +452,12 @@ def learning_figure(frame: DataFrame, xs: Sequence[str] = ("total_pictures", "to
         for column, x in enumerate(xs):
             ax = axes[row, column]
             plots.curve(ax, frame.dropna(subset=[x, key]), x, key)
-            if row or column:
-                ax.get_legend().remove()
+            ax.get_legend().remove()
             ax.set(xlabel=names[x] if row else "", ylabel=title if not column else "")
             if "pictures" in x:
                 ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
         axes[row, 0].set_ylim(bottom=0)
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return fig
 
@@ -569,9 +569,9 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
             x = np.array([names.index(p) for p in rows.part]) + 0.14 * (number - (len(chosen) - 1) / 2)
             ax.errorbar(x, rows.value, yerr=[rows.value - rows.low, rows.high - rows.value], label=arm, **_dots(look))
         counts = frame.drop_duplicates("part").set_index("part").n
-        ax.set(xticks=range(len(names)), xticklabels=[f"{p}\nn = {counts[p]:,}" for p in names], xlabel=titles[key],
-               ylim=(0, None))
+        ax.set(xticks=range(len(names)), xticklabels=[f"{p}\nn = {counts[p]:,}" for p in names], xlabel=titles[key])
     axes[0, 0].set_ylabel(label)
+    axes[0, 0].set_ylim(bottom=0)  # only now: the panels share it, and setting it ends its growth
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 

@@ -243,6 +243,10 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         fig = report.parts_figure({"depth": parts, "length": parts[:0]}, {"depth": "nesting"}, "TER")
         assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0\nn = 9"]
         assert len(fig.axes) == 1
+        fig = report.parts_figure({"length": parts, "depth": parts.assign(value=3.0, low=2.0, high=4.0)},
+                                  {"length": "tokens", "depth": "nesting"}, "TER")
+        assert [ax.get_ylim()[0] for ax in fig.axes] == [0, 0]
+        assert fig.axes[0].get_ylim()[1] >= 4  # the panels share an axis that holds both
         fig = report.ratios_figure(parts)
         assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["supervised", "supervised-total"]
         fig = report.looks_figure(ink, looked)
