@@ -134,7 +134,7 @@ def test_nothing_of_crohme_and_nothing_large_is_committed():
             assert name.startswith("results/checkpoints/"), name
         if path.name == "outcomes.csv":
             with open(path, newline="") as file:
-                assert next(csv.reader(file)) == ["id", "token_errors", "length", "score"], name
+                assert next(csv.reader(file)) == ["id", "token_errors", "insertions", "length", "structure", "score"], name
 
 
 # --- notebooks ----------------------------------------------------------------------------------------------
