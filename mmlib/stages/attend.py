@@ -199,7 +199,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
 
         loop = Loop(this, tools, {"student": student, "teacher": teacher}, optim, config.optim, config.pictures, step, feed,
-                    evaluate, config.eval_pictures, after_step=follow, progress=progress)
+                    evaluate, config.eval_pictures, after_step=follow, trunks=False, progress=progress)
         last = loop.train(max_minutes, max_steps)
         this.save_weights(half(teacher.state_dict()), {"config": plain(config)})
         this.finish(**last)

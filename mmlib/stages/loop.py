@@ -93,6 +93,7 @@ class Loop:
     evaluate: Callable[[int], dict[str, float]] | None = None
     every: int = 10_000
     after_step: Callable[[int], None] | None = None
+    trunks: bool = True  # off where a step depends on the budget, as a curriculum does
     checkpoint_minutes: float = 3.0
     log_steps: int = 20
     progress: bool = True
@@ -153,7 +154,7 @@ class Loop:
             step, state = found
             pictures = state.pop("pictures")
             self.restore(state)
-        elif trunk := self._load_trunk():
+        elif self.trunks and (trunk := self._load_trunk()):
             step, pictures = trunk
         began = saved = time.monotonic()
         last: dict[str, float] = {}
@@ -197,7 +198,7 @@ class Loop:
                     bar.set_postfix(loss=f"{row['loss']:.3f}")
                 if self.evaluate and before // self.every != pictures // self.every and pictures < self.total:
                     last = self._evaluate(step, pictures)
-                if before < trunk_at <= pictures and self.optim.decay:
+                if self.trunks and before < trunk_at <= pictures and self.optim.decay:
                     self._save_trunk(step, pictures)
                 now = time.monotonic()
                 out = (stop.is_set() or (max_minutes is not None and now - began > 60 * max_minutes)
