@@ -5,6 +5,7 @@ index) alone, so a resumed run sees what the uninterrupted one would have seen."
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -51,10 +52,14 @@ class Feed:
             different random part each epoch, a larger one goes round.
         area: square typical symbols a batch; most: expressions a batch; seed: of order and samples.
         longest: samples with more tokens are left out of training (they stay in every test).
+        scale: log half range of each sample's random size. Drawn here rather than by the view, so that a batch holds samples
+            that are of like size on the canvas: padding would else take a third of it.
     """
 
-    def __init__(self, sources: list[tuple[Augmenter, int | None]], area: float, most: int, seed: int, longest: int = 150):
+    def __init__(self, sources: list[tuple[Augmenter, int | None]], area: float, most: int, seed: int, longest: int = 150,
+                 scale: float = 0.0):
         self.sources, self.area, self.most, self.seed, self.longest = sources, area, most, seed, longest
+        self.scale = scale
 
     def epoch(self, epoch: int) -> list[list[Sample]]:
         """The batches of one epoch."""
@@ -69,6 +74,9 @@ class Feed:
             samples += [augmenter.draw(int(i), np.random.default_rng([self.seed, epoch, number, position]))
                         for position, i in enumerate(indices)]
         samples = [s for s in samples if len(s.tokens) <= self.longest]
+        if self.scale:
+            factors = np.exp(np.random.default_rng([self.seed, epoch, 19]).uniform(-self.scale, self.scale, len(samples)))
+            samples = [replace(s, points=s.points * np.float32(f)) for s, f in zip(samples, factors)]
         sizes = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples])
         order = batches_by_area(sizes, self.area, self.most, np.random.default_rng([self.seed, epoch, 13]))
         return [[samples[i] for i in group] for group in order]

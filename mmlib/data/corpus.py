@@ -10,6 +10,7 @@ import numpy as np
 from mmlib.data import DataError, cache_root
 from mmlib.data.pack import Pack, PackError, normalised, write_pack
 from mmlib.data.prepare import load_pack
+from mmlib.data.samples import from_pack
 from mmlib.data.split import split
 from mmlib.data.synthetic import InkBank, synthetic_ink
 from mmlib.ink import Ink
@@ -29,6 +30,15 @@ class Corpus:
     train: np.ndarray
     valid: np.ndarray
     vocabulary: Vocabulary
+
+    def look(self, most: int) -> np.ndarray:
+        """At most so many validation expressions, always the same random choice: what the curves are measured on."""
+        return np.sort(np.random.default_rng(3).permutation(self.valid)[:most])
+
+    def held_formulas(self) -> frozenset[tuple[int, ...]]:
+        """Token ids of the validation formulas of more than one token: what no cut or recombination may show in training."""
+        found = (tuple(int(t) for t in from_pack(self.pack, i).tokens) for i in self.valid)
+        return frozenset(tokens for tokens in found if len(tokens) > 1)
 
     @property
     def identity(self) -> str:

@@ -7,7 +7,7 @@ Every function takes a numpy Generator and changes nothing in place. The label a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -55,18 +55,24 @@ class AugmentConfig:
     longest_join: int = 24  # tokens of a join's result at most
 
 
-# Letters of one class stand alike on the line, so one can take another's place and box.
-SHAPES = ("acemnorsuvwxz", "bdfhklt", "gpqy", "0123456789", "ABCEFGHILMNPRSTVXY",
+# Letters of one class stand alike on the line, so one can take another's place and box. Strokes as thin as 1, I and l stay out:
+# a wide letter in their place would lie over its neighbours.
+SHAPES = ("acemnorsuvwxz", "bdfhkt", "gpqy", "023456789", "ABCEFGHLMNPRSTVXY",
           (r"\alpha", r"\sigma", r"\pi", r"\mu"), (r"\beta", r"\theta", r"\lambda", r"\phi", r"\Delta"),
           ("+", r"\times", r"\div", r"\pm"), (r"\lt", r"\gt", r"\leq", r"\geq", r"\neq"))
 
 
 class Augmenter:
-    """Draws samples of a pack's chosen expressions. Strokes for other hands come from those expressions alone."""
+    """Draws samples of a pack's chosen expressions. Strokes for other hands come from those expressions alone.
 
-    def __init__(self, pack: Pack, indices: Sequence[int], config: AugmentConfig, vocabulary: Vocabulary | None = None):
-        self.pack, self.config = pack, config
-        self.indices = np.asarray(indices)
+    held: token ids of formulas that training must not show (the validation split's). An expression of the pack that is one of them
+    is left out, and a cut, join or recombination that happens to be one is replaced by the expression that it was made from.
+    """
+
+    def __init__(self, pack: Pack, indices: Sequence[int], config: AugmentConfig, vocabulary: Vocabulary | None = None,
+                 held: Container[tuple[int, ...]] = frozenset()):
+        self.pack, self.config, self.held = pack, config, held
+        self.indices = np.array([i for i in indices if not self._is_held(from_pack(pack, int(i)))] if held else indices)
         vocabulary = vocabulary or Vocabulary.crohme()
         self.open, self.close, self.sub, self.sup, self.frac, self.sqrt, self.left, self.right = vocabulary.encode(
             ["{", "}", "_", "^", r"\frac", r"\sqrt", "[", "]"])
@@ -230,11 +236,19 @@ class Augmenter:
                       np.concatenate([left.token_symbols, np.where(right.token_symbols >= 0,
                                                                    right.token_symbols + len(left.labels), -1)]))
 
+    def _is_held(self, sample: Sample) -> bool:
+        return tuple(sample.tokens.tolist()) in self.held
+
     def draw(self, i: int, rng: np.random.Generator) -> Sample:
         """The training sample of expression i."""
-        config, sample = self.config, from_pack(self.pack, i)
+        sample = from_pack(self.pack, i)
         if not self.pack.flat.aligned[i]:
             return sample
+        made = self._vary(i, sample, rng)
+        return sample if self._is_held(made) else made
+
+    def _vary(self, i: int, sample: Sample, rng: np.random.Generator) -> Sample:
+        config = self.config
         dice = rng.random()
         if dice < config.symbol:
             sample = self.one_symbol(sample, rng)

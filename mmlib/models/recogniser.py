@@ -27,7 +27,7 @@ class ModelConfig:
 
 
 # The smoke profile's: everything runs, in seconds, and nothing is learned worth having.
-TINY = ModelConfig(EncoderConfig(widths=(16, 32, 64), blocks=(0, 1, 1), context=1, context_d=64, heads=4, d=64),
+TINY = ModelConfig(EncoderConfig(widths=(32, 64), blocks=(1, 1), context=1, context_d=64, heads=4, d=64),
                    DecoderConfig(d=64, heads=4, layers=2, hidden=128), maps=4)
 
 

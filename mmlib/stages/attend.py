@@ -25,11 +25,11 @@ from mmlib.models.heads import predictor
 from mmlib.models.recogniser import TINY
 from mmlib.render import arc_length
 from mmlib.runs import Run
-from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer, plain
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer
 from mmlib.stages.pretrain import HARD
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 # The student sees a window of the expression, the teacher all of it: were both to see all, maps that attend to the ends of the
 # ink, wherever they lie, would agree under any warp without looking at content.
@@ -150,7 +150,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         loss_fn = MatchLoss(replace(config.match, gather=tools.num_processes > 1))
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
                     config.batch_most, config.seed)
-        held = Feed([(Augmenter(corpus.pack, corpus.valid[:512], AugmentConfig(), corpus.vocabulary), None)],
+        held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         student, optim = tools.prepare(student, optim)
         teacher.to(tools.device)
@@ -172,11 +172,10 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             common, there = chosen[shown], maps_there[shown]
             here, maps_here = at_points(features, seen, part, ink.owner, common)
             drawn = ink_cells(part, ink.b, ink.owner)
-            blank = nn.functional.max_pool2d(drawn, 3, 1, 1)  # ink, or within a cell of it
             return loss_fn(student_slots=seen.slots, teacher_slots=attention.slots, visible=visible, pred=bare.predictor(here),
                            target=target[shown], covered=hidden.covered[common], student_at_points=maps_here,
                            teacher_at_points=there, owner=ink.owner[common], maps=seen.maps, valid=part.valid[:, 0] > 0,
-                           ink=blank[:, 0])
+                           ink=drawn[:, 0])
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
@@ -193,7 +192,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
 
         def evaluate(pictures: int) -> dict[str, float]:
             rows = []
-            for number, samples in enumerate(held[:8]):
+            for number, samples in enumerate(held):
                 _, numbers = match(collate(samples), min(1.0, pictures / config.pictures), torch.Generator().manual_seed(number))
                 rows.append({k: float(v) for k, v in numbers.items()})
             return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
@@ -201,6 +200,6 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         loop = Loop(this, tools, {"student": student, "teacher": teacher}, optim, config.optim, config.pictures, step, feed,
                     evaluate, config.eval_pictures, after_step=follow, trunks=False, progress=progress)
         last = loop.train(max_minutes, max_steps)
-        this.save_weights(half(teacher.state_dict()), {"config": plain(config)})
+        this.save_weights(half(teacher.state_dict()), {"config": this.config})
         this.finish(**last)
     return this

@@ -24,10 +24,10 @@ from mmlib.models.recogniser import TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
 from mmlib.runs import Run, RunError, training_cost
 from mmlib.stages.evaluate import best_tokens, read_pack
-from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer, plain
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer
 from mmlib.views import InkBatch, View, ViewConfig, make_view, sample
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -167,21 +167,22 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         model = build(config, corpus, start)
         optim = optimizer([model.decoder, model.symbols, model.scalars], config.optim,
                           slow=[m for m in (model.encoder, model.attention) if m is not None], factor=config.encoder_rate)
-        sources = [(Augmenter(corpus.pack, indices, config.augment, vocabulary), None)]
+        held = frozenset() if config.full_data else corpus.held_formulas()
+        sources = [(Augmenter(corpus.pack, indices, config.augment, vocabulary, held), None)]
         if config.composed:
             pack = corpus.composed(indices)
             light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
-            sources.append((Augmenter(pack, np.arange(len(pack)), light, vocabulary), round(config.composed * len(indices))))
-        feed = Feed(sources, config.batch_area, config.batch_most, config.seed)
+            sources.append((Augmenter(pack, np.arange(len(pack)), light, vocabulary, held), round(config.composed * len(indices))))
+        feed = Feed(sources, config.batch_area, config.batch_most, config.seed, scale=config.view.scale)
+        warps = replace(config.view, scale=0.0)  # the feed has drawn the sizes
         model, optim = tools.prepare(model, optim)
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
             batch = batch.to(tools.device)
-            view = make_view(batch.ink, config.view, rng)
-            picture = view.picture
+            view = make_view(batch.ink, warps, rng)
             inputs, targets = prefixes(batch.tokens, vocabulary)
-            logits, attention, encoded = model(picture, view.valid, disturb(inputs, config.input_noise, vocabulary, rng))
+            logits, attention, encoded = model(view.picture, view.valid, disturb(inputs, config.input_noise, vocabulary, rng))
             sequence = sequence_loss(logits, targets, vocabulary, config.smoothing)
             loss, numbers = sequence, {"sequence": sequence.detach()}
             if config.point_weight:
@@ -193,7 +194,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                 loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
             return loss, numbers
 
-        look = np.sort(np.random.default_rng(3).permutation(corpus.valid)[: config.eval_most])
+        look = corpus.look(config.eval_most)
 
         def evaluate(pictures: int) -> dict[str, float]:
             reader = tools.unwrap_model(model)
@@ -208,7 +209,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         reader = tools.unwrap_model(model)
         earlier = training_cost(start) if start else (0, 0.0)
         this.save_weights(half(reader.state_dict()), {
-            "config": plain(config), "vocabulary": list(vocabulary.tokens), "run": this.name,
+            "config": this.config, "vocabulary": list(vocabulary.tokens), "run": this.name,
             "pictures": last["pictures"] + earlier[0], "minutes": round(this.minutes + earlier[1], 2)})
         this.finish(**last, expressions=len(indices))
     return this

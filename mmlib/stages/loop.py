@@ -7,7 +7,6 @@ kept, and the longer one goes on from there. It ends exactly as if it had been t
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import signal
@@ -26,12 +25,17 @@ from torch import Tensor, nn
 
 from mmlib.models.layers import native_bfloat16
 from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
+from mmlib.stages.muon import Muon
+
+
+ENDS = ("embed", "logits", "symbols", "scalars")  # whose rows are tokens, classes or slots, not directions among features
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and the learning rate's course."""
+    """Muon or AdamW, and the learning rate's course."""
 
+    muon: bool = True  # for the matrices inside the network; AdamW elsewhere, and everywhere without
     lr: float = 1.5e-3
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
@@ -62,15 +66,17 @@ def accelerator() -> Accelerator:
 
 def optimizer(modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[nn.Module] = (), factor: float = 0.1
               ) -> torch.optim.Optimizer:
-    """AdamW; no decay on vectors and scalars; the modules in `slow` run at `factor` times the rate."""
+    """No decay on vectors and scalars; the modules in `slow` run at `factor` times the rate. With Muon, weights of hidden linear
+    and convolutional layers take its step; embeddings and output layers (`ENDS`), vectors and scalars take AdamW's."""
     groups = []
     for scale, members in ((1.0, modules), (factor, slow)):
-        parameters = [p for m in members for p in m.parameters() if p.requires_grad]
-        for decay, wanted in ((config.weight_decay, True), (0.0, False)):
-            chosen = [p for p in parameters if (p.ndim > 1) == wanted]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+        kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "end": [], "vector": []}
+        for name, p in ((name, p) for m in members for name, p in m.named_parameters() if p.requires_grad):
+            inside = config.muon and "." in name and name.split(".")[-2] not in ENDS
+            kinds["vector" if p.ndim < 2 else "hidden" if inside else "end"].append(p)
+        groups += [{"params": chosen, "weight_decay": 0.0 if kind == "vector" else config.weight_decay, "scale": scale,
+                    "muon": kind == "hidden"} for kind, chosen in kinds.items() if chosen]
+    return Muon(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 @dataclass
@@ -95,7 +101,7 @@ class Loop:
     after_step: Callable[[int], None] | None = None
     trunks: bool = True  # off where a step depends on the budget, as a curriculum does
     checkpoint_minutes: float = 3.0
-    log_steps: int = 20
+    log_pictures: int = 300  # between two rows of the curves; a budget below 12,000 has 40 rows
     progress: bool = True
 
     def state(self) -> dict[str, Any]:
@@ -160,6 +166,7 @@ class Loop:
         last: dict[str, float] = {}
         steps_now = skipped = 0
         trunk_at = int(self.total * (1 - self.optim.decay))
+        log_every = max(1, min(self.log_pictures, self.total // 40))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         sums: dict[str, list[Tensor | float]] = {}
         stop = threading.Event()
@@ -190,7 +197,7 @@ class Loop:
                 bar.update(count)
                 for key, value in {"loss": loss.detach(), "norm": norm, **numbers}.items():
                     sums.setdefault(key, []).append(value)
-                if step % self.log_steps == 0 or pictures >= self.total:
+                if before // log_every != pictures // log_every or pictures >= self.total:
                     row = {k: sum(float(x) for x in v) / len(v) for k, v in sums.items()}
                     sums.clear()
                     self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3), lr=rate, skipped=skipped,
@@ -237,11 +244,6 @@ def _catch_signals(stop: threading.Event) -> dict[int, Any]:
     return {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """A configuration as JSON-ready nested dicts."""
-    return dataclasses.asdict(config)
-
-
 def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights in half precision, on the CPU: what a finished run keeps."""
     return {k: v.detach().to("cpu", torch.float16 if v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()}
@@ -249,10 +251,15 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: float | None = None) -> Run | None:
     """The run whose weights a stage starts from: None for 'none'; the profile's own run for 'pretrain' and 'attend', trained
-    where it is not there; else the run folder of that name."""
+    where it or its weights (which are not committed) are not there; else the run folder of that name."""
     if name == "none":
         return None
     if name in ("pretrain", "attend"):
         stage = importlib.import_module(f"mmlib.stages.{name}")
-        return stage.run(stage.Config.preset(profile, dataset=dataset, seed=seed), profile, max_minutes)
+        config = stage.Config.preset(profile, dataset=dataset, seed=seed)
+        found = stage.run(config, profile, max_minutes)
+        if found.weights.is_file():
+            return found
+        found.reopen()
+        return stage.run(config, profile, max_minutes)
     return Run.load(results_root() / "runs" / name)

@@ -18,10 +18,10 @@ from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool, projection
 from mmlib.models.recogniser import TINY
 from mmlib.runs import Run
-from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, optimizer, plain
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, optimizer
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 # Mild warps teach nothing more after some thousand pictures, so views of stages 1 and 2 go further than fine-tuning's:
 # crops to parts with common ink, a wide range of scale, elastic strokes, pens from hair to marker.
@@ -109,7 +109,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                                gather=tools.num_processes > 1)
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
                     config.batch_most, config.seed)
-        held = Feed([(Augmenter(corpus.pack, np.sort(corpus.valid[:512]), AugmentConfig(), corpus.vocabulary), None)],
+        held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         model, optim = tools.prepare(model, optim)
 
@@ -128,7 +128,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         def evaluate(pictures: int) -> dict[str, float]:
             """Retrieval of the other view, on the validation split: whole expressions, and ink points, within batches."""
             rows = []
-            for number, samples in enumerate(held[:8]):
+            for number, samples in enumerate(held):
                 z1, z2, u1, u2, *_ = embed(collate(samples), torch.Generator().manual_seed(number))
                 rows.append((matched(z1, z2), matched(u1, u2), float(z1.float().std(0).mean()), len(samples)))
             means = np.average(np.array(rows)[:, :3], axis=0, weights=[r[3] for r in rows])
@@ -137,6 +137,6 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         loop = Loop(this, tools, {"model": model}, optim, config.optim, config.pictures, step, feed, evaluate,
                     config.eval_pictures, progress=progress)
         last = loop.train(max_minutes, max_steps)
-        this.save_weights(half(tools.unwrap_model(model).state_dict()), {"config": plain(config)})
+        this.save_weights(half(tools.unwrap_model(model).state_dict()), {"config": this.config})
         this.finish(**last)
     return this

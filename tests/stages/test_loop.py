@@ -91,7 +91,7 @@ class Toy:
         self.model, optim = tools.prepare(self.model, optim)
         self.loop = Loop(self.run, tools, {"student": self.model, "teacher": self.teacher}, optim, config.optim,
                          config.pictures, step or self.step, self.batches, evaluate, every, after_step=self.follow,
-                         log_steps=1, progress=False)
+                         log_pictures=1, progress=False)
 
     def batches(self, start):
         for number in itertools.count(start):
@@ -162,12 +162,13 @@ def test_pauses_change_nothing(tmp_path, monkeypatch, piece):
 
 
 def test_logged_means_are_over_the_steps_since_the_last_row():
-    toy = Toy()
-    toy.loop.log_steps = 5
+    toy = Toy(replace(Config(), pictures=600))
+    toy.loop.log_pictures = 15
     toy.train()
     sizes = [3 + n % 3 for n, _ in toy.seen]
-    assert [r["size"] for r in toy.rows()] == pytest.approx(
-        [np.mean(sizes[i : i + 5]) for i in range(0, len(sizes), 5)])
+    rows = np.cumsum(sizes) // 15
+    assert [r["size"] for r in toy.rows()] == pytest.approx([np.mean([s for s, k in zip(sizes, before) if k == row])
+                                                             for before in [[0, *rows[:-1]]] for row in range(rows[-1])])
 
 
 def test_a_time_limit_pauses_after_a_step():
