@@ -265,6 +265,7 @@ class Run:
     folder: Path
     _before: float = 0.0  # minutes spent by earlier sittings of this run
     _since: float = dataclasses.field(default_factory=time.monotonic)
+    _writes: bool = True  # False in the processes beside the one that writes
 
     @classmethod
     def open(
@@ -322,20 +323,29 @@ class Run:
         return self._before + (time.monotonic() - self._since) / 60
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[Run]:
-        """Hold the folder for writing, and write what was asked. RunError if another process holds it."""
+    def lock(self, writes: bool = True) -> Iterator[Run]:
+        """Hold the folder for writing, and write what was asked. RunError if another process holds it.
+
+        Of several processes that train one run, one writes: with `writes=False` nothing is held, and `log`, `save_checkpoint`,
+        `save_weights` and `finish` do nothing.
+        """
+        self._writes, self._since = writes, time.monotonic()
+        if not writes:
+            yield self
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock", timeout=0):
                 asked = {key: getattr(self, key) for key in ASKED}
                 write_atomic(self.folder / "config.json", _json(asked, indent=1) + "\n")
-                self._since = time.monotonic()
                 yield self
         except Timeout as error:
             raise RunError(f"another process is writing {self.folder}") from error
 
     def log(self, **row: Any) -> None:
         """Append a row to metrics.jsonl. Give `step`; numbers that are not finite become null."""
+        if not self._writes:
+            return
         for key, value in row.items():
             value = value.item() if hasattr(value, "item") else value
             row[key] = None if isinstance(value, float) and not math.isfinite(value) else value
@@ -359,11 +369,13 @@ class Run:
     def _checkpoints(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True)
 
-    def save_checkpoint(self, step: int, state: Any) -> Path:
+    def save_checkpoint(self, step: int, state: Any) -> Path | None:
         """Keep nested `state` (see `flatten`) to resume from; the checkpoint before it is kept too.
 
         The file's name carries the step and the SHA-256 of its content.
         """
+        if not self._writes:
+            return None
         tensors, structure = flatten(state)
         header = {"structure": structure, "step": step, "minutes": self.minutes}
         data = safetensors.save(tensors, {"header": _json(header)})
@@ -395,6 +407,8 @@ class Run:
     def resume(self) -> tuple[int, Any] | None:
         """`load_checkpoint`, and drop the rows logged after it, which the resumed run will log again."""
         found = self.load_checkpoint()
+        if not self._writes:
+            return found
         last = found[0] if found else -1
         rows = [row for row in self.metrics() if row.get("step", 0) <= last]
         if rows or (self.folder / "metrics.jsonl").exists():
@@ -403,7 +417,8 @@ class Run:
 
     def save_weights(self, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
         """Write the run's result; see `save_weights` of this module."""
-        save_weights(self.weights, weights, metadata)
+        if self._writes:
+            save_weights(self.weights, weights, metadata)
         return self.weights
 
     def load_weights(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -418,6 +433,8 @@ class Run:
 
     def finish(self, **summary: Any) -> None:
         """Mark the run as done, with a summary of numbers; the checkpoints are then of no more use and go."""
+        if not self._writes:
+            return
         environment = {
             "commit": commit(),
             "versions": versions(),

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmlib.data import DataError
 from mmlib.data.samples import Augmenter, Batch, Sample, collate
 
 
@@ -54,12 +55,14 @@ class Feed:
         longest: samples with more tokens are left out of training (they stay in every test).
         scale: log half range of each sample's random size. Drawn here rather than by the view, so that a batch holds samples
             that are of like size on the canvas: padding would else take a third of it.
+        share: (rank, processes): of each so many batches this process takes the one of its rank, and all count the expressions
+            of all, so that schedules agree. The few batches of an epoch's end that are too few for all are left out.
     """
 
     def __init__(self, sources: list[tuple[Augmenter, int | None]], area: float, most: int, seed: int, longest: int = 150,
-                 scale: float = 0.0):
+                 scale: float = 0.0, share: tuple[int, int] = (0, 1)):
         self.sources, self.area, self.most, self.seed, self.longest = sources, area, most, seed, longest
-        self.scale = scale
+        self.scale, self.share = scale, share
 
     def epoch(self, epoch: int) -> list[list[Sample]]:
         """The batches of one epoch."""
@@ -82,11 +85,15 @@ class Feed:
         return [[samples[i] for i in group] for group in order]
 
     def __call__(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
-        """(expressions, batch) from batch number `start` on."""
+        """(expressions of all processes, this one's batch) from step `start` on."""
+        rank, processes = self.share
         epoch = seen = 0
         while True:
             order = self.epoch(epoch)
-            for samples in order[max(0, start - seen):]:
-                yield len(samples), collate(samples)
-            seen += len(order)
+            steps = [order[i : i + processes] for i in range(0, len(order) - processes + 1, processes)]
+            if not steps:
+                raise DataError(f"{len(order)} batches an epoch are too few for {processes} processes; make them smaller")
+            for samples in steps[max(0, start - seen):]:
+                yield sum(map(len, samples)), collate(samples[rank])
+            seen += len(steps)
             epoch += 1

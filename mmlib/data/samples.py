@@ -65,8 +65,8 @@ SHAPES = ("acemnorsuvwxz", "bdfhkt", "gpqy", "023456789", "ABCEFGHLMNPRSTVXY",
 class Augmenter:
     """Draws samples of a pack's chosen expressions. Strokes for other hands come from those expressions alone.
 
-    held: token ids of formulas that training must not show (the validation split's). An expression of the pack that is one of them
-    is left out, and a cut, join or recombination that happens to be one is replaced by the expression that it was made from.
+    held: token ids of formulas that training must not show (the validation split's). An expression of the pack that is one of
+    them is left out, and a cut, join or recombination that happens to be one is replaced by the expression that it was made from.
     """
 
     def __init__(self, pack: Pack, indices: Sequence[int], config: AugmentConfig, vocabulary: Vocabulary | None = None,

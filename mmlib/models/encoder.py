@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config = config or EncoderConfig()
         if math.prod(config.strides) != self.stride or not len(config.strides) == len(config.widths) == len(config.blocks):
-            raise ValueError(f"an encoder needs strides whose product is {self.stride}, a width and blocks for each; got {config}")
+            raise ValueError(f"an encoder needs strides of product {self.stride}, a width and blocks for each; got {config}")
         channels = (config.inputs, *config.widths)
         self.down = nn.ModuleList(nn.Conv2d(a, b, k, s, (k - s + 1) // 2) for (a, b), k, s in
                                   zip(pairwise(channels), config.kernels, config.strides, strict=True))

@@ -43,7 +43,7 @@ class Config:
     dataset: str = "auto"
     seed: int = 0
     init: str = "pretrain"  # 'pretrain' (the profile's own run), 'none' (random weights) or a run's folder name
-    pictures: int = 12_000  # expressions seen, each by teacher and student
+    pictures: int = 8_000  # expressions seen, each by teacher and student
     batch_area: float = 1_600.0
     batch_most: int = 64
     maps: int = 8  # k
@@ -55,7 +55,7 @@ class Config:
     points: int = 32  # ink points an expression that are matched
     momentum: float = 0.99  # of the teacher
     encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
-    eval_pictures: int = 3_000
+    eval_pictures: int = 2_000
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -128,14 +128,15 @@ def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:
 def run(config: Config, profile: str = "desk", max_minutes: float | None = None, max_steps: int | None = None,
         progress: bool = True) -> Run:
     """Train the attention network, or load what was trained before. Raises Paused at a limit."""
-    corpus = load_corpus(config.dataset)
+    tools = accelerator()
+    with tools.main_process_first():  # the others find its packs
+        corpus = load_corpus(config.dataset)
     start = initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
     inputs = {"data": corpus.identity, "init": start.name if start else "none"}
     this = Run.open("attend", profile, config, inputs, CODE_VERSION)
     if this.done:
         return this
-    with this.lock():
-        tools = accelerator()
+    with this.lock(tools.is_main_process):
         torch.manual_seed(config.seed)
         student = Student(config.encoder, config.maps)
         if start:
@@ -149,7 +150,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                           factor=config.encoder_rate)
         loss_fn = MatchLoss(replace(config.match, gather=tools.num_processes > 1))
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
-                    config.batch_most, config.seed)
+                    config.batch_most, config.seed, share=(tools.process_index, tools.num_processes))
         held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         student, optim = tools.prepare(student, optim)
@@ -202,4 +203,5 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         last = loop.train(max_minutes, max_steps)
         this.save_weights(half(teacher.state_dict()), {"config": this.config})
         this.finish(**last)
+        tools.wait_for_everyone()
     return this

@@ -38,10 +38,10 @@ class Config:
     seed: int = 0
     init: str = "none"  # 'none' (random weights), 'pretrain', 'attend', or a run's folder name
     labels: float = 1.0  # share of the training labels used
-    pictures: int = 60_000  # budget
+    pictures: int = 40_000  # budget
     composed: float = 1.0  # expressions composed from real symbols an epoch, as a multiple of the real ones
-    batch_area: float = 700.0  # square typical symbols a batch, padding included
-    batch_most: int = 32
+    batch_area: float = 1_000.0  # square typical symbols a batch, padding included
+    batch_most: int = 48
     encoder_rate: float = 1.0  # of the decoder's learning rate, for the encoder and the attention network
     input_noise: float = 0.15  # share of the decoder's input tokens replaced by random ones
     smoothing: float = 0.05  # of the labels
@@ -51,7 +51,7 @@ class Config:
     eval_pictures: int = 10_000  # between two looks at the validation split
     eval_most: int = 256  # expressions in such a look
     model: ModelConfig = field(default_factory=ModelConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-3))
     view: ViewConfig = field(default_factory=ViewConfig)
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(
         symbol=0.15, subexpression=0.15, join=0.1, swap_hand=0.15, relabel=0.3))
@@ -84,7 +84,7 @@ def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, c
     known = torch.nonzero((ink.symbol >= 0) & view.kept)[:, 0]
     known = known[:: max(1, len(known) // most)]  # every so-manieth point: neighbours say the same
     if not len(known):
-        return features.sum() * 0
+        return features.sum() * 0 + sum(p.sum() for p in model.symbols.parameters()) * 0
     target = classes[ink.owner[known], ink.symbol[known]]
     return F.cross_entropy(model.symbols(sample(features, view.cells[known], ink.owner[known])).float(), target, ignore_index=-1)
 
@@ -131,6 +131,11 @@ def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
     torch.manual_seed(config.seed)
     model = Recogniser(len(corpus.vocabulary), config.model)
     model.to(memory_format=torch.channels_last)
+    # What no loss reaches is frozen: several processes wait for every gradient.
+    model.symbols.requires_grad_(config.point_weight > 0)
+    uses = {"gamma": config.model.modulate, "slot_gate": config.model.slots, "slot_position": config.model.slots}
+    for name, used in uses.items():
+        model.scalars[name].requires_grad_(used and config.model.maps > 0)
     if start:
         weights, _ = start.load_weights()
         wanted = {k: v.float() for k, v in weights.items() if k.startswith(("encoder.", "attention."))}
@@ -154,7 +159,9 @@ def training_indices(config: Config, corpus: Corpus) -> np.ndarray:
 def run(config: Config, profile: str = "desk", max_minutes: float | None = None, max_steps: int | None = None,
         progress: bool = True) -> Run:
     """Fine-tune, or load what was fine-tuned before with this very configuration. Raises Paused at a limit."""
-    corpus = load_corpus(config.dataset)
+    tools = accelerator()
+    with tools.main_process_first():  # the others find its packs
+        corpus = load_corpus(config.dataset)
     start = initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
     indices = training_indices(config, corpus)
     inputs = {"data": corpus.identity, "init": start.name if start else "none",
@@ -162,18 +169,21 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     this = Run.open("finetune", profile, config, inputs, CODE_VERSION)
     if this.done:
         return this
-    with this.lock():
-        tools, vocabulary = accelerator(), corpus.vocabulary
+    with this.lock(tools.is_main_process):
+        vocabulary = corpus.vocabulary
         model = build(config, corpus, start)
         optim = optimizer([model.decoder, model.symbols, model.scalars], config.optim,
                           slow=[m for m in (model.encoder, model.attention) if m is not None], factor=config.encoder_rate)
         held = frozenset() if config.full_data else corpus.held_formulas()
         sources = [(Augmenter(corpus.pack, indices, config.augment, vocabulary, held), None)]
         if config.composed:
-            pack = corpus.composed(indices)
+            with tools.main_process_first():
+                pack = corpus.composed(indices)
             light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
-            sources.append((Augmenter(pack, np.arange(len(pack)), light, vocabulary, held), round(config.composed * len(indices))))
-        feed = Feed(sources, config.batch_area, config.batch_most, config.seed, scale=config.view.scale)
+            composed = Augmenter(pack, np.arange(len(pack)), light, vocabulary, held)
+            sources.append((composed, round(config.composed * len(indices))))
+        feed = Feed(sources, config.batch_area, config.batch_most, config.seed, scale=config.view.scale,
+                    share=(tools.process_index, tools.num_processes))
         warps = replace(config.view, scale=0.0)  # the feed has drawn the sizes
         model, optim = tools.prepare(model, optim)
 
@@ -212,4 +222,5 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             "config": this.config, "vocabulary": list(vocabulary.tokens), "run": this.name,
             "pictures": last["pictures"] + earlier[0], "minutes": round(this.minutes + earlier[1], 2)})
         this.finish(**last, expressions=len(indices))
+        tools.wait_for_everyone()
     return this

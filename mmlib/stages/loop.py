@@ -27,7 +27,6 @@ from mmlib.models.layers import native_bfloat16
 from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
 from mmlib.stages.muon import Muon
 
-
 ENDS = ("embed", "logits", "symbols", "scalars")  # whose rows are tokens, classes or slots, not directions among features
 
 
@@ -36,7 +35,7 @@ class OptimConfig:
     """Muon or AdamW, and the learning rate's course."""
 
     muon: bool = True  # for the matrices inside the network; AdamW elsewhere, and everywhere without
-    lr: float = 1.5e-3
+    lr: float = 3e-3
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 3_000  # pictures
@@ -105,11 +104,13 @@ class Loop:
     progress: bool = True
 
     def state(self) -> dict[str, Any]:
-        return {"modules": {k: m.state_dict() for k, m in self.modules.items()}, "optimizer": self.optimizer.state_dict()}
+        """The same whatever the number of processes."""
+        bare = self.accelerator.unwrap_model
+        return {"modules": {k: bare(m).state_dict() for k, m in self.modules.items()}, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         for key, module in self.modules.items():
-            module.load_state_dict(state["modules"][key])
+            self.accelerator.unwrap_model(module).load_state_dict(state["modules"][key])
         self.optimizer.load_state_dict(state["optimizer"])
         # A checkpoint holds tensors in their logical order; the fused optimiser pairs a parameter with its moments by their
         # place in memory, so these must lie as the parameter does (channels last).
@@ -126,6 +127,8 @@ class Loop:
         return results_root() / "trunks" / f"{self.run.stage}-{key}"
 
     def _save_trunk(self, step: int, pictures: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
         tensors, structure = flatten(self.state())
         header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes}
         path = self._trunk() / f"{pictures:010d}.safetensors"
@@ -144,7 +147,8 @@ class Loop:
                     self.restore(unflatten({k: file.get_tensor(k) for k in file.keys()}, header["structure"]))  # noqa: SIM118
             except (SafetensorError, KeyError, ValueError) as error:
                 raise RunError(f"{path} is damaged ({error}); delete it") from error
-            write_atomic(self.run.folder / "metrics.jsonl", path.with_suffix(".jsonl").read_text())
+            if self.accelerator.is_main_process:
+                write_atomic(self.run.folder / "metrics.jsonl", path.with_suffix(".jsonl").read_text())
             self.run._before = header["minutes"]
             return header["step"], header["pictures"]
         return None
@@ -171,8 +175,8 @@ class Loop:
         sums: dict[str, list[Tensor | float]] = {}
         stop = threading.Event()
         previous = _catch_signals(stop)
-        bar = tqdm(total=self.total, initial=pictures, unit="pic", desc=self.run.stage, disable=not self.progress,
-                   mininterval=2)
+        bar = tqdm(total=self.total, initial=pictures, unit="pic", desc=self.run.stage, mininterval=2,
+                   disable=not (self.progress and self.accelerator.is_main_process))
         try:
             for count, batch in self.batches(step):
                 if pictures >= self.total:
@@ -208,8 +212,8 @@ class Loop:
                 if self.trunks and before < trunk_at <= pictures and self.optim.decay:
                     self._save_trunk(step, pictures)
                 now = time.monotonic()
-                out = (stop.is_set() or (max_minutes is not None and now - began > 60 * max_minutes)
-                       or (max_steps is not None and steps_now >= max_steps))
+                out = self._agreed(stop.is_set() or (max_minutes is not None and now - began > 60 * max_minutes), steps_now)
+                out |= max_steps is not None and steps_now >= max_steps
                 if pictures < self.total and (out or now - saved > 60 * self.checkpoint_minutes):
                     self.run.save_checkpoint(step, {**self.state(), "pictures": pictures})
                     saved = now
@@ -223,6 +227,14 @@ class Loop:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return {**last, "pictures": pictures, "steps": step, "skipped": skipped}
+
+    def _agreed(self, out: bool, steps: int) -> bool:
+        """Whether to pause. Several processes pause together where any would, which they ask each other every tenth step."""
+        if self.accelerator.num_processes == 1:
+            return out
+        if steps % 10:
+            return False
+        return bool(self.accelerator.reduce(torch.tensor(float(out), device=self.accelerator.device)))
 
     def _evaluate(self, step: int, pictures: int) -> dict[str, float]:
         training = {k: m.training for k, m in self.modules.items()}

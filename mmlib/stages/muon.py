@@ -21,8 +21,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drive
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """(n, r, c) to matrices of the same singular vectors with singular values near 1 (0.7 to 1.2), by Newton-Schulz.
 
-    The iteration is a polynomial in the Gram matrix, so it runs on that alone, of the smaller side; the matrix is multiplied once,
-    at the end. (For a convolution of 160 x 1440 that is a fifth of the products.)
+    The iteration is a polynomial in the Gram matrix, so it runs on that alone, of the smaller side; the matrix is multiplied
+    once, at the end. (For a convolution of 160 x 1440 that is a fifth of the products.)
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]

@@ -35,7 +35,7 @@ class Config:
 
     dataset: str = "auto"  # 'crohme', 'synthetic', or 'auto': CROHME where it is found
     seed: int = 0
-    pictures: int = 16_000  # expressions seen, two views each
+    pictures: int = 12_000  # expressions seen, two views each
     batch_area: float = 1_600.0  # square typical symbols a batch and view
     batch_most: int = 64
     balance: float = 0.5  # lambda: 1 is SimCLR, 0 dense contrast
@@ -96,19 +96,20 @@ def matched(a: Tensor, b: Tensor) -> float:
 def run(config: Config, profile: str = "desk", max_minutes: float | None = None, max_steps: int | None = None,
         progress: bool = True) -> Run:
     """Pretrain, or load what was pretrained before with this very configuration. Raises Paused at a limit."""
-    corpus = load_corpus(config.dataset)
+    tools = accelerator()
+    with tools.main_process_first():  # the others find its packs
+        corpus = load_corpus(config.dataset)
     this = Run.open("pretrain", profile, config, {"data": corpus.identity}, CODE_VERSION)
     if this.done:
         return this
-    with this.lock():
-        tools = accelerator()
+    with this.lock(tools.is_main_process):
         torch.manual_seed(config.seed)
         model = Contrast(config.encoder).to(memory_format=torch.channels_last)
         optim = optimizer([model], config.optim)
         loss_fn = ContrastLoss(config.balance, config.global_temperature, config.local_temperature, config.radius,
                                gather=tools.num_processes > 1)
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
-                    config.batch_most, config.seed)
+                    config.batch_most, config.seed, share=(tools.process_index, tools.num_processes))
         held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         model, optim = tools.prepare(model, optim)
@@ -130,7 +131,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             rows = []
             for number, samples in enumerate(held):
                 z1, z2, u1, u2, *_ = embed(collate(samples), torch.Generator().manual_seed(number))
-                rows.append((matched(z1, z2), matched(u1, u2), float(z1.float().std(0).mean()), len(samples)))
+                rows.append((matched(z1, z2), matched(u1, u2), float(z1.float().std(0, correction=0).mean()), len(samples)))
             means = np.average(np.array(rows)[:, :3], axis=0, weights=[r[3] for r in rows])
             return {"global_match": means[0], "local_match": means[1], "spread": means[2]}
 
@@ -139,4 +140,5 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         last = loop.train(max_minutes, max_steps)
         this.save_weights(half(tools.unwrap_model(model).state_dict()), {"config": this.config})
         this.finish(**last)
+        tools.wait_for_everyone()
     return this
