@@ -1,4 +1,4 @@
-"""`python -m mmlib`, and `accelerate launch -m mmlib pretrain …` for several GPUs."""
+"""`python -m mmlib` and `accelerate launch -m mmlib`: the command line."""
 
 import sys
 

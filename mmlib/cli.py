@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import re
 import sys
 import types
@@ -88,9 +89,11 @@ def run_stage(args: argparse.Namespace) -> None:
     stage = importlib.import_module(f"mmlib.stages.{args.command}")
     try:
         run = stage.run(config_from(args, stage.Config), args.profile, args.max_minutes, args.max_steps)
-        print(f"{run.name}: done {run.summary}")
+        said: Any = f"{run.name}: done {run.summary}"
     except Paused as pause:
-        print(pause)
+        said = pause
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+        print(said)
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ def slot_info_nce(
 
 @full_precision
 def covered_point_match(
-    pred: Tensor, target: Tensor, covered: Tensor, temperature: float | None = None
+    pred: Tensor, target: Tensor, covered: Tensor, temperature: float | None = None, gather: bool = False
 ) -> Tensor:
     """The student's prediction at hidden ink against the teacher's features at the same ink points.
 
@@ -71,19 +71,23 @@ def covered_point_match(
     Args:
         pred, target: (n, d), the predictor's output and the teacher's features.
         covered: (n,) bool.
+        gather: the mean over all processes, and negatives from all.
     """
     require("pred: n d, target: n d, covered: n", pred=pred, target=target, covered=covered)
     keep = covered.nonzero().squeeze(1)
     pred, target = F.normalize(pred[keep], dim=1), F.normalize(target.detach()[keep], dim=1)
     total = (2 - 2 * (pred * target).sum(1)).sum()
     if temperature is not None:
-        own = torch.arange(len(keep), device=pred.device)
-        total = total + F.cross_entropy(pred @ target.T / temperature, own, reduction="sum")
-    return total / max(len(keep), 1)
+        candidates, start = gather_rows(target, gather)
+        own = start + torch.arange(len(keep), device=pred.device)
+        total = total + F.cross_entropy(pred @ candidates.T / temperature, own, reduction="sum")
+    return mean_over_processes(total, len(keep), gather)
 
 
 @full_precision
-def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: Tensor, b: int) -> Tensor:
+def map_agreement(
+    student_at_points: Tensor, teacher_at_points: Tensor, owner: Tensor, b: int, gather: bool = False
+) -> Tensor:
     """How far the student's maps are from the teacher's at corresponding ink points, under two warps.
 
     For each expression and map, the values at its sampled ink points are normalised to a distribution over
@@ -94,6 +98,7 @@ def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: T
     Args:
         student_at_points, teacher_at_points: (n, k), at least 0, maps sampled at the same ink points.
         owner: (n,) int in [0, b), each point's expression.
+        gather: the mean over all processes.
     """
     require(
         "student_at_points: n k, teacher_at_points: n k, owner: n",
@@ -110,43 +115,47 @@ def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: T
     p = teacher / mass_t[owner]
     difference = p.clamp_min(TINY).log() - (student / mass_s[owner]).clamp_min(TINY).log()
     present = torch.zeros(b, dtype=torch.bool, device=owner.device).index_fill(0, owner.long(), True)
-    return (p * difference).sum() / (present.sum() * k).clamp_min(1)
+    return mean_over_processes((p * difference).sum(), present.sum() * k, gather)
 
 
 @full_precision
-def map_entropy(maps: Tensor, valid: Tensor) -> Tensor:
+def map_entropy(maps: Tensor, valid: Tensor, gather: bool = False) -> Tensor:
     """Mean entropy of the maps, over that of the uniform map on the valid cells: 0 is one cell, 1 is uniform.
 
     Args:
         maps: (b, k, h, w), each a distribution over its expression's valid cells.
         valid: (b, h, w) bool, cells that are not padding.
+        gather: the mean over all processes.
     """
     require("maps: b k h w, valid: b h w", maps=maps, valid=valid)
     entropy = -(maps * maps.clamp_min(TINY).log()).sum((2, 3))  # (b, k)
     most = valid.sum((1, 2)).clamp_min(2).to(entropy.dtype).log()  # one valid cell: entropy 0 over log 2
-    return (entropy / most[:, None]).mean()
+    share = entropy / most[:, None]
+    return mean_over_processes(share.sum(), share.numel(), gather)
 
 
 @full_precision
-def map_overlap(maps: Tensor) -> Tensor:
-    """Mean cosine in [0, 1] between different maps ``(b, k, h, w)`` of one expression. One map gives 0."""
+def map_overlap(maps: Tensor, gather: bool = False) -> Tensor:
+    """Mean cosine in [0, 1] between different maps ``(b, k, h, w)`` of one expression (of all processes). One map gives 0."""
     k = require("maps: b k h w", maps=maps)["k"]
     unit = F.normalize(maps.flatten(2), dim=2)
     cosine = unit @ unit.transpose(1, 2)  # (b, k, k)
     apart = 1 - torch.eye(k, device=maps.device, dtype=maps.dtype)
-    return (cosine * apart).sum((1, 2)).mean() / max(k * (k - 1), 1)
+    return mean_over_processes((cosine * apart).sum(), len(maps) * max(k * (k - 1), 1), gather)
 
 
 @full_precision
-def off_ink_mass(maps: Tensor, ink: Tensor) -> Tensor:
+def off_ink_mass(maps: Tensor, ink: Tensor, gather: bool = False) -> Tensor:
     """Mean mass that the maps put on cells without ink, in [0, 1].
 
     Args:
         maps: (b, k, h, w), distributions.
         ink: (b, h, w) bool, or the share in [0, 1] to which a cell counts as ink.
+        gather: the mean over all processes.
     """
     require("maps: b k h w, ink: b h w", maps=maps, ink=ink)
-    return (maps * (1 - ink.to(maps.dtype))[:, None]).sum((2, 3)).mean()
+    off = (maps * (1 - ink.to(maps.dtype))[:, None]).sum((2, 3))
+    return mean_over_processes(off.sum(), off.numel(), gather)
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ class MatchConfig:
     slot_temperature: float = 0.2
     same_slot: bool = False  # negatives of slot k: slot k alone of the other expressions
     point_temperature: float | None = None  # None: no InfoNCE among covered points
-    gather: bool = False  # slot negatives from all processes
+    gather: bool = False  # negatives from all processes, means over all
 
     def __post_init__(self) -> None:
         for name in ("slots", "points", "agreement", "entropy", "overlap", "blank"):
@@ -209,11 +218,11 @@ class MatchLoss(nn.Module):
             "slots": slot_info_nce(
                 student_slots, teacher_slots, visible, c.slot_temperature, c.same_slot, c.gather
             ),
-            "points": covered_point_match(pred, target, covered, c.point_temperature),
-            "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps)),
-            "entropy": map_entropy(maps, valid),
-            "overlap": map_overlap(maps),
-            "blank": off_ink_mass(maps, ink),
+            "points": covered_point_match(pred, target, covered, c.point_temperature, c.gather),
+            "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps), c.gather),
+            "entropy": map_entropy(maps, valid, c.gather),
+            "overlap": map_overlap(maps, c.gather),
+            "blank": off_ink_mass(maps, ink, c.gather),
         }
         total = sum(getattr(c, name) * term for name, term in terms.items() if getattr(c, name))
         return total, {name: term.detach() for name, term in terms.items()}

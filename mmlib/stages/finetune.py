@@ -19,6 +19,7 @@ from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch
 from mmlib.latex import Vocabulary
+from mmlib.losses.gather import mean_over_processes
 from mmlib.metrics.recognition import score
 from mmlib.models.recogniser import TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
@@ -79,17 +80,18 @@ def symbol_classes(batch: Batch) -> Tensor:
     return classes
 
 
-def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor, most: int = 3_000) -> Tensor:
-    """Cross-entropy of the symbol's class at ink points; features (b, d, h, w), classes (b, s)."""
+def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor, most: int = 3_000,
+               gather: bool = False) -> Tensor:
+    """Cross-entropy of the symbol's class at ink points (of all processes); features (b, d, h, w), classes (b, s)."""
     known = torch.nonzero((ink.symbol >= 0) & view.kept)[:, 0]
     known = known[:: max(1, len(known) // most)]  # every so-manieth point: neighbours say the same
-    if not len(known):
-        return features.sum() * 0 + sum(p.sum() for p in model.symbols.parameters()) * 0
     target = classes[ink.owner[known], ink.symbol[known]]
-    return F.cross_entropy(model.symbols(sample(features, view.cells[known], ink.owner[known])).float(), target, ignore_index=-1)
+    logits = model.symbols(sample(features, view.cells[known], ink.owner[known])).float()
+    total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+    return mean_over_processes(total, (target >= 0).sum(), gather)
 
 
-def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabulary) -> Tensor:
+def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabulary, gather: bool = False) -> Tensor:
     """-log of the attention's mass on the cells that hold the ink of the symbol being written.
 
     attention (b, 2, t + 1, at least cells): the guided head, both directions. Tokens without ink of their own (braces, script
@@ -105,16 +107,15 @@ def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabula
     length = (batch.tokens != vocabulary.pad).sum(1, keepdim=True)
     written = both_directions(batch.token_symbols, length)  # (b, 2, t): the symbol that each step writes
     rows, directions, steps = torch.nonzero(written >= 0, as_tuple=True)
-    if not len(rows):
-        return attention.sum() * 0
     mass = (attention[rows, directions, steps, : h * w] * held[rows, written[rows, directions, steps]]).sum(-1)
-    return -(mass + 1e-3).log().mean()
+    return mean_over_processes(-(mass + 1e-3).log().sum(), len(mass), gather)
 
 
-def sequence_loss(logits: Tensor, targets: Tensor, vocabulary: Vocabulary, smoothing: float) -> Tensor:
-    """Cross-entropy a token, over both directions; logits (b, 2, t + 1, v), targets (b, 2, t + 1)."""
-    return F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignore_index=vocabulary.pad,
-                           label_smoothing=smoothing)
+def sequence_loss(logits: Tensor, targets: Tensor, vocabulary: Vocabulary, smoothing: float, gather: bool = False) -> Tensor:
+    """Cross-entropy a token, over both directions (and all processes); logits (b, 2, t + 1, v), targets (b, 2, t + 1)."""
+    total = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignore_index=vocabulary.pad,
+                            label_smoothing=smoothing, reduction="sum")
+    return mean_over_processes(total, (targets != vocabulary.pad).sum(), gather)
 
 
 def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Generator) -> Tensor:
@@ -186,6 +187,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                     share=(tools.process_index, tools.num_processes))
         warps = replace(config.view, scale=0.0)  # the feed has drawn the sizes
         model, optim = tools.prepare(model, optim)
+        several = tools.num_processes > 1
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
@@ -193,14 +195,14 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             view = make_view(batch.ink, warps, rng)
             inputs, targets = prefixes(batch.tokens, vocabulary)
             logits, attention, encoded = model(view.picture, view.valid, disturb(inputs, config.input_noise, vocabulary, rng))
-            sequence = sequence_loss(logits, targets, vocabulary, config.smoothing)
+            sequence = sequence_loss(logits, targets, vocabulary, config.smoothing, several)
             loss, numbers = sequence, {"sequence": sequence.detach()}
             if config.point_weight:
                 point = point_loss(tools.unwrap_model(model), encoded.features, view, batch.ink,
-                                   symbol_classes(batch))
+                                   symbol_classes(batch), gather=several)
                 loss, numbers["point"] = loss + config.point_weight * point, point.detach()
             if config.guide_weight:
-                guide = guide_loss(attention, view, batch, vocabulary)
+                guide = guide_loss(attention, view, batch, vocabulary, several)
                 loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
             return loss, numbers
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmlib.data import DataError
 from mmlib.data.batches import Feed, batches_by_area
 from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.data.samples import AugmentConfig, Augmenter, from_pack
@@ -145,3 +146,33 @@ def test_long_formulas_are_left_out_of_training(pack):
     seen = [i for b in feed(pack, config=AugmentConfig(), longest=12).epoch(0) for i in who(pack, b)]
     assert sorted(seen) == [i for i, n in enumerate(lengths) if n <= 12]
     assert len(seen) < len(pack)
+
+
+def test_processes_share_the_batches_and_count_all(pack):
+    whole = list(islice(feed(pack)(), 40))
+    shares = [list(islice(feed(pack, share=(rank, 2))(), 12)) for rank in (0, 1)]
+    per_epoch = len(feed(pack).epoch(0))
+    for step in range(min(per_epoch // 2, 12)):
+        both = [whole[2 * step + rank] for rank in (0, 1)]
+        for rank in (0, 1):
+            count, batch = shares[rank][step]
+            assert count == sum(c for c, _ in both)
+            assert same(batch, both[rank][1])
+    resumed = next(feed(pack, share=(1, 2))(3))
+    assert same(resumed[1], shares[1][3][1])
+    with pytest.raises(DataError, match="too few for 1000 processes"):
+        next(feed(pack, share=(0, 1_000))())
+
+
+def test_sizes_drawn_by_the_feed_fill_the_batches(pack):
+    plain, scaled = (feed(pack, config=AugmentConfig(), scale=s) for s in (0.0, 0.3))
+    native = {tuple(s.tokens.tolist()): np.ptp(s.points, axis=0).max() for b in plain.epoch(0) for s in b}
+    factors = [np.ptp(s.points, axis=0).max() / native[tuple(s.tokens.tolist())] for b in scaled.epoch(0) for s in b
+               if list(native).count(tuple(s.tokens.tolist())) == 1]
+    assert np.exp(-0.31) < min(factors) < np.exp(-0.2)
+    assert np.exp(0.2) < max(factors) < np.exp(0.31)
+    for samples in scaled.epoch(0):
+        sizes = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples])
+        assert len(samples) == 1 or np.prod(sizes.max(0)) * len(samples) <= 60.0 * (1 + 1e-6)
+    again = scaled.epoch(0)
+    assert all(np.array_equal(a.points, b.points) for x, y in zip(scaled.epoch(0), again) for a, b in zip(x, y))

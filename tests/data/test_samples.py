@@ -387,3 +387,17 @@ def test_a_batch_without_ink_is_refused():
     for samples in ([], [written("x"), empty]):
         with pytest.raises(ValueError, match="at least one point"):
             collate(samples)
+
+
+def test_held_formulas_are_never_shown(pack):
+    """Cuts, joins and recombinations that happen to be a held-out formula give way to the expression they were made from."""
+    free = Augmenter(pack, np.arange(len(pack)), ALL, VOCABULARY)
+    drawn = [tuple(free.draw(i, np.random.default_rng([s, i])).tokens.tolist()) for s in range(3) for i in range(len(pack))]
+    originals = {tuple(from_pack(pack, i).tokens.tolist()) for i in range(len(pack))}
+    made = [t for t in drawn if t not in originals and len(t) > 1]
+    held = set(made[::2]) | {tuple(from_pack(pack, 3).tokens.tolist())}
+    wary = Augmenter(pack, np.arange(len(pack)), ALL, VOCABULARY, held)
+    assert 3 not in wary.indices
+    again = [tuple(wary.draw(int(i), np.random.default_rng([s, int(i)])).tokens.tolist()) for s in range(3) for i in wary.indices]
+    assert not held & set(again)
+    assert held & set(drawn)  # the free one shows some

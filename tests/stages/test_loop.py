@@ -367,3 +367,35 @@ def test_the_run_to_start_from():
     assert found.done
     with pytest.raises(RunError, match="toy-smoke-missing"):
         initial_run("toy-smoke-missing", "smoke", "synthetic", 0)
+
+
+def test_a_run_whose_weights_are_not_here_is_trained_again(monkeypatch):
+    """As in a fresh clone, where a finished run's folder is committed and its weights are not."""
+    import importlib
+
+    trained = []
+
+    class Stage:
+        class Config:
+            preset = staticmethod(lambda profile, **options: None)
+
+        @staticmethod
+        def run(config, profile, max_minutes):
+            toy = Toy()
+            if not toy.run.done:
+                trained.append(toy.run.name)
+                toy.train()
+                toy.run.save_weights(half(toy.model.state_dict()), {})
+                toy.run.finish()
+            return toy.run
+
+    monkeypatch.setattr(importlib, "import_module", lambda name: Stage)
+    first = initial_run("pretrain", "smoke", "synthetic", 0)
+    assert initial_run("pretrain", "smoke", "synthetic", 0).name == first.name
+    assert len(trained) == 1
+    first.weights.unlink()
+    assert first.done
+    again = initial_run("pretrain", "smoke", "synthetic", 0)
+    assert len(trained) == 2
+    assert again.done
+    assert again.load_weights()

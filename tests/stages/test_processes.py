@@ -1,0 +1,102 @@
+"""Several processes: every loss and its gradient are those of one process with the joint batch, and a run trained by two is one
+run: one folder, one curve, equal weights, paused and gone on with together."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mmlib.latex import Vocabulary
+from mmlib.losses import MatchConfig, MatchLoss
+from mmlib.runs import find_runs
+from mmlib.stages.finetune import sequence_loss
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+VOCABULARY = Vocabulary.crohme()
+EXPRESSIONS, POINTS, MAPS, D, CELLS = 6, 5, 3, 7, (2, 4)
+SHARES = slice(0, 2), slice(2, 6)  # of the expressions: batches filled by area are not equally large
+
+
+def match_and_sequence(share, gather):
+    """The losses and the gradient of a layer that they share, for these expressions of the joint batch."""
+    rng = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(EXPRESSIONS, *shape, generator=rng)[share]
+
+    n = len(range(EXPRESSIONS)[share])
+    owner = torch.arange(n).repeat_interleave(POINTS)
+    layer = torch.eye(D, requires_grad=True)
+    mixing = torch.eye(MAPS, requires_grad=True)
+    slots, there, pred, target = drawn(MAPS, D) @ layer, drawn(MAPS, D), drawn(POINTS, D) @ layer, drawn(POINTS, D)
+    visible, covered = drawn(MAPS) > 0, drawn(POINTS) > 0
+    logits = torch.einsum("bkhw,kl->blhw", drawn(MAPS, *CELLS), mixing)
+    maps = logits.flatten(2).softmax(-1).view_as(logits)
+    here, seen = (drawn(POINTS, MAPS).flatten(0, 1) @ mixing).softmax(0), drawn(POINTS, MAPS).flatten(0, 1).softmax(0)
+    loss, parts = MatchLoss(MatchConfig(point_temperature=0.3, gather=gather))(
+        student_slots=slots, teacher_slots=there, visible=visible, pred=pred.flatten(0, 1), target=target.flatten(0, 1),
+        covered=covered.flatten(), student_at_points=here, teacher_at_points=seen, owner=owner, maps=maps,
+        valid=torch.ones(n, *CELLS, dtype=torch.bool), ink=drawn(*CELLS) > 0)
+    targets = torch.randint(4, 20, (EXPRESSIONS, 2, 4), generator=rng)
+    targets[0, :, 2:] = targets[3, :, 1:] = VOCABULARY.pad
+    words = drawn(2, 4, D) @ layer @ torch.randn(D, len(VOCABULARY), generator=rng)
+    written = sequence_loss(words, targets[share], VOCABULARY, 0.1, gather)
+    (loss + written).backward()
+    return torch.cat([torch.stack([*parts.values(), written.detach()]), layer.grad.flatten(), mixing.grad.flatten()])
+
+
+def on_one_process(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    result = match_and_sequence(SHARES[rank], True)
+    dist.all_reduce(result)
+    if rank == 0:
+        torch.save(result / 2, f"{folder}/mean")
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_losses_and_gradients_of_the_joint_batch(tmp_path):
+    mp.spawn(on_one_process, (str(tmp_path),), nprocs=2)
+    joint = match_and_sequence(slice(0, EXPRESSIONS), False)
+    assert (joint != 0).all()
+    torch.testing.assert_close(torch.load(tmp_path / "mean", weights_only=True), joint, atol=1e-5, rtol=0)
+
+
+SMALL = ["--profile", "smoke", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000", "--pictures", "24"]
+STAGES = {"pretrain": [], "attend": ["--init", "none"], "finetune": ["--init", "none", "--eval-most", "2"]}
+
+
+@pytest.mark.slow
+def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
+    """All three stages under `accelerate launch`: paused after a step, then finished."""
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
+    code = ("import sys\nfrom mmlib.cli import main\nfrom mmlib.data import corpus\n"
+            "corpus.SYNTHETIC = {'train': (80, 1), 'test': (20, 2)}\n"
+            f"for stage, options in {STAGES}.items():\n    assert main([stage, *{SMALL}, *options, *sys.argv[1:]]) == 0\n")
+    (tmp_path / "small.py").write_text(code)
+    environment = os.environ | {"MMLIB_CACHE": str(tmp_path / "packs"), "OMP_NUM_THREADS": "1"}
+
+    def launched(*more):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+                   str(tmp_path / "small.py"), *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3_000:]
+        return done.stdout
+
+    assert launched("--max-steps", "1").count("paused at") == 3  # one process speaks
+    assert not find_runs()
+    assert launched().count(": done") == 3
+    for stage in STAGES:
+        (run,) = find_runs(stage)
+        rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        seen = [row["pictures"] for row in rows if "loss" in row]
+        assert seen == sorted(set(seen))  # one process writes the curve
+        assert run.summary["pictures"] >= max(24, 2 * run.summary["steps"])  # each step sees a batch of each process
+        weights, _ = run.load_weights()
+        assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
