@@ -4,4 +4,5 @@ import sys
 
 from mmlib.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # the workers of a feed import this module, too
+    sys.exit(main())

@@ -4,7 +4,10 @@ index) alone, so a resumed run sees what the uninterrupted one would have seen."
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +48,10 @@ def batches_by_area(sizes: np.ndarray, area: float, most: int, rng: np.random.Ge
     return found
 
 
+CHUNK = 250  # samples that are drawn at one go
+_served: list[Feed] = []  # in a worker of a feed, that feed
+
+
 class Feed:
     """Endless training batches from an `Augmenter`: each epoch draws every sample anew, then fills batches by area.
 
@@ -57,26 +64,35 @@ class Feed:
             that are of like size on the canvas: padding would else take a third of it.
         share: (rank, processes): of each so many batches this process takes the one of its rank, and all count the expressions
             of all, so that schedules agree. The few batches of an epoch's end that are too few for all are left out.
+        workers: processes that draw samples, an epoch ahead, so that a fast device does not wait; what is drawn is the same.
     """
 
     def __init__(self, sources: list[tuple[Augmenter, int | None]], area: float, most: int, seed: int, longest: int = 150,
-                 scale: float = 0.0, share: tuple[int, int] = (0, 1)):
+                 scale: float = 0.0, share: tuple[int, int] = (0, 1), workers: int = 0):
         self.sources, self.area, self.most, self.seed, self.longest = sources, area, most, seed, longest
-        self.scale, self.share = scale, share
+        self.scale, self.share, self.workers = scale, share, workers
 
-    def epoch(self, epoch: int) -> list[list[Sample]]:
-        """The batches of one epoch."""
-        samples: list[Sample] = []
+    def _jobs(self, epoch: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
+        """(epoch, source, first position, expressions): what is drawn at one go."""
         for number, (augmenter, count) in enumerate(self.sources):
             rng = np.random.default_rng([self.seed, epoch, number, 11])
             indices = augmenter.indices
             if count is not None:
                 rounds = -(-count // len(indices))
                 indices = np.concatenate([rng.permutation(indices) for _ in range(rounds)])[:count]
-            # The position, not the index alone, seeds a sample: a source may go round more than once an epoch.
-            samples += [augmenter.draw(int(i), np.random.default_rng([self.seed, epoch, number, position]))
-                        for position, i in enumerate(indices)]
-        samples = [s for s in samples if len(s.tokens) <= self.longest]
+            for first in range(0, len(indices), CHUNK):
+                yield epoch, number, first, indices[first : first + CHUNK]
+
+    def _draw(self, job: tuple[int, int, int, np.ndarray]) -> list[Sample]:
+        epoch, number, first, indices = job
+        # The position, not the index alone, seeds a sample: a source may go round more than once an epoch.
+        return [self.sources[number][0].draw(int(i), np.random.default_rng([self.seed, epoch, number, first + k]))
+                for k, i in enumerate(indices)]
+
+    def epoch(self, epoch: int, pool: Executor | None = None) -> list[list[Sample]]:
+        """The batches of one epoch, drawn here or by the processes of a pool."""
+        parts = pool.map(_draw_there, self._jobs(epoch)) if pool else map(self._draw, self._jobs(epoch))
+        samples = [s for part in parts for s in part if len(s.tokens) <= self.longest]
         if self.scale:
             factors = np.exp(np.random.default_rng([self.seed, epoch, 19]).uniform(-self.scale, self.scale, len(samples)))
             samples = [replace(s, points=s.points * np.float32(f)) for s, f in zip(samples, factors)]
@@ -87,13 +103,36 @@ class Feed:
     def __call__(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
         """(expressions of all processes, this one's batch) from step `start` on."""
         rank, processes = self.share
-        epoch = seen = 0
-        while True:
-            order = self.epoch(epoch)
+        seen = 0
+        for order in self._epochs():
             steps = [order[i : i + processes] for i in range(0, len(order) - processes + 1, processes)]
             if not steps:
                 raise DataError(f"{len(order)} batches an epoch are too few for {processes} processes; make them smaller")
             for samples in steps[max(0, start - seen):]:
                 yield sum(map(len, samples)), collate(samples[rank])
             seen += len(steps)
-            epoch += 1
+
+    def _epochs(self) -> Iterator[list[list[Sample]]]:
+        """The epochs in order; with workers, each is drawn while the one before it is used."""
+        if not self.workers:
+            yield from map(self.epoch, itertools.count())
+            return
+        processes = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _serve, (self,))
+        with processes as pool, ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(self.epoch, 0, pool)
+            try:
+                for number in itertools.count(1):
+                    order, coming = coming.result(), thread.submit(self.epoch, number, pool)
+                    yield order
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _serve(feed: Feed) -> None:
+    """In a worker: keep the feed whose samples it will be asked for."""
+    _served.append(feed)
+
+
+def _draw_there(job: tuple[int, int, int, np.ndarray]) -> list[Sample]:
+    return _served[0]._draw(job)
+

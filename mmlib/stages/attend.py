@@ -25,7 +25,7 @@ from mmlib.models.heads import predictor
 from mmlib.models.recogniser import TINY
 from mmlib.render import arc_length
 from mmlib.runs import Run
-from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 from mmlib.stages.pretrain import HARD
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
@@ -150,7 +150,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                           factor=config.encoder_rate)
         loss_fn = MatchLoss(replace(config.match, gather=tools.num_processes > 1))
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
-                    config.batch_most, config.seed, share=(tools.process_index, tools.num_processes))
+                    config.batch_most, config.seed, **feeding(tools))
         held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         student, optim = tools.prepare(student, optim)

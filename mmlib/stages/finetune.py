@@ -25,7 +25,7 @@ from mmlib.models.recogniser import TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
 from mmlib.runs import Run, RunError, training_cost
 from mmlib.stages.evaluate import best_tokens, read_pack
-from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, initial_run, optimizer
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 from mmlib.views import InkBatch, View, ViewConfig, make_view, sample
 
 CODE_VERSION = "3"
@@ -184,7 +184,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             composed = Augmenter(pack, np.arange(len(pack)), light, vocabulary, held)
             sources.append((composed, round(config.composed * len(indices))))
         feed = Feed(sources, config.batch_area, config.batch_most, config.seed, scale=config.view.scale,
-                    share=(tools.process_index, tools.num_processes))
+                    **feeding(tools))
         warps = replace(config.view, scale=0.0)  # the feed has drawn the sizes
         model, optim = tools.prepare(model, optim)
         several = tools.num_processes > 1

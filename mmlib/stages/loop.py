@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ def optimizer(modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[
     return Muon(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
+def feeding(tools: Accelerator) -> dict[str, Any]:
+    """How a `Feed` serves this process: its share of the batches, and, for a GPU, worker processes that draw them."""
+    workers = max(1, (os.cpu_count() or 1) // tools.num_processes - 2) if tools.device.type == "cuda" else 0
+    return {"share": (tools.process_index, tools.num_processes), "workers": min(workers, 12)}
+
+
 @dataclass
 class Loop:
     """State and services of one training.
@@ -94,7 +101,7 @@ class Loop:
     optim: OptimConfig
     total: int
     step_fn: Callable[[Any, int], tuple[Tensor, dict[str, Any]]]
-    batches: Callable[[int], Iterator[tuple[int, Any]]]
+    batches: Callable[[int], Generator[tuple[int, Any]]]
     evaluate: Callable[[int], dict[str, float]] | None = None
     every: int = 10_000
     after_step: Callable[[int], None] | None = None
@@ -175,10 +182,11 @@ class Loop:
         sums: dict[str, list[Tensor | float]] = {}
         stop = threading.Event()
         previous = _catch_signals(stop)
+        batches = self.batches(step)
         bar = tqdm(total=self.total, initial=pictures, unit="pic", desc=self.run.stage, mininterval=2,
                    disable=not (self.progress and self.accelerator.is_main_process))
         try:
-            for count, batch in self.batches(step):
+            for count, batch in batches:
                 if pictures >= self.total:
                     break
                 rate = learning_rate(pictures, self.total, self.optim)
@@ -224,6 +232,7 @@ class Loop:
                 last = self._evaluate(step, pictures)
         finally:
             bar.close()
+            batches.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return {**last, "pictures": pictures, "steps": step, "skipped": skipped}

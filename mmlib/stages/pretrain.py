@@ -18,7 +18,7 @@ from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool, projection
 from mmlib.models.recogniser import TINY
 from mmlib.runs import Run
-from mmlib.stages.loop import Loop, OptimConfig, accelerator, half, optimizer
+from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, optimizer
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 
 CODE_VERSION = "3"
@@ -109,7 +109,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         loss_fn = ContrastLoss(config.balance, config.global_temperature, config.local_temperature, config.radius,
                                gather=tools.num_processes > 1)
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
-                    config.batch_most, config.seed, share=(tools.process_index, tools.num_processes))
+                    config.batch_most, config.seed, **feeding(tools))
         held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         model, optim = tools.prepare(model, optim)

@@ -1,5 +1,6 @@
 """Batches: every expression once, no more than the area, and the same again after a resume."""
 
+import multiprocessing
 from collections import Counter
 from itertools import islice
 
@@ -176,3 +177,15 @@ def test_sizes_drawn_by_the_feed_fill_the_batches(pack):
         assert len(samples) == 1 or np.prod(sizes.max(0)) * len(samples) <= 60.0 * (1 + 1e-6)
     again = scaled.epoch(0)
     assert all(np.array_equal(a.points, b.points) for x, y in zip(scaled.epoch(0), again) for a, b in zip(x, y))
+
+
+def test_workers_draw_the_same_and_stop(pack):
+    plain = list(islice(feed(pack)(), 60))
+    helped = feed(pack, workers=1)()
+    assert len(feed(pack).epoch(0)) < 60  # more than one epoch
+    for (count, batch), (other_count, other) in zip(plain, islice(helped, 60), strict=True):
+        assert count == other_count
+        assert same(batch, other)
+    assert multiprocessing.active_children()
+    helped.close()
+    assert not multiprocessing.active_children()
