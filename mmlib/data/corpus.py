@@ -37,7 +37,7 @@ class Corpus:
 
     def held_formulas(self) -> frozenset[tuple[int, ...]]:
         """Token ids of the validation formulas of more than one token: what no cut or recombination may show in training."""
-        found = (tuple(int(t) for t in from_pack(self.pack, i).tokens) for i in self.valid)
+        found = (tuple(from_pack(self.pack, int(i)).tokens.tolist()) for i in self.valid)
         return frozenset(tokens for tokens in found if len(tokens) > 1)
 
     @property

@@ -70,7 +70,10 @@ class Muon(torch.optim.AdamW):
             if weight.grad is not None:
                 alike[len(weight), weight[0].numel()].append(weight)
         for (rows, columns), weights in alike.items():
-            moments = [self.state[w].setdefault("momentum", torch.zeros_like(w)) for w in weights]
+            for weight in weights:
+                if "momentum" not in self.state[weight]:
+                    self.state[weight]["momentum"] = torch.zeros_like(weight)
+            moments = [self.state[w]["momentum"] for w in weights]
             gradients = [w.grad for w in weights]
             torch._foreach_lerp_(moments, gradients, 1 - self.momentum)
             ahead = torch._foreach_lerp(gradients, moments, self.momentum)  # Nesterov's
