@@ -22,7 +22,7 @@ reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synt
 	@echo "Notebooks 01 to 06, PROFILE=$(PROFILE) DATASET=$(DATASET)."
 	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
-test: $(STAMP)  ## all tests, notebooks too (up to 12 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
+test: $(STAMP)  ## all tests, notebooks too (about 14 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
 	@$(BIN)/python -m pytest $(ARGS)
 
 figures: $(STAMP)  ## redraw figures and tables from the committed results alone (1 min)
