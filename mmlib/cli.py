@@ -110,6 +110,26 @@ def prepare(args: argparse.Namespace) -> None:
                 print(f"    {item}")
 
 
+def paper(args: argparse.Namespace) -> None:
+    """Plan the paper profile's chain, prepare it, follow it, or take its results home."""
+    from mmlib import paper
+
+    steps = paper.chain(args.dataset, args.seed, args.budget, args.rehearse)
+    if args.take:
+        print("taken:", ", ".join(paper.take(args.take)))
+    elif args.plan:
+        print(paper.describe(steps))
+    elif args.prepare:
+        for path in paper.packs(args.dataset):
+            print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+    else:
+        done = paper.follow(steps, args.max_minutes, limit=4 if args.rehearse else None)
+        if args.out:
+            for path in paper.collect(args.out):
+                print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+        print("the chain is done" if done else "not done yet")
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """Score a recogniser."""
     from mmlib.stages.evaluate import evaluate
@@ -181,6 +201,17 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--arm", help="write records under this arm's name; without it nothing is recorded")
     sub.add_argument("--profile", choices=PROFILES, default="desk", help="of the records")
     sub.add_argument("--without", nargs="*", default=(), choices=("gamma", "slots"), help="uses of attention to switch off")
+
+    sub = command("paper", paper, "the paper profile: every arm's stages and the tests, as a chain that pauses and goes on")
+    sub.add_argument("--plan", action="store_true", help="say what it does and how long it takes, and on what evidence")
+    sub.add_argument("--prepare", action="store_true", help="make and name the packs that it reads")
+    sub.add_argument("--take", type=Path, metavar="DIR", help="let what --out wrote join the results")
+    sub.add_argument("--max-minutes", type=float, help="pause after so long; the same command goes on")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="write weights, run folders and records there, done or not")
+    sub.add_argument("--budget", type=float, default=1.0, help="share of the preset's pictures, in all stages alike")
+    sub.add_argument("--dataset", default="crohme", choices=("crohme", "synthetic"))
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--rehearse", action="store_true", help="the same chain and model on a handful of pictures")
 
     sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG) and InkML files")
     sub.add_argument("files", nargs="+", metavar="FILE")

@@ -30,6 +30,11 @@ class ModelConfig:
 TINY = ModelConfig(EncoderConfig(widths=(32, 64), blocks=(1, 1), context=1, context_d=64, heads=4, d=64),
                    DecoderConfig(d=64, heads=4, layers=2, hidden=128), maps=4)
 
+# The paper profile's: the size of the field's models (CoMER has 6.4 million parameters), in half precision below 16 MiB.
+LARGE = ModelConfig(EncoderConfig(widths=(64, 192), blocks=(2, 4), context=4, context_d=192, heads=6, d=256),
+                    DecoderConfig(d=256, heads=8, layers=3, hidden=768))
+LARGE_SYMBOL = 20.0  # pixels a typical symbol that it reads
+
 
 class Encoded(NamedTuple):
     """What encoding a batch gives."""

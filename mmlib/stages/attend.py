@@ -22,7 +22,7 @@ from mmlib.masking import Cover, apply_cover, attended_share, cover, cover_pictu
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
-from mmlib.models.recogniser import TINY
+from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY
 from mmlib.render import arc_length
 from mmlib.runs import Run
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
@@ -71,7 +71,8 @@ PRESETS = {
     "smoke": Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=OptimConfig(lr=3e-3, warmup=100),
                     encoder=TINY.encoder, maps=TINY.maps),
     "desk": Config(),
-    "paper": Config(pictures=300_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000),
+    "paper": Config(pictures=300_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000,
+                    encoder=LARGE.encoder, maps=LARGE.maps, view=replace(WINDOW, symbol=LARGE_SYMBOL)),
 }
 
 

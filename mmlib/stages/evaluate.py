@@ -138,12 +138,13 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores.
     """
     config = Config(dataset, split, beam, both, tuple(without), limit)
-    reader, part = Reader.load(weights), load_part(dataset, split)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reader, part = Reader.load(weights, device), load_part(dataset, split)
     this = Run.open("evaluate", profile, config, {"weights": digest(reader.path), "data": part.digest}, CODE_VERSION)
     with this.lock():
         model = switched_off(reader.model, without)
         n = min(limit or len(part.ids), len(part.ids))
-        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both)
+        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both, device)
         best = best_tokens(found, reader.vocabulary)
         result = outcomes(best, part.tokens[:n], part.ids[:n], [h[0].score if h else float("nan") for h in found])
         result.write_csv(this.folder / "outcomes.csv")

@@ -21,7 +21,7 @@ from mmlib.data.samples import AugmentConfig, Augmenter, Batch
 from mmlib.latex import Vocabulary
 from mmlib.losses.gather import mean_over_processes
 from mmlib.metrics.recognition import score
-from mmlib.models.recogniser import TINY, ModelConfig, Recogniser
+from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
 from mmlib.runs import Run, RunError, training_cost
 from mmlib.stages.evaluate import best_tokens, read_pack
@@ -68,7 +68,7 @@ PRESETS = {
                     optim=OptimConfig(lr=3e-3, warmup=100), model=TINY),
     "desk": Config(init="attend"),
     "paper": Config(init="attend", pictures=1_500_000, batch_area=20_000.0, batch_most=256, eval_pictures=150_000,
-                    eval_most=512),
+                    eval_most=512, model=LARGE, view=ViewConfig(symbol=LARGE_SYMBOL)),
 }
 
 

@@ -16,7 +16,7 @@ from mmlib.data.samples import AugmentConfig, Augmenter, Batch, collate
 from mmlib.losses import ContrastLoss
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool, projection
-from mmlib.models.recogniser import TINY
+from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY
 from mmlib.runs import Run
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, optimizer
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
@@ -58,7 +58,8 @@ PRESETS = {
     "smoke": Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=OptimConfig(lr=3e-3, warmup=100),
                     encoder=TINY.encoder),
     "desk": Config(),
-    "paper": Config(pictures=400_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000),
+    "paper": Config(pictures=400_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000,
+                    encoder=LARGE.encoder, view=replace(HARD, symbol=LARGE_SYMBOL)),
 }
 
 
