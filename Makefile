@@ -13,17 +13,20 @@ SUITABLE := import sys, ssl; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 
 PINS := uv pip compile pyproject.toml --extra test --universal --fork-strategy fewest --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt
 
-.PHONY: help reproduce test figures lab lint clean pins install
+.PHONY: help reproduce test test-browser figures lab lint clean pins install
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synthetic|crohme (smoke: up to 10 min on 2 cores)
 	@echo "Notebooks 01 to 06, PROFILE=$(PROFILE) DATASET=$(DATASET)."
 	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
 test: $(STAMP)  ## all tests, notebooks too (about 14 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser $(ARGS)
+
+test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs Chromium; about 10 min on 2 cores)
+	@$(BIN)/python -m pytest tests/browser $(ARGS)
 
 figures: $(STAMP)  ## redraw figures and tables from the committed results alone (1 min)
 	@$(BIN)/mmlib figures $(ARGS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from mmlib.data import data_root
 from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.ink import Ink, Symbol
 from mmlib.latex import canonical
+from mmlib.runs import project_root
 
 INKML = """<ink xmlns="http://www.w3.org/2003/InkML">
 <traceFormat><channel name="X" type="decimal"/><channel name="Y" type="decimal"/></traceFormat>
@@ -90,3 +94,13 @@ def make_pack(tmp_path):
         return Pack.open(path)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def copied_results(tmp_path_factory) -> dict[str, str]:
+    """An environment whose results are a copy of the committed ones, as in a fresh clone, and whose figures go beside."""
+    folder = tmp_path_factory.mktemp("copied")
+    not_committed = ("executed", "packs", "trunks", "weights.safetensors", "checkpoint-*", "predictions.tsv")
+    shutil.copytree(project_root() / "results", folder / "results", ignore=shutil.ignore_patterns(*not_committed))
+    return os.environ | {"MMLIB_RESULTS": str(folder / "results"), "MMLIB_FIGURES": str(folder / "figures"),
+                         "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

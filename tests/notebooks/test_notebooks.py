@@ -5,8 +5,6 @@ done, and compares the outputs of the cells tagged `nbval-check-output` with the
 a copy of the committed results, so that they find what a fresh clone has and change nothing of it.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 
@@ -24,21 +22,6 @@ SMOKE = {"profile": "smoke", "dataset": "synthetic"}
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Results and figures in a temporary folder, for this and every later notebook."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    not_committed = shutil.ignore_patterns(
-        "executed", "packs", "weights.safetensors", "checkpoint-*", "predictions.tsv"
-    )
-    shutil.copytree(project_root() / "results", folder / "results", ignore=not_committed)
-    return os.environ | {
-        "MMLIB_RESULTS": str(folder / "results"),
-        "MMLIB_FIGURES": str(folder / "figures"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-
-
 def call(*command, **options):
     done = subprocess.run(
         [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, **options
@@ -47,7 +30,7 @@ def call(*command, **options):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook(notebook, environment, tmp_path):
+def test_notebook(notebook, copied_results, tmp_path):
     given = [
         part
         for name, value in SMOKE.items()
@@ -55,7 +38,7 @@ def test_notebook(notebook, environment, tmp_path):
         for part in ("-p", name, value)
     ]
     quiet = ["-k", "python3", "--no-progress-bar"]
-    call("papermill", notebook, tmp_path / "out.ipynb", *given, *quiet, env=environment, cwd=tmp_path)
+    call("papermill", notebook, tmp_path / "out.ipynb", *given, *quiet, env=copied_results, cwd=tmp_path)
     nbval = [
         "--nbval-lax",
         "--nbval-current-env",
@@ -65,4 +48,4 @@ def test_notebook(notebook, environment, tmp_path):
         "no:cacheprovider",
         "-q",
     ]
-    call("pytest", *nbval, notebook, env=environment, cwd=project_root())
+    call("pytest", *nbval, notebook, env=copied_results, cwd=project_root())

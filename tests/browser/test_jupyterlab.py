@@ -1,0 +1,154 @@
+"""Every notebook in JupyterLab, in a real browser: Run All, no error, every figure and every widget on the page.
+
+Debian's Chromium (or another, named by `$CHROMIUM`), driven by Playwright; skipped where there is none. The notebooks, the
+results and the figures are copies, so nothing that is committed changes. With `MMLIB_SCREENSHOTS=FOLDER` each notebook is
+photographed from top to bottom, for people to look at.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmlib.reproduce import find_notebooks
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not BROWSER, reason=f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt install chromium), "
+                                           "or name it: CHROMIUM=/path/to/it"),
+]
+MINUTES = 10  # for one notebook
+# Cells are on the page whether in sight or not, so that what is missing can be told from what is not yet drawn.
+SETTINGS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+            "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
+RUN_ALL = """async () => {
+    const app = window.jupyterapp, panel = app.shell.currentWidget;
+    await panel.context.ready; await panel.sessionContext.ready;
+    await app.commands.execute('notebook:run-all-cells');
+    await new Promise(done => setTimeout(done, 2000));  // widgets are drawn after their cell is done
+    return panel.content.model.toJSON();
+}"""
+# In the panel of the notebook: pictures that did not load, and widgets that were promised and are not there.
+FAULTS = """() => {
+    const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)');
+    const found = [...panel.querySelectorAll('.jp-OutputArea-output img')].filter(i => !i.complete || !i.naturalWidth)
+        .map(i => 'a picture did not load');
+    for (const output of panel.querySelectorAll('.jp-OutputArea-output')) {
+        const text = output.innerText || '';
+        if (/Error displaying widget|Loading widget|Error creating widget|model not found/.test(text)) found.push(text);
+        if (/Javascript Error/.test(text)) found.push(text);
+    }
+    return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab(copied_results, tmp_path_factory):
+    """JupyterLab on a free port over copies of the notebooks: its address and token."""
+    folder = tmp_path_factory.mktemp("lab")
+    notebooks = folder / "notebooks"
+    notebooks.mkdir()
+    for path in find_notebooks():
+        shutil.copy(path, notebooks)
+    for name, values in SETTINGS.items():
+        file = folder / "settings" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    environment = copied_results | {
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
+    }
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0",
+               "--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={notebooks}",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(folder / "log", "w+") as log:
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            for _ in range(120):
+                about = next((folder / "runtime").glob("jpserver-*.json"), None)
+                if about or server.poll() is not None:
+                    break
+                time.sleep(0.5)
+            assert about, (folder / "log").read_text()[-3000:]
+            assert server.poll() is None, (folder / "log").read_text()[-3000:]
+            yield json.loads(about.read_text())["url"], token
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser without a window."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's own sandbox does not start as root
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"] if root else [])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_notebook(lab, browser):
+    """A function that opens a notebook and returns its page, whose console errors are kept in `page.errors`."""
+    address, token = lab
+    pages = []
+
+    def open_it(name):
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        pages.append(page)
+        page.set_default_timeout(60_000)
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(f"{address}lab/tree/{name}?reset&token={token}")
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.isReady")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        return page
+
+    yield open_it
+    for page in pages:
+        page.close()
+
+
+def photograph(page, name):
+    """Screenshots of a notebook from top to bottom, if they are asked for."""
+    folder = os.environ.get("MMLIB_SCREENSHOTS")
+    if not folder:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    scroller = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer").first
+    height, step = scroller.evaluate("e => [e.scrollHeight, e.clientHeight - 40]")
+    for k in range(-(-height // step)):
+        scroller.evaluate("(e, y) => e.scrollTo(0, y)", k * step)
+        page.wait_for_timeout(250)
+        page.screenshot(path=Path(folder) / f"{name}-{k:02d}.png")
+
+
+def figures(cells):
+    return sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", ()))
+
+
+@pytest.mark.parametrize("notebook", find_notebooks(), ids=lambda path: path.stem)
+def test_run_all(notebook, open_notebook):
+    page = open_notebook(notebook.name)
+    page.set_default_timeout(MINUTES * 60_000)
+    done = page.evaluate(RUN_ALL)
+    photograph(page, notebook.stem)
+    code = [cell for cell in done["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    for cell in code:
+        errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
+        assert not errors, (cell["source"], errors[0]["evalue"])
+        assert cell["execution_count"], f"not run: {cell['source']}"
+    committed = json.loads(notebook.read_text())["cells"]
+    assert figures(done["cells"]) >= figures(committed), "fewer figures than in the committed notebook"
+    assert page.evaluate(FAULTS) == []
+    assert page.errors == []
