@@ -24,6 +24,7 @@ STAGES = {
     "attend": "stage 2: self-supervised attention under progressive masking, without labels",
     "finetune": "stage 3: a decoder that writes LaTeX, with labels",
 }
+BENCHMARKS = ("reading", "steps", "training", "pipeline", "growth")
 SHOWN = 10  # items of each list in a report; the kept report has them all
 # Errors whose message is made for the user: one line instead of a traceback.
 DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError"}
@@ -130,6 +131,13 @@ def paper(args: argparse.Namespace) -> None:
         print("the chain is done" if done else "not done yet")
 
 
+def benchmark(args: argparse.Namespace) -> None:
+    """Measure how fast it is."""
+    from mmlib.benchmark import run_all
+
+    run_all(args.sections)
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """Score a recogniser."""
     from mmlib.stages.evaluate import evaluate
@@ -212,6 +220,9 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--dataset", default="crohme", choices=("crohme", "synthetic"))
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--rehearse", action="store_true", help="the same chain and model on a handful of pictures")
+
+    sub = command("benchmark", benchmark, "measure speed and memory, and keep the results")
+    sub.add_argument("sections", nargs="*", metavar="SECTION", choices=[*BENCHMARKS, []], help=", ".join(BENCHMARKS))
 
     sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG) and InkML files")
     sub.add_argument("files", nargs="+", metavar="FILE")

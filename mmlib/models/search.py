@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,20 +73,20 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
     forbidden[torch.arange(directions), starts] = -torch.inf
     frozen = torch.full((v,), -torch.inf, device=device)
     frozen[vocabulary.pad] = 0  # a finished hypothesis only pads
-    found: list[list[tuple[int, ...]]] = [[] for _ in range(b)]
+    found: list[dict[tuple[int, ...], list[float]]] = [{} for _ in range(b)]  # of each text, its sums in both directions
     cache, here, active = Cache(), model.decoder.prepare(memory), torch.arange(b, device=device)
 
     def keep(which: Tensor) -> None:
-        """Note down the hypotheses of these rows of `active`: the finished ones, or all where none is."""
-        for picture, lists, whole, alive in zip(*(x[which].tolist() for x in (active, written[..., 1:], done, score.isfinite())),
-                                                strict=True):
-            texts: dict[tuple[int, ...], None] = {}
+        """Note down the hypotheses of these rows of `active`: the finished ones, with their sums, or all where none is."""
+        parts = (active, written[..., 1:], done & score.isfinite(), score)
+        for picture, lists, whole, sums in zip(*(x[which].tolist() for x in parts), strict=True):
             for direction, rows in enumerate(lists):
-                chosen = whole[direction] if any(whole[direction]) else alive[direction]
-                for ids in (ids for ids, good in zip(rows, chosen, strict=True) if good):
-                    text = tuple(t for t in ids if t > vocabulary.unk)
-                    texts[text if direction == 0 else text[::-1]] = None
-            found[picture] = list(texts)
+                for ids, ended, total in zip(rows, whole[direction], sums[direction], strict=True):
+                    if ended or (not any(whole[direction]) and total > -math.inf):
+                        text = tuple(t for t in ids if t > vocabulary.unk)[:: -1 if direction else 1]
+                        known = found[picture].setdefault(text, [math.nan] * directions)
+                        if ended:
+                            known[direction] = total
 
     for _ in range(longest + 1):
         logits, _ = model.decoder(written[..., -1].reshape(-1, 1), here, cache)
@@ -109,25 +110,30 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
         cache.select(rows.flatten())
     else:
         keep(torch.arange(len(active), device=device))
-    return _rescore(model, memory, vocabulary, found, both)
+    return _scored(model, memory, vocabulary, found, directions)
 
 
-def _rescore(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: list[list[tuple[int, ...]]], both: bool
-             ) -> list[list[Hypothesis]]:
-    """Score every hypothesis by the mean log-probability of its tokens, in both directions where asked."""
-    b, most = len(found), max(map(len, found))
-    longest = max((len(text) for texts in found for text in texts), default=0)
-    tokens = torch.full((b * most, max(longest, 1)), vocabulary.pad, dtype=torch.long)
-    for picture, texts in enumerate(found):
-        for i, text in enumerate(texts):
-            tokens[picture * most + i, : len(text)] = torch.tensor(text, dtype=torch.long)
-    inputs, targets = prefixes(tokens.to(memory.features.device), vocabulary)
-    if not both:
-        inputs, targets = inputs[:, :1], targets[:, :1]
-    logits, _ = model.decoder(inputs.flatten(0, 1), memory)
-    chosen = logits.float().log_softmax(-1).gather(2, targets.flatten(0, 1)[..., None])[..., 0]
-    weight = (targets.flatten(0, 1) != vocabulary.pad).float()
-    mean = (chosen * weight).sum(1) / weight.sum(1)
-    mean = mean.view(b, most, -1).mean(-1).tolist()
-    return [sorted((Hypothesis(text, mean[p][i]) for i, text in enumerate(texts)), key=lambda h: -h.score)
-            for p, texts in enumerate(found)]
+def _scored(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: list[dict[tuple[int, ...], list[float]]],
+            directions: int) -> list[list[Hypothesis]]:
+    """Score every hypothesis by the mean log-probability of its tokens over the directions; a sum that the search of that
+    direction does not know (nan) is computed, all in one pass."""
+    asked = [[(text, d) for text, sums in texts.items() for d in range(directions) if math.isnan(sums[d])] for texts in found]
+    most = max(map(len, asked))
+    if most:
+        longest = max((len(text) for jobs in asked for text, _ in jobs), default=0)
+        tokens = torch.full((len(found), most, max(longest, 1)), vocabulary.pad, dtype=torch.long)
+        which = torch.zeros(len(found), most, dtype=torch.long)
+        for picture, jobs in enumerate(asked):
+            for i, (text, direction) in enumerate(jobs):
+                tokens[picture, i, : len(text)] = torch.tensor(text, dtype=torch.long)
+                which[picture, i] = direction
+        inputs, targets = (x[torch.arange(len(x)), which.flatten()].to(memory.features.device)
+                           for x in prefixes(tokens.flatten(0, 1), vocabulary))
+        logits, _ = model.decoder(inputs, memory)
+        chosen = logits.float().log_softmax(-1).gather(2, targets[..., None])[..., 0]
+        sums = chosen.masked_fill(targets == vocabulary.pad, 0).sum(1).view(len(found), most).tolist()
+        for picture, jobs in enumerate(asked):
+            for (text, direction), total in zip(jobs, sums[picture]):
+                found[picture][text][direction] = total
+    return [sorted((Hypothesis(text, sum(sums) / directions / (len(text) + 1)) for text, sums in texts.items()),
+                   key=lambda h: -h.score) for texts in found]
