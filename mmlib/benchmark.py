@@ -7,6 +7,7 @@ and noisy: what is compared is measured in one section, alternating.
     steps     seconds of one decoding step against the length written so far: flat with a cache
     training  pictures a second of each stage, beside the two floors of its step: arithmetic, and memory traffic
     pipeline  pictures a second of the input alone (an encoder that does nothing), and of its parts
+    rivals    pictures a second of a training step: the paper's model, and the same with a CoMER-style DenseNet as its encoder
     growth    how opening a pack, an epoch's batches and a training step grow with data, length and batch
 """
 
@@ -285,6 +286,53 @@ def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> 
             row("rendering's share of a training step", [rate / r for r in rendered], "", **setting), memory()]
 
 
+class DenseNetEncoder(torch.nn.Module):
+    """A CoMER-style encoder (growth 24, three blocks of 16 layers, stride 16): torchvision's, as a rival in speed."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        from torchvision.models import DenseNet
+
+        self.features = DenseNet(24, (16, 16, 16), num_init_features=48, bn_size=4).features
+        self.features.conv0 = torch.nn.Conv2d(1, 48, 7, 2, 3, bias=False)
+        self.out = torch.nn.Conv2d(self.features.norm5.num_features, d, 1)
+
+    def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.features(x)))
+
+
+def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str, Any]]:
+    """Pictures a second of a fine-tuning step (both directions, cross-entropy, no optimiser) on full canvases: the paper's model,
+    and the same decoder on a CoMER-style DenseNet, taking turns."""
+    vocabulary, found = Vocabulary.crohme(), []
+    torch.manual_seed(0)
+    ours = Recogniser(len(vocabulary), LARGE)
+    dense = Recogniser(len(vocabulary), replace(LARGE, maps=0))
+    dense.encoder = DenseNetEncoder(LARGE.encoder.d)
+    for height, width in SIZES:
+        x = (torch.rand(batch, 1, height, width, device=device()) > 0.95).float()
+        labels = torch.randint(5, len(vocabulary), (batch, 2, tokens + 1), device=device())
+
+        def step(model: Recogniser, stride: int, x: torch.Tensor = x, labels: torch.Tensor = labels) -> None:
+            valid = torch.ones(batch, 1, x.shape[2] // stride, x.shape[3] // stride, device=device())
+            with autocast(device()):
+                logits, *_ = model(x, valid, labels)
+            torch.nn.functional.cross_entropy(logits.float().flatten(0, 2), labels.flatten()).backward()
+            model.zero_grad()
+
+        models = {"paper's model": (ours, 8), "DenseNet encoder": (dense, 16)}
+        for model, _ in models.values():
+            model.to(device(), memory_format=torch.channels_last).train()
+        times = seconds({name: lambda pair=pair: step(*pair) for name, pair in models.items()}, repeats)
+        for name, values in times.items():
+            parameters = sum(p.numel() for p in models[name][0].parameters())
+            found.append(row(f"training step, {name}", batch / values, "pictures/s", height=height, width=width, batch=batch,
+                             tokens=tokens, parameters=parameters))
+        found.append(row("ratio of the two", times["DenseNet encoder"] / times["paper's model"], "", height=height, width=width,
+                         batch=batch, tokens=tokens))
+    return [*found, memory()]
+
+
 def growth(repeats: int = 5) -> list[dict[str, Any]]:
     """Seconds to open a pack and to fill an epoch's batches against its expressions; seconds of encoding and of a decoder's pass
     against picture width and tokens; pictures a second against the batch."""
@@ -293,7 +341,8 @@ def growth(repeats: int = 5) -> list[dict[str, Any]]:
         for count in (300, 3_000, 30_000):
             path = Path(folder, f"{count}.safetensors")
             inks = [pack[i] for i in range(min(count, len(pack)))]
-            write_pack(((ink, 1.0) for _ in range(count // len(inks)) for ink in inks), path, split="growth")
+            copies = (replace(ink, id=f"{k}-{ink.id}") for k in range(count // len(inks)) for ink in inks)
+            write_pack(((ink, 1.0) for ink in copies), path, split="growth")
             opened = seconds({"open": lambda path=path: Pack.open(path)}, repeats)["open"]
             many = Pack.open(path)
             feed = Feed([(Augmenter(many, np.arange(count), AugmentConfig(), vocabulary), None)], 1_000.0, 48, 0)
@@ -318,7 +367,8 @@ def growth(repeats: int = 5) -> list[dict[str, Any]]:
 
 # --- all of it --------------------------------------------------------------------------------------------------
 
-SECTIONS = {"reading": reading, "steps": steps, "training": training, "pipeline": pipeline, "growth": growth}
+SECTIONS = {"reading": reading, "steps": steps, "training": training, "pipeline": pipeline, "rivals": rivals,
+            "growth": growth}
 
 
 def folder() -> Path:

@@ -24,7 +24,7 @@ STAGES = {
     "attend": "stage 2: self-supervised attention under progressive masking, without labels",
     "finetune": "stage 3: a decoder that writes LaTeX, with labels",
 }
-BENCHMARKS = ("reading", "steps", "training", "pipeline", "growth")
+BENCHMARKS = ("reading", "steps", "training", "pipeline", "rivals", "growth")
 SHOWN = 10  # items of each list in a report; the kept report has them all
 # Errors whose message is made for the user: one line instead of a traceback.
 DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError"}
@@ -168,7 +168,7 @@ def reproduce(args: argparse.Namespace) -> None:
     """Execute notebooks; `figures` is the last of them."""
     from mmlib.reproduce import reproduce
 
-    reproduce(args.notebooks, dict(args.parameters), args.out)
+    reproduce(args.notebooks, dict(args.parameters), args.out, args.keep)
 
 
 def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
@@ -245,6 +245,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
             "-p", dest="parameters", action="append", nargs=2, default=[], metavar=("NAME", "VALUE")
         )
         sub.add_argument("--out", type=Path, help="folder for the executed copies (results/executed)")
+        sub.add_argument("--keep", action="store_true", help="let the executed copy be the notebook that is committed")
     return parser
 
 

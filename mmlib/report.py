@@ -435,6 +435,34 @@ def look(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: in
                   tuple(float(x) for x in extent))
 
 
+# --- benchmarks ---------------------------------------------------------------------------------------------------
+
+
+def benchmarks(section: str) -> DataFrame:
+    """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware` and `threads`."""
+    import pandas as pd
+
+    found = [json.loads(path.read_text()) for path in sorted((results_root() / "benchmarks").glob(f"{section}-*.json"))]
+    return pd.DataFrame([{**row, "hardware": about["hardware"], "threads": about["threads"]}
+                         for about in found for row in about["rows"]])
+
+
+def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -> DataFrame:
+    """Median, quartiles and unit of some rows of a section, with the columns that say how it was measured."""
+    import pandas as pd
+
+    frame = benchmarks(section)
+    if frame.empty:
+        return pd.DataFrame({"what": [NO_RECORD]})
+    frame = frame[frame.what.isin(what)]
+    digits = [f"{row.median:.3g} [{row.low:.3g}, {row.high:.3g}]" for row in frame.itertuples()]
+    shown = frame[["what", *setting]].copy()
+    for name in setting:
+        if pd.api.types.is_float_dtype(shown[name]):
+            shown[name] = [f"{v:.0f}" if np.isfinite(v) else "" for v in shown[name]]
+    return shown.assign(value=digits, unit=frame.unit, n=frame.n, hardware=frame.hardware)
+
+
 # --- figures that two notebooks draw ------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmlib.runs import RunError, project_root, results_root
+from mmlib.runs import RunError, project_root, results_root, write_atomic
 
 
 def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
@@ -66,12 +66,13 @@ def _value(text: Any, annotation: str) -> Any:
 
 
 def reproduce(
-    notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | None = None, out: Path | None = None
+    notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | None = None, out: Path | None = None, keep: bool = False
 ) -> dict[str, float]:
     """Execute notebooks (default: all, in order) and return their names with the seconds each took.
 
     `parameters` go to the notebooks that declare them; text is read as a Python literal unless the notebook
-    annotates the parameter as `str`. Executed copies are kept in `out` (default `results/executed/`).
+    annotates the parameter as `str`. Executed copies are kept in `out` (default `results/executed/`). With `keep` and no
+    parameters, an executed copy also takes the notebook's own place, as what is committed.
 
     Raises RunError before anything runs for an unknown notebook or a parameter that none of them declares,
     and at the first failing cell, naming notebook and cell.
@@ -81,6 +82,9 @@ def reproduce(
     if unknown := [name for name in parameters if not any(name in names for names in declared.values())]:
         known = ", ".join(sorted(set().union(*declared.values())))
         raise RunError(f"no notebook here has a parameter {unknown[0]!r}; there are: {known}")
+
+    if keep and parameters:
+        raise RunError("what is committed is executed with the notebook's own parameters; give none")
 
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -118,6 +122,8 @@ def reproduce(
             raise RunError(
                 f"{path.name} failed: {error}; as far as it came it is in {out / path.name}"
             ) from error
+        if keep:
+            write_atomic(path, clean((out / path.name).read_text(encoding="utf-8")))
         seconds[path.stem] = time.monotonic() - start
         print(f"[{number}/{len(paths)}] {path.stem} done in {seconds[path.stem]:.0f} s", flush=True)
     print(
@@ -125,3 +131,18 @@ def reproduce(
         flush=True,
     )
     return seconds
+
+
+def clean(notebook: str) -> str:
+    """An executed notebook without what differs from run to run: times, papermill's notes, and the ids of live widgets, so that
+    a reader without a kernel sees each widget's picture."""
+    found = json.loads(notebook)
+    found["metadata"] = {k: v for k, v in found["metadata"].items() if k not in ("papermill", "widgets")}
+    found["metadata"].get("language_info", {}).pop("version", None)
+    for cell in found["cells"]:
+        cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution")}
+        if not cell["metadata"].get("tags", True):
+            del cell["metadata"]["tags"]
+        for output in cell.get("outputs", ()):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"

@@ -78,7 +78,8 @@ def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owne
     for view, (x, y), w, h in zip((first, second), offsets, (w1, w2), (h1, h2)):
         ax.imshow(view.picture[which, 0, :h, :w].cpu(), cmap="Greys", extent=(x, x + w, y + h, y), vmin=0, vmax=1)
         ax.add_patch(plt.Rectangle((x, y), w, h, fill=False, lw=0.5, ec="0.7"))
-    ends = np.stack([view.points[chosen].cpu() + offset for view, offset in zip((first, second), offsets)], 1)  # (m, 2, 2)
+    at = [view.points[chosen].cpu().numpy() + offset for view, offset in zip((first, second), offsets)]
+    ends = np.stack(at, 1)  # (m, 2, 2)
     colors = plt.get_cmap("turbo")(np.argsort(np.argsort(ends[:, 0, 0])) / max(1, len(ends) - 1))
     ax.add_collection(LineCollection(ends, colors=colors, lw=0.7, alpha=0.9))
     ax.scatter(*ends.reshape(-1, 2).T, s=9, c=np.repeat(colors, 2, 0), lw=0)

@@ -93,3 +93,21 @@ def test_a_kernel_that_dies_is_an_error_too(project):
     notebook(project / "notebooks" / "01_data.ipynb", "import os; os._exit(1)")
     with pytest.raises(RunError, match=r"01_data\.ipynb failed.*died"):
         reproduce()
+
+
+def test_what_is_kept_has_nothing_of_this_run(project):
+    shown = {"text/plain": "w", "application/vnd.jupyter.widget-view+json": {}}
+    source = f"from IPython.display import display\ndisplay({shown}, raw=True)"
+    path = notebook(project / "notebooks" / "01_data.ipynb", source)
+    with pytest.raises(RunError, match="give none"):
+        reproduce(["01"], {"seed": 1}, keep=True)
+    reproduce(["01"], keep=True)
+    kept = json.loads(path.read_text())
+    assert "papermill" not in kept["metadata"]
+    assert [cell["metadata"] for cell in kept["cells"]] == [{}, {"tags": ["parameters"]}, {}]
+    (output,) = kept["cells"][2]["outputs"]
+    assert output["data"] == {"text/plain": "w"}
+    assert kept["cells"][2]["execution_count"] == 2
+    once = path.read_text()
+    reproduce(["01"], keep=True)
+    assert path.read_text() == once

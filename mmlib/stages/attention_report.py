@@ -35,7 +35,7 @@ from mmlib.metrics.attention import (
 from mmlib.metrics.intervals import interval, paired_difference
 from mmlib.models.encoder import EncoderConfig
 from mmlib.render import arc_length, densify
-from mmlib.runs import Run, training_cost
+from mmlib.runs import Run, results_root, training_cost
 from mmlib.stages import attend
 from mmlib.views import STRIDE, InkBatch, View, ViewConfig, make_view
 
@@ -78,6 +78,19 @@ def untrained(student: attend.Student, seed: int = 0) -> attend.Student:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return attend.Student(student.encoder.config, student.attention.logits.out_channels).eval()
+
+
+def course(run: Run, seed: int = 0) -> dict[str, attend.Student]:
+    """The network of a finished stage 2 with what it came from: random weights; the encoder of the run that it started from,
+    where that is kept, under an untrained attention network; itself."""
+    network, _ = load(run)
+    found = {"random weights": untrained(network, seed)}
+    before = results_root() / "runs" / run.inputs.get("init", "none")
+    if (before / "weights.safetensors").is_file():
+        found["after stage 1"] = first = untrained(network, seed)
+        weights, _ = Run.load(before).load_weights()
+        first.encoder.load_state_dict({k[8:]: v.float() for k, v in weights.items() if k.startswith("encoder.")})
+    return found | {"after stage 2": network}
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from mmlib.reproduce import find_notebooks
@@ -26,6 +27,24 @@ pytestmark = [
                                            "or name it: CHROMIUM=/path/to/it"),
 ]
 MINUTES = 10  # for one notebook
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+SETUP = """
+from mmlib import widgets
+from mmlib.data.corpus import synthetic_pack
+from mmlib.models.recogniser import TINY
+from mmlib.stages import attend, pretrain
+pack = synthetic_pack("test")
+some = [i for i in range(len(pack)) if pack.flat.aligned[i] and 4 <= len(pack[i].symbols) <= 9][:3]
+network = attend.Student(TINY.encoder, TINY.maps).eval()
+"""
+PANELS = {  # in the order of their cells
+    "browse": "widgets.browse(pack)",
+    "views": "widgets.views(pack, some, pretrain.HARD)",
+    "curriculum": "widgets.curriculum(network, attend.Config.preset('smoke'), attend.WINDOW, pack, some)",
+    "attention": "widgets.attention({'random': network}, attend.WINDOW, pack, some)",
+    "errors": "widgets.errors([pack[i] for i in some], [pack.tokens(i)[1:] for i in some])",
+    "draw": "widgets.Draw()",
+}
 # Cells are on the page whether in sight or not, so that what is missing can be told from what is not yet drawn.
 SETTINGS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
             "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
@@ -58,6 +77,8 @@ def lab(copied_results, tmp_path_factory):
     notebooks.mkdir()
     for path in find_notebooks():
         shutil.copy(path, notebooks)
+    cells = [nbformat.v4.new_code_cell(source) for source in (SETUP, *PANELS.values())]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}), notebooks / "widgets.ipynb")
     for name, values in SETTINGS.items():
         file = folder / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -152,3 +173,91 @@ def test_run_all(notebook, open_notebook):
     assert figures(done["cells"]) >= figures(committed), "fewer figures than in the committed notebook"
     assert page.evaluate(FAULTS) == []
     assert page.errors == []
+
+
+# --- widgets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def widgets_page(lab, browser):
+    """A notebook of all widgets, run."""
+    address, token = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.goto(f"{address}lab/tree/widgets.ipynb?reset&token={token}")
+    page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.isReady")
+    done = page.evaluate(RUN_ALL)
+    photograph(page, "widgets")
+    assert not [o for cell in done["cells"] for o in cell["outputs"] if o["output_type"] == "error"]
+    yield page
+    page.close()
+
+
+def panel_of(page, name):
+    return page.locator(".jp-NotebookPanel .jp-Cell").nth(1 + list(PANELS).index(name)).locator(".jp-OutputArea")
+
+
+@pytest.mark.parametrize("name", [name for name in PANELS if name != "draw"])
+def test_each_control_changes_the_picture(widgets_page, name):
+    """Sliders by their handles, lists and buttons by choosing the next: the picture is another one each time."""
+    panel = panel_of(widgets_page, name)
+    picture = panel.locator("img.widget-image, .widget-image img, img").first
+
+    def changes(act):
+        before = picture.get_attribute("src")
+        act()
+        widgets_page.wait_for_function("([e, src]) => e.src !== src", arg=[picture.element_handle(), before], timeout=20_000)
+
+    handles = panel.locator(".noUi-handle")
+    for k in range(handles.count()):
+        handle = handles.nth(k)
+        low, now = (float(handle.get_attribute(f"aria-value{x}")) for x in ("min", "now"))
+        handle.scroll_into_view_if_needed()
+        key = "ArrowLeft" if now > low else "ArrowRight"
+        changes(lambda handle=handle, key=key: [handle.press(key) for _ in range(6)])
+    lists = panel.locator("select")
+    for k in range(lists.count()):
+        if lists.nth(k).locator("option").count() > 1:
+            changes(lambda k=k: lists.nth(k).select_option(index=1 - lists.nth(k).evaluate("e => Math.min(e.selectedIndex, 1)")))
+    buttons = panel.locator(".widget-toggle-button:not(.mod-active)")
+    if buttons.count():
+        changes(buttons.first.click)
+
+
+def test_drawn_strokes_are_read(widgets_page):
+    """Write x^2 with the mouse, read LaTeX back, undo, clear; and how long it takes from pen-up to LaTeX."""
+    page, panel = widgets_page, panel_of(widgets_page, "draw")
+    pad = panel.locator(".mmlib-pad")
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+
+    def read():
+        return panel.locator(".mmlib-read code").first.inner_text() if panel.locator(".mmlib-read code").count() else ""
+
+    def write(*points):
+        page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
+        page.mouse.down()
+        for x, y in points[1:]:
+            page.mouse.move(box["x"] + x, box["y"] + y, steps=4)
+        shown = panel.locator("small").inner_text() if panel.locator("small").count() else ""
+        started = time.perf_counter()
+        page.mouse.up()
+        page.wait_for_function("([e, old]) => e.querySelector('small')?.innerText && e.querySelector('small').innerText !== old",
+                               arg=[panel.element_handle(), shown], polling=10)
+        return time.perf_counter() - started
+
+    strokes = (((60, 80), (110, 150)), ((110, 80), (60, 150)),
+               ((130, 50), (140, 38), (155, 42), (155, 55), (132, 78), (160, 78)))
+    waited = [write(*points) for points in strokes]
+    print("seconds from pen-up to LaTeX:", [round(x, 3) for x in waited])
+    assert "x" in read().lower()
+    assert "2" in read()
+    assert max(waited) < 5  # a bar for machines under load; at rest it is a tenth of a second
+    typeset = panel.locator("mjx-container, .MathJax").count()
+    assert typeset, "the LaTeX is typeset"
+    two = read()
+    panel.get_by_role("button", name="undo").click()
+    page.wait_for_function("([e, old]) => e.querySelector('.mmlib-read code').innerText !== old",
+                           arg=[panel.element_handle(), two])
+    panel.get_by_role("button", name="clear").click()
+    page.wait_for_function("e => !e.querySelector('.mmlib-read')", arg=panel.element_handle())

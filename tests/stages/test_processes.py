@@ -12,10 +12,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mmlib.data.corpus import synthetic_pack
+from mmlib.data.samples import collate, from_pack
 from mmlib.latex import Vocabulary
 from mmlib.losses import MatchConfig, MatchLoss
+from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.search import prefixes
 from mmlib.runs import find_runs
-from mmlib.stages.finetune import sequence_loss
+from mmlib.stages.finetune import guide_loss, point_loss, sequence_loss, symbol_classes
+from mmlib.views import ViewConfig, make_view
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 VOCABULARY = Vocabulary.crohme()
@@ -51,9 +56,26 @@ def match_and_sequence(share, gather):
     return torch.cat([torch.stack([*parts.values(), written.detach()]), layer.grad.flatten(), mixing.grad.flatten()])
 
 
+def point_and_guide(share, gather):
+    """Stage 3's side losses, and their gradient of everything that they reach, for these expressions of the joint batch."""
+    torch.manual_seed(0)
+    pack = synthetic_pack("test")
+    samples = [from_pack(pack, i) for i in range(EXPRESSIONS)]
+    model, batch = Recogniser(len(VOCABULARY), TINY), collate(samples[share])
+    view = make_view(batch.ink, ViewConfig(symbol=8.0).still(), torch.Generator())
+    inputs, _ = prefixes(batch.tokens, VOCABULARY)
+    _, attention, encoded = model(view.picture, view.valid, inputs)
+    point = point_loss(model, encoded.features, view, batch.ink, symbol_classes(batch), most=10**6, gather=gather)
+    guide = guide_loss(attention, view, batch, VOCABULARY, gather)
+    (point + guide).backward()
+    reached = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return torch.cat([torch.stack([point.detach(), guide.detach()]), *reached])
+
+
 def on_one_process(rank, folder):
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    result = match_and_sequence(SHARES[rank], True)
+    result = torch.cat([match_and_sequence(SHARES[rank], True), point_and_guide(SHARES[rank], True)])
     dist.all_reduce(result)
     if rank == 0:
         torch.save(result / 2, f"{folder}/mean")
@@ -62,8 +84,11 @@ def on_one_process(rank, folder):
 
 def test_two_processes_give_the_losses_and_gradients_of_the_joint_batch(tmp_path):
     mp.spawn(on_one_process, (str(tmp_path),), nprocs=2)
-    joint = match_and_sequence(slice(0, EXPRESSIONS), False)
-    assert (joint != 0).all()
+    everything = slice(0, EXPRESSIONS)
+    first, second = match_and_sequence(everything, False), point_and_guide(everything, False)
+    assert (first != 0).all()
+    assert (second != 0).float().mean() > 0.5
+    joint = torch.cat([first, second])
     torch.testing.assert_close(torch.load(tmp_path / "mean", weights_only=True), joint, atol=1e-5, rtol=0)
 
 
