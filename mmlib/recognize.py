@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LARGEST = 2**24  # pixels of a picture that is read
 COMPONENTS = 1.08  # typical component of a picture over typical symbol of its ink: CROHME's training set, median
+MOST_AREA = 4_000  # square typical symbols: several times the longest expression of CROHME
 MOST_POINTS = 200_000  # ink points of one expression: a page of scribble, not a formula
 
 
@@ -151,7 +152,7 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return strokes.reshape(-1, 2).astype(np.float32), np.repeat(np.arange(len(strokes)), 2), size
 
 
-def ink_of(source: Any) -> tuple[np.ndarray, np.ndarray, float]:
+def ink_of(source: Any, photo: bool | None = None) -> tuple[np.ndarray, np.ndarray, float]:
     """Points (n, 2), strokes (n,) and typical symbol size of whatever `recognize` takes.
 
     Raises InkError, DataError or FileNotFoundError, naming it.
@@ -164,15 +165,20 @@ def ink_of(source: Any) -> tuple[np.ndarray, np.ndarray, float]:
         points, stroke = ink.points, ink.stroke
         size = typical_size(points, stroke)
     else:
-        points, stroke, size = _from_picture(source)
+        points, stroke, size = _from_picture(source, photo)
+    name = source if isinstance(source, (str, Path)) else "the ink"
     if len(points) > MOST_POINTS:
-        raise InkError(f"{source if isinstance(source, (str, Path)) else 'ink'}: {len(points):,} points are too many for one "
-                       "expression; crop the picture to it")
+        raise InkError(f"{name}: {len(points):,} points are too many for one expression; crop the picture to it")
+    wide, high = np.ptp(points, axis=0) / size
+    if (wide + 1) * (high + 1) > MOST_AREA:
+        raise InkError(f"{name}: {wide:.0f} x {high:.0f} typical symbols are too much for one expression; crop it, or give a "
+                       "picture without specks")
     return points, stroke, size
 
 
-def _from_picture(source: str | Path | Image | np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def _from_picture(source: str | Path | Image | np.ndarray, photo: bool | None) -> tuple[np.ndarray, np.ndarray, float]:
     from mmlib.data.pictures import decode, ink_levels
+    from mmlib.photo import clean, is_photo
 
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -192,6 +198,8 @@ def _from_picture(source: str | Path | Image | np.ndarray) -> tuple[np.ndarray, 
         raise DataError(f"cannot read a {type(source).__name__}; give a path, a PIL image, an array or an Ink")
     if grey.size > LARGEST:
         raise DataError(f"a picture of {grey.shape[1]} x {grey.shape[0]} pixels is too large; scale it down")
+    if is_photo(grey) if photo is None else photo:
+        grey = clean(grey)
     try:
         return trace_picture(ink_levels(grey))
     except DataError as error:
@@ -211,7 +219,8 @@ def _grey(array: np.ndarray) -> np.ndarray:
     return np.clip(array, 0, 255).astype(np.uint8)
 
 
-def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None) -> list[Reading]:
+def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None, photo: bool | None = None
+              ) -> list[Reading]:
     """LaTeX of one handwritten expression.
 
     Args:
@@ -219,6 +228,7 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
             light or light on dark, any size.
         beam: hypotheses searched in each direction; 1 is greedy.
         reader: a `Reader`, or weights to load; by default the recogniser that ships.
+        photo: whether a picture is a photograph, to be cleaned first (`mmlib.photo`): by default if its paper is unevenly lit.
 
     Returns:
         hypotheses, best first.
@@ -227,7 +237,7 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
         InkError, DataError, FileNotFoundError: what cannot be read, by name.
     """
     reader = reader if isinstance(reader, Reader) else Reader.load(reader)
-    return reader.read([ink_of(source)], beam)[0]
+    return reader.read([ink_of(source, photo)], beam)[0]
 
 
 class _Callable(ModuleType):

@@ -16,6 +16,7 @@ from mmlib.data.samples import Sample
 from mmlib.data.split import leak, split
 from mmlib.ink import Ink, Symbol
 from mmlib.latex import Vocabulary
+from mmlib.render import rasterise
 from mmlib.runs import results_root, write_atomic
 from mmlib.views import View
 
@@ -85,6 +86,14 @@ def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owne
     ax.scatter(*ends.reshape(-1, 2).T, s=9, c=np.repeat(colors, 2, 0), lw=0)
     ax.set(xlim=(-1, width + 1), ylim=(h1 + h2 + gap + 1, -1), aspect="equal")
     ax.axis("off")
+
+
+def drawing(ink: Ink, scale: float = 48.0, margin: int = 20, pen: float = 5.0) -> np.ndarray:
+    """Ink levels (H, W) uint8, 255 = ink, of an ink in typical symbols, at `scale` pixels a symbol."""
+    points = torch.from_numpy(ink.points - ink.points.min(0)) * scale + margin
+    width, height = (int(x) + 2 * margin for x in np.ptp(ink.points, axis=0) * scale)
+    stroke = torch.from_numpy(ink.stroke.astype(np.int64))
+    return (255 * rasterise(points, stroke, torch.zeros_like(stroke), (1, height, width), pen)[0, 0].numpy()).astype(np.uint8)
 
 
 # --- statistics -------------------------------------------------------------------------------------------------

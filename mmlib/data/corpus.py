@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def crohme_found() -> bool:
 
 
 def load_corpus(dataset: str = "auto") -> Corpus:
-    """The training corpus of a data set: 'crohme', 'synthetic', or 'auto' (CROHME where it is found).
+    """The training corpus of a data set: 'crohme', 'synthetic', 'auto' (CROHME where it is found), or the path of one's own.
 
     The split has its own fixed seed: what is held out never varies. Raises DataError for another name.
     """
@@ -98,7 +99,19 @@ def load_corpus(dataset: str = "auto") -> Corpus:
         pack = load_pack("train_2014")
     elif dataset == "synthetic":
         pack = synthetic_pack("train")
+    elif Path(dataset).exists():
+        return _own(Path(dataset))
     else:
-        raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or 'auto'")
+        raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or 'auto', or give a folder or archive")
     parts = split(pack)
     return Corpus(dataset, pack, parts.train, parts.valid, Vocabulary.crohme())
+
+
+def _own(path: Path) -> Corpus:
+    """One's own data as a corpus, with the tokens of its labels behind CROHME's."""
+    from mmlib.data.own import load_own, parts
+
+    pack = load_own(path)
+    found = split(pack)
+    train, valid = parts(pack, found.train, found.valid)
+    return Corpus(path.resolve().name, pack, train, valid, Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS):]))

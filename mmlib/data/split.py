@@ -98,7 +98,7 @@ def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict:
     formulas = {pack.tokens(i) for i in train}
     writers = {pack.writers[i] for i in train} - {None}
     lengths = [len(pack.tokens(i) or ()) for i in valid]
-    count = Counter(pack.sources)
+    count = Counter(map(str, pack.sources))
     return {
         "expressions": len(pack),
         "train": len(train),

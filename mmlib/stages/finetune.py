@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmlib.data import DataError
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch
@@ -23,7 +24,8 @@ from mmlib.losses.gather import mean_over_processes
 from mmlib.metrics.recognition import score
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
-from mmlib.runs import Run, RunError, training_cost
+from mmlib.recognize import Reader
+from mmlib.runs import Run, RunError, digest, training_cost
 from mmlib.stages.evaluate import best_tokens, read_pack
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 from mmlib.views import InkBatch, View, ViewConfig, make_view, sample
@@ -37,7 +39,7 @@ class Config:
 
     dataset: str = "auto"  # 'crohme', 'synthetic', or 'auto': CROHME where it is found
     seed: int = 0
-    init: str = "none"  # 'none' (random weights), 'pretrain', 'attend', or a run's folder name
+    init: str = "none"  # 'none' (random weights), 'pretrain', 'attend', 'recogniser' (the one that ships), or a run's folder name
     labels: float = 1.0  # share of the training labels used
     pictures: int = 40_000  # budget
     composed: float = 1.0  # expressions composed from real symbols an epoch, as a multiple of the real ones
@@ -148,9 +150,25 @@ def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
     return model
 
 
+def take_over(model: Recogniser, vocabulary: Vocabulary, reader: Reader) -> None:
+    """Give a model of the reader's sizes the reader's weights; a token that the reader does not know keeps its random ones."""
+    words = reader.vocabulary.tokens
+    known = [(i, vocabulary.tokens.index(token)) for i, token in enumerate(words) if token in vocabulary.tokens]
+    there, here = (torch.tensor(ids) for ids in zip(*known))
+    weights = model.state_dict()
+    for name, value in reader.model.state_dict().items():
+        if name.startswith(("decoder.embed.", "decoder.logits.", "symbols.")):  # a row for each token
+            weights[name][here] = value[there]
+        else:
+            weights[name].copy_(value)
+
+
 def training_indices(config: Config, corpus: Corpus) -> np.ndarray:
     """The expressions trained on: a share `labels` of the training split (a nested choice by seed), or all of the set."""
     indices = np.concatenate([corpus.train, corpus.valid]) if config.full_data else corpus.train
+    indices = indices[corpus.pack.flat.valid[indices]]
+    if not len(indices):
+        raise DataError(f"{corpus.name} has no labels to fine-tune on; stages 1 and 2 need none")
     if config.labels >= 1:
         return np.sort(indices)
     order = np.random.default_rng([config.seed, 17]).permutation(indices)
@@ -163,9 +181,14 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     tools = accelerator()
     with tools.main_process_first():  # the others find its packs
         corpus = load_corpus(config.dataset)
-    start = initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
     indices = training_indices(config, corpus)
-    inputs = {"data": corpus.identity, "init": start.name if start else "none",
+    reader = Reader.load() if config.init == "recogniser" else None
+    if reader:  # as it is: its sizes, its view
+        config = replace(config, model=reader.model.config, view=reader.view)
+    start = None if reader else initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
+    if not corpus.pack.flat.aligned[indices].any():  # nothing to compose from
+        config = replace(config, composed=0.0)
+    inputs = {"data": corpus.identity, "init": f"recogniser-{digest(reader.path)}" if reader else start.name if start else "none",
               "composed": corpus.composed_name(indices) if config.composed else "none"}
     this = Run.open("finetune", profile, config, inputs, CODE_VERSION)
     if this.done:
@@ -173,6 +196,8 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     with this.lock(tools.is_main_process):
         vocabulary = corpus.vocabulary
         model = build(config, corpus, start)
+        if reader:
+            take_over(model, vocabulary, reader)
         optim = optimizer([model.decoder, model.symbols, model.scalars], config.optim,
                           slow=[m for m in (model.encoder, model.attention) if m is not None], factor=config.encoder_rate)
         held = frozenset() if config.full_data else corpus.held_formulas()
@@ -207,20 +232,20 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             return loss, numbers
 
         look = corpus.look(config.eval_most)
+        look = look[corpus.pack.flat.valid[look]]
 
         def evaluate(pictures: int) -> dict[str, float]:
-            reader = tools.unwrap_model(model)
-            found = read_pack(reader, corpus.pack, look, vocabulary, config.view, beam=1, device=tools.device)
+            learner = tools.unwrap_model(model)
+            found = read_pack(learner, corpus.pack, look, vocabulary, config.view, beam=1, device=tools.device)
             result = score(best_tokens(found, vocabulary), [corpus.pack.tokens(i) for i in look])
             return {"ter": result.ter, "exprate": result.exprate, "within1": result.within1,
-                    "structure": result.structure_rate, "n": len(look), "gamma": float(reader.scalars["gamma"])}
+                    "structure": result.structure_rate, "n": len(look), "gamma": float(learner.scalars["gamma"])}
 
         loop = Loop(this, tools, {"model": model}, optim, config.optim, config.pictures, step, feed, evaluate,
                     config.eval_pictures, progress=progress)
         last = loop.train(max_minutes, max_steps)
-        reader = tools.unwrap_model(model)
-        earlier = training_cost(start) if start else (0, 0.0)
-        this.save_weights(half(reader.state_dict()), {
+        earlier = training_cost(start) if start else (reader.pictures, reader.minutes) if reader else (0, 0.0)
+        this.save_weights(half(tools.unwrap_model(model).state_dict()), {
             "config": this.config, "vocabulary": list(vocabulary.tokens), "run": this.name,
             "pictures": last["pictures"] + earlier[0], "minutes": round(this.minutes + earlier[1], 2)})
         this.finish(**last, expressions=len(indices))

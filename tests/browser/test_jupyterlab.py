@@ -58,7 +58,7 @@ RUN_ALL = """async () => {
 # In the panel of the notebook: pictures that did not load, and widgets that were promised and are not there.
 FAULTS = """() => {
     const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)');
-    const found = [...panel.querySelectorAll('.jp-OutputArea-output img')].filter(i => !i.complete || !i.naturalWidth)
+    const found = [...panel.querySelectorAll('.jp-OutputArea-output img')].filter(i => i.offsetParent && !i.naturalWidth)
         .map(i => 'a picture did not load');
     for (const output of panel.querySelectorAll('.jp-OutputArea-output')) {
         const text = output.innerText || '';
@@ -214,7 +214,8 @@ def test_each_control_changes_the_picture(widgets_page, name):
         low, now = (float(handle.get_attribute(f"aria-value{x}")) for x in ("min", "now"))
         handle.scroll_into_view_if_needed()
         key = "ArrowLeft" if now > low else "ArrowRight"
-        changes(lambda handle=handle, key=key: [handle.press(key) for _ in range(6)])
+        ends = handle.evaluate("e => e.closest('.noUi-base').querySelectorAll('.noUi-handle').length")  # of a range, two
+        changes(lambda handle=handle, key=key, presses=6 if ends == 1 else 1: [handle.press(key) for _ in range(presses)])
     lists = panel.locator("select")
     for k in range(lists.count()):
         if lists.nth(k).locator("option").count() > 1:
