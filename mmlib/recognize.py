@@ -15,7 +15,7 @@ import torch
 
 from mmlib.data import DataError
 from mmlib.ink import Ink, InkError, read_inkml, typical_size
-from mmlib.latex import Vocabulary
+from mmlib.latex import LatexError, Vocabulary, to_tree
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import autocast
@@ -68,7 +68,7 @@ class Reader:
     def read(self, inks: list[tuple[np.ndarray, np.ndarray, float]], beam: int = 5, longest: int = 120
              ) -> list[list[Reading]]:
         """Read inks given as (points (n, 2) in any unit, stroke (n,), typical symbol size in that unit), one batch; best
-        first."""
+        first, and after all of them what is no expression (evaluations score the plain order)."""
         device = self.model.scalars["gamma"].device
         points, strokes, owners, offset = [], [], [], 0
         for number, (xy, stroke, size) in enumerate(inks):
@@ -83,11 +83,21 @@ class Reader:
         with autocast(device):
             memory = self.model.encode(seen.picture, seen.valid).memory
             read = beam_search(self.model, memory, self.vocabulary, beam, longest)
-        return [[self._reading(h.tokens, h.score) for h in found] for found in read]
+        return [sorted((self._reading(h.tokens, h.score) for h in found), key=lambda r: not _is_expression(r.tokens))
+                for found in read]
 
     def _reading(self, ids: tuple[int, ...], score: float) -> Reading:
         tokens = self.vocabulary.decode(ids)
         return Reading(tuple(tokens), " ".join(tokens), score)
+
+
+def _is_expression(tokens: tuple[str, ...]) -> bool:
+    """Whether tokens parse: LaTeX that cannot be typeset is no help to a user, however likely."""
+    try:
+        to_tree(tokens)
+    except LatexError:
+        return False
+    return True
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:

@@ -87,8 +87,8 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
     controls = {
         "contains": ipywidgets.Dropdown(options=["anything", *story.CONTAINS]),
         "symbol": ipywidgets.Dropdown(options=["any", *written]),
-        "writer": ipywidgets.Dropdown(options=["any", *writers]),
-        "source": ipywidgets.Dropdown(options=["any", *sources]),
+        **{name: ipywidgets.Dropdown(options=["any", *some]) for name, some in (("writer", writers), ("source", sources))
+           if len(some) > 1},
         "length": ipywidgets.IntRangeSlider(min=1, max=longest, value=(1, longest)),
         "nesting": ipywidgets.IntRangeSlider(min=0, max=deepest, value=(0, deepest)),
         "colour": ipywidgets.ToggleButtons(options=["order", "symbol"]),
@@ -96,8 +96,8 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
         "drawn": ipywidgets.FloatSlider(value=1, min=0, max=1, step=0.02, readout_format=".0%", description="strokes"),
     }
 
-    def draw(contains: str, symbol: str, writer: str, source: str, length: tuple[int, int], nesting: tuple[int, int], colour: str,
-             page: int, drawn: float) -> Figure:
+    def draw(contains: str, symbol: str, length: tuple[int, int], nesting: tuple[int, int], colour: str, page: int, drawn: float,
+             writer: str = "any", source: str = "any") -> Figure:
         found = [i for i in chosen if (contains == "anything" or story.CONTAINS[contains] in tokens[i])
                  and (symbol == "any" or symbol in tokens[i]) and (writer == "any" or pack.writers[i] == writer)
                  and (source == "any" or pack.sources[i] == source) and length[0] <= len(tokens[i]) <= length[1]

@@ -12,10 +12,12 @@ from mmlib.data import DataError
 from mmlib.ink import Ink, InkError, typical_size, write_inkml
 from mmlib.latex import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.search import Hypothesis
 from mmlib.recognize import Reader, Reading, ink_of, recognize, trace_picture
 from mmlib.render import rasterise
 from mmlib.runs import RunError, save_weights
 from mmlib.stages.finetune import Config
+from mmlib.views import ViewConfig
 
 VOCABULARY = Vocabulary.crohme()
 
@@ -227,3 +229,17 @@ def test_a_dot_and_a_blank():
     assert size > 0
     with pytest.raises(DataError, match="no ink"):
         trace_picture(np.zeros((9, 9), np.uint8))
+
+
+def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
+    """A likelier hypothesis that does not parse stands behind one that does."""
+    import mmlib.recognize as module
+
+    vocabulary = Vocabulary.crohme()
+    found = [Hypothesis(tuple(vocabulary.encode(text)), score) for text, score in
+             ((["x", "}"], -0.1), (["x"], -0.2), (["{", "x"], -0.3), (["y"], -0.4))]
+    monkeypatch.setattr(module, "beam_search", lambda *_: [found])
+    reader = Reader(Recogniser(len(vocabulary), TINY).eval(), vocabulary, ViewConfig(), {}, tmp_path, "toy", 0, 0.0)
+    points = np.array([[0, 0], [1, 1]], np.float32)
+    (read,) = reader.read([(points, np.zeros(2, np.int64), 1.0)])
+    assert [r.latex for r in read] == ["x", "y", "x }", "{ x"]

@@ -199,14 +199,18 @@ def panel_of(page, name):
 
 @pytest.mark.parametrize("name", [name for name in PANELS if name != "draw"])
 def test_each_control_changes_the_picture(widgets_page, name):
-    """Sliders by their handles, lists and buttons by choosing the next: the picture is another one each time."""
+    """Sliders by their handles, lists and buttons by choosing the next: the picture is another one each time. Each goes back
+    before the next is tried, so that filters do not add up to nothing."""
     panel = panel_of(widgets_page, name)
     picture = panel.locator("img.widget-image, .widget-image img, img").first
 
-    def changes(act):
+    def changes(act, what=""):
         before = picture.get_attribute("src")
         act()
-        widgets_page.wait_for_function("([e, src]) => e.src !== src", arg=[picture.element_handle(), before], timeout=20_000)
+        try:
+            widgets_page.wait_for_function("([e, src]) => e.src !== src", arg=[picture.element_handle(), before], timeout=20_000)
+        except Exception as error:
+            raise AssertionError(f"the picture did not follow: {what}") from error
 
     handles = panel.locator(".noUi-handle")
     for k in range(handles.count()):
@@ -215,11 +219,16 @@ def test_each_control_changes_the_picture(widgets_page, name):
         handle.scroll_into_view_if_needed()
         key = "ArrowLeft" if now > low else "ArrowRight"
         ends = handle.evaluate("e => e.closest('.noUi-base').querySelectorAll('.noUi-handle').length")  # of a range, two
-        changes(lambda handle=handle, key=key, presses=6 if ends == 1 else 1: [handle.press(key) for _ in range(presses)])
+        back = "ArrowLeft" if key == "ArrowRight" else "ArrowRight"
+        for pressed in (key, back):
+            changes(lambda handle=handle, key=pressed, times=6 if ends == 1 else 1: [handle.press(key) for _ in range(times)],
+                    f"slider {k}, {pressed} from {now}")
     lists = panel.locator("select")
     for k in range(lists.count()):
+        chosen = lists.nth(k).evaluate("e => e.selectedIndex")
         if lists.nth(k).locator("option").count() > 1:
-            changes(lambda k=k: lists.nth(k).select_option(index=1 - lists.nth(k).evaluate("e => Math.min(e.selectedIndex, 1)")))
+            for index in (int(not chosen), chosen):
+                changes(lambda k=k, index=index: lists.nth(k).select_option(index=index), f"list {k}, option {index}")
     buttons = panel.locator(".widget-toggle-button:not(.mod-active)")
     if buttons.count():
         changes(buttons.first.click)
