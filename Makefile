@@ -19,7 +19,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synthetic|crohme (smoke: up to 10 min on 2 cores)
-	@echo "Notebooks 01 to 06, PROFILE=$(PROFILE) DATASET=$(DATASET)."
+	@echo "Notebooks 01 to 07, PROFILE=$(PROFILE) DATASET=$(DATASET)."
 	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
 test: $(STAMP)  ## all tests, notebooks too (about 14 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones

@@ -32,7 +32,7 @@ def load_own(path: str | Path) -> Pack:
     try:
         pack = open_pack(file)
     except PackError:
-        prepare([str(path)], out)
+        prepare([str(path)], out, show=lambda text: print(text.replace(str(path), path.name)))
         pack = open_pack(file)
     if not isinstance(pack, PicturePack):
         return pack
