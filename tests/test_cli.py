@@ -136,7 +136,7 @@ def test_the_notebooks_get_their_parameters(monkeypatch):
     monkeypatch.setattr("mmlib.reproduce.reproduce", lambda *args: seen.append(args))
     assert cli.main(["reproduce", "02", "03", "-p", "profile", "desk", "-p", "seed", "1"]) == 0
     assert cli.main(["figures"]) == 0
-    assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None), (["06"], {}, None)]
+    assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None, False), (["06"], {}, None, False)]
 
 
 def test_help_and_version_are_quick_as_they_import_no_torch():
