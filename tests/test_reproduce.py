@@ -1,9 +1,13 @@
 """The notebook runner: order, parameters, failures by name."""
 
+import base64
+import io
 import json
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmlib import reproduce as runner
 from mmlib.reproduce import find_notebooks, parameters_of, reproduce
@@ -111,3 +115,20 @@ def test_what_is_kept_has_nothing_of_this_run(project):
     once = path.read_text()
     reproduce(["01"], keep=True)
     assert path.read_text() == once
+
+
+def test_pictures_are_lighter_once():
+    x, y = np.meshgrid(np.arange(200), np.arange(100))
+    many = Image.fromarray(np.stack([x, 2 * y, (x + y) % 256], -1).astype(np.uint8))
+    few = Image.new("RGBA", (30, 20), (255, 0, 0, 255))
+    few.putpixel((0, 0), (0, 0, 0, 0))  # on white paper
+    for picture in (many, few):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        given = base64.b64encode(file.getvalue()).decode() + "\n"
+        kept = runner.lighter(given)
+        assert len(kept) <= len(given)
+        assert runner.lighter(kept) == kept
+        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(kept))).convert("RGB")).astype(int)
+        flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")
+        assert np.abs(seen - np.asarray(flat)).mean() < 6
