@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,14 +34,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.pack import Pack, write_pack
-from mmlib.data.samples import AugmentConfig, Augmenter
+from mmlib.data.samples import AugmentConfig, Augmenter, collate
 from mmlib.latex import Vocabulary
 from mmlib.models.decoder import Cache
 from mmlib.models.layers import autocast
+from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.recognize import Reader
-from mmlib.runs import commit, hardware, results_root, utc, versions, write_atomic
+from mmlib.runs import commit, hardware, results_root, utc, versions, views_of, write_atomic
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.loop import Paused
 from mmlib.views import make_view
@@ -51,11 +51,6 @@ SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: thos
 BEAMS = (1, 5, 10)
 WRITTEN = 30  # tokens of a reading whose time does not depend on what is read
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
-
-
-def device() -> str:
-    """Where it is measured."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def wait() -> None:
@@ -88,6 +83,8 @@ def memory() -> dict[str, Any]:
     """The most memory that this process has held so far."""
     if torch.cuda.is_available():
         return row("memory, most", [torch.cuda.max_memory_allocated() / 2**20], "MiB", where="GPU")
+    import resource  # not on every system
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return row("memory, most", [peak / (2**20 if sys.platform == "darwin" else 2**10)], "MiB", where="process")
 
@@ -129,8 +126,6 @@ def reading(repeats: int = 7) -> list[dict[str, Any]]:
     inks = [(pack[i].points, pack[i].stroke, 1.0) for i in range(24)]
     parameters = sum(p.numel() for p in reader.model.parameters())
     for beam in BEAMS:
-        for ink in inks[:3]:
-            reader.read([ink], beam)
         times = [seconds({"one": lambda ink=ink, beam=beam: reader.read([ink], beam)}, 3)["one"].min() for ink in inks]
         rows.append(row("read a formula, the recogniser that ships", times, "s", batch=1, beam=beam, parameters=parameters))
     return [*rows, memory()]
@@ -241,7 +236,7 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 40) -> l
     for stage, module in STAGES.items():
         config = module.Config.preset(profile, dataset=dataset, seed=0)
         config = replace(config, eval_pictures=10**9, **({"init": "none"} if hasattr(config, "init") else {}))
-        views = 1 if stage == "finetune" else 2
+        views = views_of(stage)
         with FlopCounterMode(display=False) as flops, Traffic() as moved:
             seen = views * trained(stage, config, 3)[:, 2].sum()
         times = trained(stage, config, count)[3:]  # the first steps warm up, and the first batch waits for its epoch
@@ -271,7 +266,7 @@ def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> 
     groups = feed.epoch(0)
     count = sum(map(len, groups))
     drawn = count / (time.perf_counter() - started)
-    batches = [batch for _, batch in zip(range(12), (b for _, b in feed()))]
+    batches = [collate(group) for group in groups[:12]]
     views = {str(k): lambda b=b: make_view(b.ink.to(device()), config.view, torch.Generator().manual_seed(0))
              for k, b in enumerate(batches)}
     times = seconds(views, repeats)

@@ -15,9 +15,7 @@ import csv
 import importlib
 import io
 import math
-import os
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -28,10 +26,11 @@ import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlib import records
+from mmlib.benchmark import trained
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.prepare import load_pack
 from mmlib.data.samples import Augmenter
-from mmlib.runs import Run, RunError, find_runs, results_root, write_atomic
+from mmlib.runs import Run, RunError, find_runs, results_root, views_of, write_atomic
 from mmlib.stages import finetune
 from mmlib.stages.evaluate import evaluate
 from mmlib.stages.loop import Paused
@@ -62,7 +61,7 @@ class Step:
     @property
     def views(self) -> int:
         """Pictures seen in all: stages 1 and 2 draw two views of each expression."""
-        return self.config.pictures * (1 if self.stage == "finetune" else 2) if self.config else 0
+        return self.config.pictures * views_of(self.stage) if self.config else 0
 
 
 def chain(dataset: str = "crohme", seed: int = 0, budget: float = 1.0, rehearse: bool = False) -> list[Step]:
@@ -116,11 +115,12 @@ def follow(steps: Iterable[Step], max_minutes: float | None = None, show: Any = 
             return False
         if step.stage == "evaluate":
             if not _read(run, step, limit):
-                show(f"{step.name}: {evaluate(run.folder, _dataset(run), step.split, 5, None, limit, step.arm, 'paper')}")
+                score = evaluate(run.folder, run.config["dataset"], step.split, limit=limit, arm=step.arm, profile="paper")
+                show(f"{step.name}: {score}")
             continue
         config = step.config
-        if config_init := getattr(config, "init", None):
-            config = replace(config, init="none" if config_init == "none" else run.name)
+        if getattr(config, "init", "none") != "none":
+            config = replace(config, init=run.name)
         try:
             run = importlib.import_module(f"mmlib.stages.{step.stage}").run(
                 config, "paper", None if max_minutes is None else left)
@@ -132,17 +132,12 @@ def follow(steps: Iterable[Step], max_minutes: float | None = None, show: Any = 
     return True
 
 
-def _dataset(run: Run) -> str:
-    return run.config["dataset"]
-
-
 def _read(run: Run, step: Step, limit: int | None) -> bool:
     """Whether the records have this reading of a split with these weights already."""
     if limit is not None:
         return False
-    with open(path, newline="", encoding="utf-8") if (path := records.path()).is_file() else io.StringIO() as file:
-        rows = [row for row in csv.DictReader(file) if row["profile"] == "paper"]
-    reading = {row["run"] for row in rows if (row["arm"], row["split"]) == (step.arm, step.split)}
+    wanted = ("paper", step.arm, step.split)
+    reading = {row["run"] for row in records.rows() if (row["profile"], row["arm"], row["split"]) == wanted}
     return run.name in {Run.load(results_root() / "runs" / name).summary["trained"] for name in reading}
 
 
@@ -162,7 +157,7 @@ def plan(steps: list[Step], seconds_to_draw: float | None = None) -> list[dict[s
             continue
         if step.stage not in known:
             known[step.stage] = operations(step)
-        views = 1 if step.stage == "finetune" else 2
+        views = views_of(step.stage)
         rate = min(REACHED / known[step.stage], views * DRAWN / drawn)
         rows.append({"step": step.name, "pictures": step.views, "GFLOP a picture": known[step.stage] / 1e9,
                      "bound by arithmetic": REACHED / known[step.stage], "bound by drawing": views * DRAWN / drawn,
@@ -192,22 +187,10 @@ def describe(steps: list[Step]) -> str:
 
 def operations(step: Step) -> float:
     """Floating-point operations a picture (a view is one) of some training steps of a stage, counted."""
-    stage = importlib.import_module(f"mmlib.stages.{step.stage}")
-    config = replace(step.config, batch_area=120.0, batch_most=8)
-    if getattr(config, "init", "none") != "none":
-        config = replace(config, init="none")
-    before = os.environ.get("MMLIB_RESULTS")
-    with tempfile.TemporaryDirectory() as folder, FlopCounterMode(display=False) as counter:
-        os.environ["MMLIB_RESULTS"] = folder
-        try:
-            stage.run(config, "paper", max_steps=COUNTED, progress=False)
-        except Paused:
-            pass
-        finally:
-            os.environ.pop("MMLIB_RESULTS") if before is None else os.environ.update(MMLIB_RESULTS=before)
-        (path,) = Path(folder).glob("runs/*/config.json")
-        _, state = Run.load(path.parent).load_checkpoint()
-    return counter.get_total_flops() / (state["pictures"] * (1 if step.stage == "finetune" else 2))
+    config = replace(step.config, batch_area=120.0, batch_most=8, **({} if step.stage == "pretrain" else {"init": "none"}))
+    with FlopCounterMode(display=False) as counter:
+        seen = trained(step.stage, config, COUNTED)[:, 2].sum()
+    return counter.get_total_flops() / (seen * views_of(step.stage))
 
 
 def draw_seconds(dataset: str, count: int = 500) -> float:
@@ -246,7 +229,7 @@ def collect(out: str | Path) -> list[Path]:
 
 def take(folder: str | Path) -> list[str]:
     """Let the finished runs of a folder that `collect` wrote, their weights and their records join the results; their names."""
-    folder, names = Path(folder), []
+    folder, names = Path(folder), set()
     if not (folder / ARCHIVE).is_file():
         raise RunError(f"{folder} has no {ARCHIVE}: it is not what `mmlib paper --out` writes")
     with tarfile.open(folder / ARCHIVE) as archive:
@@ -258,11 +241,11 @@ def take(folder: str | Path) -> list[str]:
         if any(part in ("..", "") or "/" in part for part in parts) or Path(name).suffix not in KEPT:
             raise RunError(f"{folder / ARCHIVE}: {name!r} is no file of a run")
         write_atomic(results_root() / name, data)
-        names.append(parts[1])
-    for name in set(names):
+        names.add(parts[1])
+    for name in names:
         weights = folder / f"{name}.safetensors"
         if weights.is_file():
             write_atomic(results_root() / "runs" / name / "weights.safetensors", weights.read_bytes())
     rows = list(csv.DictReader(io.StringIO(members.get("records.csv", b"").decode("utf-8"), newline="")))
     records.append(row for row in rows if row["profile"] == "paper" and row["run"] in names)
-    return sorted(set(names))
+    return sorted(names)

@@ -75,10 +75,11 @@ def slope_of_rules(even: np.ndarray, most: float = 0.2) -> float:
         rows = rotate(small, np.degrees(angle), resize=False, cval=0.0).sum(1)
         return float((np.diff(rows) ** 2).sum())
 
-    best = max(angles, key=sharpness)
+    sharp = [sharpness(angle) for angle in angles]
+    best = angles[int(np.argmax(sharp))]
     turned = rotate(small, np.degrees(best), resize=False, cval=0.0) > 0.12
     covered = long_rows(turned).any(1).sum()
-    return float(best) if covered >= 2 and abs(best) > 0.004 and sharpness(best) > 1.3 * sharpness(0.0) else 0.0
+    return float(best) if covered >= 2 and abs(best) > 0.004 and max(sharp) > 1.3 * sharp[len(angles) // 2] else 0.0
 
 
 def without_rules(ink: np.ndarray) -> np.ndarray:

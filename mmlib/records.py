@@ -85,11 +85,16 @@ def append(rows: Iterable[Mapping[str, Any]]) -> None:
         write_atomic(file, text.getvalue())
 
 
+def rows() -> list[dict[str, str]]:
+    """The table row by row, as text; without pandas, for machines that only train."""
+    return _read(path())
+
+
 def load() -> pandas.DataFrame:
     """The table as a DataFrame: numbers as floats, the rest as text; empty when nothing is recorded yet."""
     import pandas
 
-    frame = pandas.DataFrame(_read(path()), columns=COLUMNS)
+    frame = pandas.DataFrame(rows(), columns=COLUMNS)
     for column in NUMBERS:
         frame[column] = pandas.to_numeric(frame[column])
     return frame

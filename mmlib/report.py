@@ -21,7 +21,7 @@ import torch
 from mmlib import records
 from mmlib.metrics.intervals import Interval, interval, paired_difference
 from mmlib.metrics.recognition import Outcomes
-from mmlib.runs import Run, RunError, find_runs, results_root, training_cost, write_atomic
+from mmlib.runs import Run, RunError, find_runs, results_root, training_cost, views_of, write_atomic
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.story import depth
 
@@ -132,7 +132,7 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = 
     for run in find_runs(stage, profile, done) if runs is None else runs:
         if dataset and run.config["dataset"] != dataset:
             continue
-        views = 1 if stage == "finetune" else 2
+        views = views_of(stage)
         pictures, minutes = earlier_cost(run)
         start = [arm_of(run), run.name, run.config["seed"], run.config.get("labels", 1.0)]
         for row in run.metrics():

@@ -457,9 +457,14 @@ def find_runs(stage: str | None = None, profile: str | None = None, done: bool =
     return [run for run in runs if run.done or not done]
 
 
+def views_of(stage: str) -> int:
+    """Pictures that a stage draws of each expression: the budget counts every view."""
+    return 1 if stage == "finetune" else 2
+
+
 def training_cost(run: Run) -> tuple[int, float]:
     """Pictures seen and minutes spent by a finished run and the runs that it started from; two views are two pictures."""
-    pictures = run.summary["pictures"] * (2 if run.stage in ("pretrain", "attend") else 1)
+    pictures = run.summary["pictures"] * views_of(run.stage)
     minutes = run.environment["minutes"]
     before = run.inputs.get("init", "none")
     if before == "none":

@@ -25,7 +25,7 @@ from mmlib.ink import Ink, InkError, write_inkml
 from mmlib.recognize import Reader, Reading, recognize
 from mmlib.stages import attend, attention_report
 from mmlib.stages.pretrain import common_points
-from mmlib.views import ViewConfig, make_view, sample
+from mmlib.views import STRIDE, InkBatch, View, ViewConfig, make_view, sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,8 +182,7 @@ def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig,
         axes[0].legend(fontsize=7)
         for ax, heat, v, title in ((axes[1], seen.saliency, whole, "teacher sees all"),
                                    (axes[3], student.saliency, part, "student's saliency")):
-            h, w = (v.extent[0].flip(0) / 8).int().tolist()
-            plots.heat_over_ink(ax, attention_report.view_ink(v, ink, 0), heat[0, 0, :h, :w], (0, 8 * w, 8 * h, 0))
+            _heat(ax, heat[0, 0], v, ink)
             ax.set_title(title)
         h, w = part.extent[0].flip(0).int().tolist()
         x, mask = picture[0, :, :h, :w]
@@ -208,14 +207,13 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
         ink, original = inks[expression]
         seen = make_view(ink, view.still(), torch.Generator().manual_seed(0))
         fig, axes = plt.subplots(1, len(networks) + 1, figsize=(3.2 * len(networks) + 3, 2.2), squeeze=False)
-        h, w = (seen.extent[0].flip(0) / 8).int().tolist()
         symbols = [symbol.label for symbol in original.symbols]
         share = np.bincount(ink.symbol[ink.symbol >= 0], minlength=len(symbols)) / max(1, int((ink.symbol >= 0).sum()))
         axes[0, -1].bar(np.arange(len(symbols)) - 0.3, share, 0.2, color=plots.GREY, label="ink")
         for k, (ax, (name, network)) in enumerate(zip(axes[0], networks.items())):
             found = network(seen.picture, seen.valid)[1]
             heat = found.saliency[0, 0] if map == "saliency" else found.maps[0, int(map) - 1]
-            plots.heat_over_ink(ax, attention_report.view_ink(seen, ink, 0), heat[:h, :w], (0, 8 * w, 8 * h, 0))
+            _heat(ax, heat, seen, ink)
             at = sample(heat[None, None], seen.cells, ink.owner)[:, 0].clamp(min=0)
             ax.plot(*seen.points[int(at.argmax())].tolist(), "o", ms=12, mfc="none", mec=plots.BLUE, mew=2)
             ax.set_title(name)
@@ -229,6 +227,13 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
         return fig
 
     return Panel(controls, draw)
+
+
+def _heat(ax: plt.Axes, heat: torch.Tensor, view: View, ink: InkBatch) -> None:
+    """A map (h, w) on the cells of the only expression of a view, its ink on top."""
+    width, height = (view.extent[0] / STRIDE).int().tolist()
+    extent = (0, STRIDE * width, STRIDE * height, 0)
+    plots.heat_over_ink(ax, attention_report.view_ink(view, ink, 0), heat[:height, :width], extent)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

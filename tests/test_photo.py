@@ -2,28 +2,22 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
+from mmlib import story
 from mmlib.data import DataError
 from mmlib.data.corpus import synthetic_pack
 from mmlib.ink import InkError
 from mmlib.photo import clean, imitate, is_photo, slope_of_rules, without_rules
 from mmlib.recognize import LARGEST, ink_of, recognize
-from mmlib.render import rasterise
 
 
 @pytest.fixture(scope="module")
 def drawings():
     """Ink levels of some synthetic formulas at 48 pixels a symbol."""
-    pack, found = synthetic_pack("test"), []
-    for i in [i for i in range(len(pack)) if 5 <= len(pack.tokens(i)) <= 15][:6]:
-        points = torch.from_numpy(pack[i].points) * 48 + 16
-        stroke = torch.from_numpy(pack[i].stroke.astype(np.int64))
-        w, h = (int(x) + 32 for x in np.ptp(pack[i].points, axis=0) * 48)
-        picture = rasterise(points, stroke, torch.zeros_like(stroke), (1, h, w), pen=5.0)[0, 0]
-        found.append((255 * picture.numpy()).astype(np.uint8))
-    return found
+    pack = synthetic_pack("test")
+    chosen = [i for i in range(len(pack)) if 5 <= len(pack.tokens(i)) <= 15][:6]
+    return [story.drawing(pack[i], margin=16) for i in chosen]
 
 
 def components(ink):

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmlib.data import DataError, cache_root
 from mmlib.data.crohme import iter_archive, iter_folder
-from mmlib.data.pack import RESOLUTION, Pack, PackError, simplify, write_pack
+from mmlib.data.pack import RESOLUTION, Pack, PackError, write_pack
 from mmlib.data.pictures import Picture, PicturePack
 from mmlib.data.prepare import open_pack, pack_name, prepare
 from mmlib.ink import Ink
@@ -69,7 +69,7 @@ def traced(picture: Picture) -> tuple[Ink, float]:
     from mmlib.recognize import trace_picture
 
     points, stroke, size = trace_picture(picture.array)
-    points, stroke = simplify((points - points.min(0)) / size, stroke, 0.0, np.inf)
+    points = (points - points.min(0)) / size
     if points.max() * RESOLUTION > 65535:
         raise DataError(f"the picture is over {65535 // RESOLUTION} times as large as its typical symbol; crop it to one formula")
     ink = Ink(points.astype(np.float32), stroke.astype(np.int32), (), picture.latex, picture.tokens, id=picture.id,

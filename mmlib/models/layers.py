@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def default_device() -> str:
+    """Where reading and measuring run: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def native_bfloat16(device: torch.device | str = "cpu") -> bool:
     """Whether the device multiplies bfloat16 natively: a GPU, or a CPU with AVX-512 BF16."""
     return torch.device(device).type == "cuda" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

@@ -81,8 +81,9 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
         parts = (active, written[..., 1:], done & score.isfinite(), score)
         for picture, lists, whole, sums in zip(*(x[which].tolist() for x in parts), strict=True):
             for direction, rows in enumerate(lists):
+                unfinished = not any(whole[direction])
                 for ids, ended, total in zip(rows, whole[direction], sums[direction], strict=True):
-                    if ended or (not any(whole[direction]) and total > -math.inf):
+                    if ended or (unfinished and total > -math.inf):
                         text = tuple(t for t in ids if t > vocabulary.unk)[:: -1 if direction else 1]
                         known = found[picture].setdefault(text, [math.nan] * directions)
                         if ended:

@@ -89,6 +89,12 @@ class Student(nn.Module):
         return features, self.attention(features, valid)
 
 
+def encoder_weights(run: Run) -> dict[str, Tensor]:
+    """The encoder's weights of a finished run, in full precision."""
+    weights, _ = run.load_weights()
+    return {k.removeprefix("encoder."): v.float() for k, v in weights.items() if k.startswith("encoder.")}
+
+
 def at_points(features: Tensor, attention: Attention, view: View, owner: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Features (m, d) and map values (m, k) at the chosen ink points."""
     cells, owner = view.cells[chosen], owner[chosen]
@@ -141,8 +147,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         torch.manual_seed(config.seed)
         student = Student(config.encoder, config.maps)
         if start:
-            weights, _ = start.load_weights()
-            student.encoder.load_state_dict({k[8:]: v.float() for k, v in weights.items() if k.startswith("encoder.")})
+            student.encoder.load_state_dict(encoder_weights(start))
         student.to(memory_format=torch.channels_last)
         teacher = copy.deepcopy(student).requires_grad_(False)
         if not config.encoder_rate:

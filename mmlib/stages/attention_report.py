@@ -88,8 +88,7 @@ def course(run: Run, seed: int = 0) -> dict[str, attend.Student]:
     before = results_root() / "runs" / run.inputs.get("init", "none")
     if (before / "weights.safetensors").is_file():
         found["after stage 1"] = first = untrained(network, seed)
-        weights, _ = Run.load(before).load_weights()
-        first.encoder.load_state_dict({k[8:]: v.float() for k, v in weights.items() if k.startswith("encoder.")})
+        first.encoder.load_state_dict(attend.encoder_weights(Run.load(before)))
     return found | {"after stage 2": network}
 
 

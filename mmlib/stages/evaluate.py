@@ -24,7 +24,7 @@ from mmlib.data.samples import Sample, collate, from_pack
 from mmlib.latex import Vocabulary
 from mmlib.metrics.lgeval import export
 from mmlib.metrics.recognition import Score, outcomes
-from mmlib.models.layers import autocast
+from mmlib.models.layers import autocast, default_device
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import Hypothesis, beam_search
 from mmlib.recognize import Reader, trace_picture
@@ -138,7 +138,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores.
     """
     config = Config(dataset, split, beam, both, tuple(without), limit)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     reader, part = Reader.load(weights, device), load_part(dataset, split)
     this = Run.open("evaluate", profile, config, {"weights": digest(reader.path), "data": part.digest}, CODE_VERSION)
     with this.lock():

@@ -152,9 +152,8 @@ def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
 
 def take_over(model: Recogniser, vocabulary: Vocabulary, reader: Reader) -> None:
     """Give a model of the reader's sizes the reader's weights; a token that the reader does not know keeps its random ones."""
-    words = reader.vocabulary.tokens
-    known = [(i, vocabulary.tokens.index(token)) for i, token in enumerate(words) if token in vocabulary.tokens]
-    there, here = (torch.tensor(ids) for ids in zip(*known))
+    shared = [token for token in reader.vocabulary.tokens if token in vocabulary]
+    there, here = (torch.tensor(words.encode(shared)) for words in (reader.vocabulary, vocabulary))
     weights = model.state_dict()
     for name, value in reader.model.state_dict().items():
         if name.startswith(("decoder.embed.", "decoder.logits.", "symbols.")):  # a row for each token

@@ -118,22 +118,27 @@ def browser():
         started.close()
 
 
+def opened(browser, lab, name):
+    """The page of a notebook of the lab, ready to be run."""
+    address, token = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(f"{address}lab/tree/{name}?reset&token={token}")
+    page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.isReady")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    return page
+
+
 @pytest.fixture
 def open_notebook(lab, browser):
     """A function that opens a notebook and returns its page, whose console errors are kept in `page.errors`."""
-    address, token = lab
     pages = []
 
     def open_it(name):
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        pages.append(page)
-        page.set_default_timeout(60_000)
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(f"{address}lab/tree/{name}?reset&token={token}")
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.isReady")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        return page
+        pages.append(opened(browser, lab, name))
+        return pages[-1]
 
     yield open_it
     for page in pages:
@@ -181,11 +186,7 @@ def test_run_all(notebook, open_notebook):
 @pytest.fixture(scope="module")
 def widgets_page(lab, browser):
     """A notebook of all widgets, run."""
-    address, token = lab
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(60_000)
-    page.goto(f"{address}lab/tree/widgets.ipynb?reset&token={token}")
-    page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.isReady")
+    page = opened(browser, lab, "widgets.ipynb")
     done = page.evaluate(RUN_ALL)
     photograph(page, "widgets")
     assert not [o for cell in done["cells"] for o in cell["outputs"] if o["output_type"] == "error"]
