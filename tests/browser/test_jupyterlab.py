@@ -212,6 +212,9 @@ def test_each_control_changes_the_picture(widgets_page, name):
             widgets_page.wait_for_function("([e, src]) => e.src !== src", arg=[picture.element_handle(), before], timeout=20_000)
         except Exception as error:
             raise AssertionError(f"the picture did not follow: {what}") from error
+        last = None  # several presses redraw several times: go on when it has come to rest
+        while last != (last := picture.get_attribute("src")):
+            widgets_page.wait_for_timeout(500)
 
     handles = panel.locator(".noUi-handle")
     for k in range(handles.count()):
