@@ -20,7 +20,7 @@ import mmlib
 
 PROFILES = ("smoke", "desk", "paper")
 STAGES = {
-    "pretrain": "stage 1: global and local contrastive pretraining of the encoder, without labels",
+    "pretrain": "stage 1: the encoder, by global and local contrast or another objective, without labels",
     "attend": "stage 2: self-supervised attention under progressive masking, without labels",
     "finetune": "stage 3: a decoder that writes LaTeX, with labels",
 }

@@ -15,9 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmlib.render import arc_length
+from mmlib.views import InkBatch, View
+
 KINDS = ("fixed", "linear", "cosine", "stepped")
 STEPS = 4  # of a stepped schedule
 CHUNK = 8  # blocks proposed for each expression in one round
+BLOCK = (0.25, 0.7)  # least and greatest half side of a cover, in typical symbols
 NOTHING = 1e-6  # ink length that is no longer worth a box, above the rounding of the sums
 
 
@@ -123,6 +127,37 @@ def cover_for_occlusion(
         points, owner, arc, b, ratio, 0.0, None, block, "blocks",
         lambda: torch.from_numpy(np.stack([stream.random((CHUNK, 4)) for stream in streams])),
     )  # fmt: skip
+
+
+def hide(
+    view: View,
+    ink: InkBatch,
+    ratio: float | Tensor,
+    symbol: float,
+    generator: torch.Generator,
+    block: tuple[float, float] = BLOCK,
+    **options,
+) -> tuple[Cover, Tensor]:
+    """Cover a share of the ink that a view shows.
+
+    Args:
+        view: of the batch ``ink``; what its crop left out is not covered.
+        ratio, generator, options: as for `cover`.
+        symbol: pixels of a typical symbol in the view.
+        block: half sides of a box, in typical symbols.
+
+    Returns the cover, and the picture (b, 2, H, W): ink under covers gone, covers marked.
+    """
+    arc = arc_length(view.points, ink.stroke) * view.kept
+    block = (block[0] * symbol, block[1] * symbol)
+    hidden = cover(view.points, ink.owner, arc, ink.b, ratio, block=block, generator=generator, **options)
+    return hidden, under_cover(view.picture, hidden.boxes, hidden.box_owner)
+
+
+def under_cover(x: Tensor, boxes: Tensor, box_owner: Tensor) -> Tensor:
+    """Picture ``x (b, 1, H, W)`` without the ink under the boxes of `cover_pictures`, and where they lie: (b, 2, H, W)."""
+    mask = cover_pictures(boxes, box_owner, len(x), *x.shape[2:])
+    return torch.cat([apply_cover(x, mask), mask], 1)
 
 
 def _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape) -> None:

@@ -49,9 +49,9 @@ METRICS = {"ter": "TER", "exprate": "ExpRate", "within1": "â‰¤1", "within2": "â‰
 def arm_of(run: Run) -> str:
     """The arm that a run belongs to: what its evaluation called it, else what its configuration says.
 
-    pretrain: 'simclr', 'dense' or 'contrastive' by its balance; attend: 'mask-match'; finetune: by what it starts from,
-    'supervised' and, with more than the preset's pictures, 'supervised-total' for random weights. A choice that differs from
-    the profile's preset is appended, as in 'mask-match, schedule=fixed'.
+    pretrain: 'simclr', 'dense' or 'contrastive' by its balance, or another objective's name; attend: 'mask-match'; finetune: by
+    what it starts from, 'supervised' and, with more than the preset's pictures, 'supervised-total' for random weights. A choice
+    that differs from the profile's preset is appended, as in 'mask-match, schedule=fixed'.
     """
     if run.stage == "evaluate":
         return run.summary["arm"] or run.name
@@ -65,7 +65,9 @@ def arm_of(run: Run) -> str:
                and key.split(".")[0] not in _SAME_ARM]
     if run.stage == "pretrain":
         changes = [c for c in changes if not (c.startswith("balance=") and config["balance"] in (0, 1))]
+        changes = [c for c in changes if not c.startswith("objective=")]
         name = {1.0: "simclr", 0.0: "dense"}.get(config["balance"], "contrastive")
+        name = name if config.get("objective", "contrast") == "contrast" else config["objective"]
     elif run.stage == "attend":
         start = _start_arm(run)
         name = "mask-match" if start == "contrastive" else f"mask-match from {start}"
@@ -132,7 +134,7 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = 
     for run in find_runs(stage, profile, done) if runs is None else runs:
         if dataset and run.config["dataset"] != dataset:
             continue
-        views = views_of(stage)
+        views = views_of(stage, run.config)
         pictures, minutes = earlier_cost(run)
         start = [arm_of(run), run.name, run.config["seed"], run.config.get("labels", 1.0)]
         for row in run.metrics():

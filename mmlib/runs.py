@@ -457,14 +457,19 @@ def find_runs(stage: str | None = None, profile: str | None = None, done: bool =
     return [run for run in runs if run.done or not done]
 
 
-def views_of(stage: str) -> int:
-    """Pictures that a stage draws of each expression: the budget counts every view."""
+def views_of(stage: str, config: Mapping[str, Any] | None = None) -> int:
+    """Pictures that a stage draws of each expression: the budget counts every view. In stage 1 the objective says how many; a
+    run's configuration from before there were others has none."""
+    if stage == "pretrain":
+        from mmlib.objectives import find_objective
+
+        return find_objective((config or {}).get("objective", "contrast")).views
     return 1 if stage == "finetune" else 2
 
 
 def training_cost(run: Run) -> tuple[int, float]:
     """Pictures seen and minutes spent by a finished run and the runs that it started from; two views are two pictures."""
-    pictures = run.summary["pictures"] * views_of(run.stage)
+    pictures = run.summary["pictures"] * views_of(run.stage, run.config)
     minutes = run.environment["minutes"]
     before = run.inputs.get("init", "none")
     if before == "none":

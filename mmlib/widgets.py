@@ -22,9 +22,9 @@ from mmlib import plots, report, story
 from mmlib.data.pack import Pack
 from mmlib.data.samples import collate, from_pack
 from mmlib.ink import Ink, InkError, write_inkml
+from mmlib.objectives.contrast import common_points
 from mmlib.recognize import Reader, Reading, recognize
 from mmlib.stages import attend, attention_report
-from mmlib.stages.pretrain import common_points
 from mmlib.views import STRIDE, InkBatch, View, ViewConfig, make_view, sample
 
 if TYPE_CHECKING:

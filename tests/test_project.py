@@ -167,8 +167,9 @@ def test_notebook_is_in_form(path):
 
 # --- layers -------------------------------------------------------------------------------------------------
 
-# notebooks -> stages -> models, losses, masking -> views, render -> ink, latex
-LAYER = {"ink": 0, "latex": 0, "views": 1, "render": 1, "models": 2, "losses": 2, "masking": 2, "stages": 3}
+# notebooks -> stages -> objectives -> models, losses, masking -> views, render -> ink, latex
+LAYER = {"ink": 0, "latex": 0, "views": 1, "render": 1, "models": 2, "losses": 2, "masking": 2,
+         "objectives": 3, "stages": 4}
 # The way from data to weights needs nothing but these; the rest is imported inside functions.
 TRAINING = {"torch", "torchvision", "numpy", "accelerate", "safetensors", "filelock", "mmlib"}
 FOR_READERS = {"plots", "widgets"}

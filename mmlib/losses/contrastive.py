@@ -124,30 +124,32 @@ def similarity_weights(teacher: Tensor, sharpness: float = 1.0) -> Tensor:
 
 
 @full_precision
-def byol_loss(p: Tensor, z: Tensor) -> Tensor:
+def byol_loss(p: Tensor, z: Tensor, gather: bool = False) -> Tensor:
     """Mean of ``2 - 2 cos(p, z)`` (BYOL, arXiv:2006.07733, eq. 2): positives alone, no negatives.
 
     Args:
         p: (n, d) predictions of the student.
         z: (n, d) projections of the teacher; gets no gradient.
+        gather: the mean over the predictions of all processes.
     """
     n = require("p: n d, z: n d", p=p, z=z)["n"]
-    return (2 - 2 * F.cosine_similarity(p, z.detach(), dim=1)).sum() / max(n, 1)
+    return mean_over_processes((2 - 2 * F.cosine_similarity(p, z.detach(), dim=1)).sum(), n, gather)
 
 
 @full_precision
-def mae_loss(pred: Tensor, target: Tensor, covered: Tensor) -> Tensor:
+def mae_loss(pred: Tensor, target: Tensor, covered: Tensor, gather: bool = False) -> Tensor:
     """Mean squared error where the input was covered (masked autoencoder, arXiv:2111.06377).
 
     Args:
         pred, target: (b, c, h, w), cells or pixels.
         covered: (b, 1, h, w) bool or in {0, 1}. Nothing covered gives zero.
+        gather: the mean over what is covered in all processes.
     """
     c = require(
         "pred: b c h w, target: b c h w, covered: b 1 h w", pred=pred, target=target, covered=covered
     )["c"]
     covered = covered.to(pred.dtype)
-    return ((pred - target.detach()).square() * covered).sum() / (covered.sum() * c).clamp_min(1)
+    return mean_over_processes(((pred - target.detach()).square() * covered).sum(), covered.sum() * c, gather)
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def projection(d: int, hidden: int = 256, out: int = 128) -> nn.Sequential:
-    """Two-layer projection head (SimCLR, arXiv:2002.05709): (n, d) to (n, out)."""
-    return nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, out))
+def projection(d: int, hidden: int = 256, out: int = 128, norm: bool = False) -> nn.Sequential:
+    """Two-layer projection head (SimCLR, arXiv:2002.05709): (n, d) to (n, out); with batch norm between, BYOL's."""
+    between = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(nn.Linear(d, hidden), *between, nn.ReLU(), nn.Linear(hidden, out))
 
 
 def predictor(d: int, hidden: int = 384) -> nn.Sequential:

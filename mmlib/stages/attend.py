@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmlib import masking
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch, collate
 from mmlib.losses import MatchConfig, MatchLoss
-from mmlib.masking import Cover, apply_cover, attended_share, cover, cover_pictures, mask_ratio
+from mmlib.masking import BLOCK, Cover, attended_share, mask_ratio
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY
-from mmlib.render import arc_length
 from mmlib.runs import Run
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 from mmlib.stages.pretrain import HARD
@@ -51,7 +51,7 @@ class Config:
     attended: tuple[float, float] = (0.0, 0.7)  # share of covers placed where the teacher attends
     schedule: str = "linear"  # of both: 'fixed', 'linear', 'cosine', 'stepped'
     shape: str = "blocks"  # or 'attended': covers fitted to attended regions
-    block: tuple[float, float] = (0.25, 0.7)  # half sides of a cover, in typical symbols
+    block: tuple[float, float] = BLOCK  # half sides of a cover, in typical symbols
     points: int = 32  # ink points an expression that are matched
     momentum: float = 0.99  # of the teacher
     encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
@@ -119,11 +119,8 @@ def hide(view: View, ink: InkBatch, done: float, config: Config, saliency: Tenso
     steps = 10_000  # the schedules count steps; ours go by pictures
     ratio = mask_ratio(round(done * steps), steps, *config.ratio, config.schedule)
     share = attended_share(round(done * steps), steps, *config.attended, config.schedule)
-    block = tuple(side * config.view.symbol for side in config.block)
-    arc = arc_length(view.points, ink.stroke) * view.kept
-    hidden = cover(view.points, ink.owner, arc, ink.b, ratio, share, saliency, block, config.shape, rng)
-    mask = cover_pictures(hidden.boxes, hidden.box_owner, ink.b, *view.picture.shape[2:])
-    return hidden, torch.cat([apply_cover(view.picture, mask), mask], 1)
+    return masking.hide(view, ink, ratio, config.view.symbol, rng, config.block, attended_share=share, saliency=saliency,
+                        shape=config.shape)
 
 
 def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:

@@ -21,6 +21,7 @@ from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch
 from mmlib.latex import Vocabulary
 from mmlib.losses.gather import mean_over_processes
+from mmlib.masking import hide
 from mmlib.metrics.recognition import score
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
@@ -58,6 +59,7 @@ class Config:
     view: ViewConfig = field(default_factory=ViewConfig)
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(
         symbol=0.15, subexpression=0.15, join=0.1, swap_hand=0.15, relabel=0.3))
+    cover: tuple[float, float] = field(default=(0.0, 0.0), metadata={"neutral": (0.0, 0.0)})  # range of the ink's share covered
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:
@@ -127,6 +129,17 @@ def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Gen
     hit = (torch.rand(inputs.shape, generator=rng) < share).to(inputs.device) & (inputs > vocabulary.unk)
     return torch.where(hit, torch.randint(vocabulary.unk + 1, len(vocabulary), inputs.shape, generator=rng).to(inputs.device),
                        inputs)
+
+
+def covered(view: View, ink: InkBatch, config: Config, rng: torch.Generator) -> Tensor:
+    """The picture (b, 2, H, W) of a view with stage 2's covers as mere augmentation: at random, and marked.
+
+    Each expression's share of covered ink length is uniform in `config.cover`. The labels, and the side losses' ink, stay: what
+    is hidden is to be inferred.
+    """
+    low, high = config.cover
+    ratio = low + (high - low) * torch.rand(ink.b, generator=rng).to(ink.owner.device)
+    return hide(view, ink, ratio, config.view.symbol, rng)[1]
 
 
 def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
@@ -217,8 +230,9 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
             batch = batch.to(tools.device)
             view = make_view(batch.ink, warps, rng)
+            picture = covered(view, batch.ink, config, rng) if any(config.cover) else view.picture
             inputs, targets = prefixes(batch.tokens, vocabulary)
-            logits, attention, encoded = model(view.picture, view.valid, disturb(inputs, config.input_noise, vocabulary, rng))
+            logits, attention, encoded = model(picture, view.valid, disturb(inputs, config.input_noise, vocabulary, rng))
             sequence = sequence_loss(logits, targets, vocabulary, config.smoothing, several)
             loss, numbers = sequence, {"sequence": sequence.detach()}
             if config.point_weight:

@@ -28,7 +28,7 @@ from mmlib.models.layers import native_bfloat16
 from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
 from mmlib.stages.muon import Muon
 
-ENDS = ("embed", "logits", "symbols", "scalars")  # whose rows are tokens, classes or slots, not directions among features
+ENDS = ("embed", "logits", "symbols", "scalars", "pixels")  # rows are tokens, classes, slots or pixels, not feature directions
 
 
 @dataclass(frozen=True)
