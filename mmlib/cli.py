@@ -142,7 +142,8 @@ def evaluate(args: argparse.Namespace) -> None:
     """Score a recogniser."""
     from mmlib.stages.evaluate import evaluate
 
-    options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit", "arm", "profile", "without")}
+    options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit", "arm", "profile", "without",
+                                                   "occlusion", "removal")}
     print(evaluate(args.weights, args.dataset, args.split, **options))
 
 
@@ -209,6 +210,8 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--arm", help="write records under this arm's name; without it nothing is recorded")
     sub.add_argument("--profile", choices=PROFILES, default="desk", help="of the records")
     sub.add_argument("--without", nargs="*", default=(), choices=("gamma", "slots"), help="uses of attention to switch off")
+    sub.add_argument("--occlusion", type=float, default=0.0, metavar="SHARE", help="of ink length to hide under visible covers")
+    sub.add_argument("--removal", action="store_true", help="hide it silently instead")
 
     sub = command("paper", paper, "the paper profile: every arm's stages and the tests, as a chain that pauses and goes on")
     sub.add_argument("--plan", action="store_true", help="say what it does and how long it takes, and on what evidence")

@@ -137,7 +137,8 @@ def _read(run: Run, step: Step, limit: int | None) -> bool:
     if limit is not None:
         return False
     wanted = ("paper", step.arm, step.split)
-    reading = {row["run"] for row in records.rows() if (row["profile"], row["arm"], row["split"]) == wanted}
+    reading = {row["run"] for row in records.rows()
+               if (row["profile"], row["arm"], row["split"]) == wanted and float(row["occlusion"]) == 0}
     return run.name in {Run.load(results_root() / "runs" / name).summary["trained"] for name in reading}
 
 

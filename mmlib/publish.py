@@ -37,7 +37,7 @@ def model_card() -> str:
     table = load()
     evaluations = {run.name for run in find_runs("evaluate")
                    if run.summary.get("trained") == reader.run and not run.config["without"]}
-    rows = table[table.run.isin(evaluations) & (table.dataset == "crohme") & table.metric.isin(METRICS)]
+    rows = table[table.run.isin(evaluations) & (table.dataset == "crohme") & (table.occlusion == 0) & table.metric.isin(METRICS)]
     wide = rows.pivot_table(index="split", columns="metric", values="value", aggfunc="last")
     lines = ["| CROHME | n | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
     for split, values in wide.iterrows():

@@ -2,18 +2,26 @@
 
 An evaluation is a run of its own, named by the weights, the data and the settings it used. Tests are read by the listed
 headline runs alone (DESIGN.md, "No leakage"); `evaluate` writes a record only where it is given the arm's name.
+
+Occlusion: a share of each expression's ink length is hidden, by blocks as stage 2 draws them at random, before any model is
+asked, so that every arm reads the same ink. A cover is visible (the picture's second channel marks it, as in stage 2) or, as a
+silent removal, the same picture without the mark. In the records `occlusion` is the share, and the metrics of a silent removal
+are named so: `ter` is read under visible covers, `ter:removed` without the mark. A recogniser that never saw a cover has
+untrained weights for the mark, so its own visible numbers mean little beside its removals.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmlib.data import DataError
 from mmlib.data.batches import batches_by_area
@@ -22,6 +30,7 @@ from mmlib.data.pack import Pack
 from mmlib.data.prepare import load_pack
 from mmlib.data.samples import Sample, collate, from_pack
 from mmlib.latex import Vocabulary
+from mmlib.masking import BLOCK, cover_for_occlusion, under_cover
 from mmlib.metrics.lgeval import export
 from mmlib.metrics.recognition import Score, outcomes
 from mmlib.models.layers import autocast, default_device
@@ -29,12 +38,14 @@ from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import Hypothesis, beam_search
 from mmlib.recognize import Reader, trace_picture
 from mmlib.records import append
+from mmlib.render import arc_length
 from mmlib.runs import Run, digest, write_atomic
-from mmlib.views import ViewConfig, make_view
+from mmlib.views import InkBatch, View, ViewConfig, make_view
 
 CODE_VERSION = "1"
 METRICS = {"ter": "ter", "exprate": "exprate", "within1": "within1", "within2": "within2", "within3": "within3",
            "structure": "structure_rate", "hallucination": "hallucination"}
+OCCLUSION_SEED = 0  # of the ink that is hidden: one for all arms
 
 
 @dataclass(frozen=True)
@@ -47,21 +58,49 @@ class Config:
     both: bool = True  # l2r and r2l with joint scoring; else l2r alone
     without: tuple[str, ...] = ()  # 'gamma' and 'slots' switch those uses of the attention off
     limit: int | None = None  # only the first so many expressions
+    occlusion: float = field(default=0.0, metadata={"neutral": 0.0})  # share of ink length hidden
+    removal: bool = field(default=False, metadata={"neutral": False})  # silently, instead of under visible covers
+
+
+def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol: float, removal: bool = False) -> Tensor:
+    """The picture of a still view with a share of its ink length hidden.
+
+    Args:
+        view: of the batch `ink`, not warped; symbol: its pixels a typical symbol.
+        ids: the b expressions' names, which alone (with `OCCLUSION_SEED`) say where covers lie: what is hidden at one share is
+            hidden at a larger one, whatever the model, its view's size and the batch.
+
+    Returns:
+        (b, 2, H, W) with the covers marked, or, for a silent removal, (b, 1, H, W): the same ink and no mark.
+    """
+    still, names = ink.to("cpu"), torch.tensor([zlib.crc32(name.encode()) for name in ids])
+    arc = arc_length(still.points, still.stroke)
+    _, boxes, owner = cover_for_occlusion(still.points, still.owner, arc, ink.b, share, OCCLUSION_SEED, names, BLOCK)
+    first = torch.searchsorted(ink.owner, torch.arange(ink.b, device=ink.owner.device))
+    origin = view.points[first] - ink.points[first] * symbol  # (b, 2) where the view puts the ink's own origin
+    boxes, owner = boxes.to(origin.device), owner.to(origin.device)
+    picture = under_cover(view.picture, boxes * symbol + origin[owner].repeat(1, 2), owner)
+    return picture[:, :1] if removal else picture
 
 
 @torch.no_grad()
 def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
                  both: bool = True, device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
-                 longest: int = 120) -> list[list[Hypothesis]]:
-    """Hypotheses of samples (points in typical symbols), in their order; `area` in square typical symbols a batch."""
+                 longest: int = 120, hide: Callable[[View, InkBatch, np.ndarray], Tensor] | None = None
+                 ) -> list[list[Hypothesis]]:
+    """Hypotheses of samples (points in typical symbols), in their order; `area` in square typical symbols a batch.
+
+    hide(view, ink, indices) may give another picture (b, 1 or 2, H, W) of the samples `indices` to read.
+    """
     still = view.still()
     found: list[list[Hypothesis]] = [[] for _ in samples]
     sizes = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
     for group in batches_by_area(sizes, area, most):
         ink = collate([samples[i] for i in group]).ink.to(device)
         seen = make_view(ink, still, torch.Generator().manual_seed(0))
+        picture = hide(seen, ink, group) if hide else seen.picture
         with autocast(device):
-            memory = model.encode(seen.picture, seen.valid).memory
+            memory = model.encode(picture, seen.valid).memory
             read = beam_search(model, memory, vocabulary, beam, longest, both)
         for place, hypotheses in zip(group, read, strict=True):
             found[place] = hypotheses
@@ -124,7 +163,7 @@ def picture_sample(levels: np.ndarray) -> Sample:
 
 def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", split: str = "test", beam: int = 5,
              export_lgeval: str | Path | None = None, limit: int | None = None, arm: str | None = None, profile: str = "desk",
-             both: bool = True, without: tuple[str, ...] = ()) -> Score:
+             both: bool = True, without: tuple[str, ...] = (), occlusion: float = 0.0, removal: bool = False) -> Score:
     """Score a recogniser on a split of a data set.
 
     Args:
@@ -133,18 +172,26 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         export_lgeval: a folder for predictions and truth in the layout of CROHME's LgEval tools.
         arm: writes records under this name; without it, nothing is recorded.
         without: 'gamma', 'slots': uses of the attention to switch off.
+        occlusion, removal: share of ink length to hide, under visible covers or silently: see the module's docstring.
 
     Returns:
         the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores.
     """
-    config = Config(dataset, split, beam, both, tuple(without), limit)
+    if not 0 <= occlusion < 1 or (removal and not occlusion):
+        raise DataError(f"occlusion is {occlusion}{' and removal asked for' * removal}; a share to hide is above 0 and below 1")
+    config = Config(dataset, split, beam, both, tuple(without), limit, occlusion, removal)
     device = default_device()
     reader, part = Reader.load(weights, device), load_part(dataset, split)
     this = Run.open("evaluate", profile, config, {"weights": digest(reader.path), "data": part.digest}, CODE_VERSION)
     with this.lock():
         model = switched_off(reader.model, without)
         n = min(limit or len(part.ids), len(part.ids))
-        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both, device)
+
+        def hide(view: View, ink: InkBatch, indices: np.ndarray) -> Tensor:
+            return occluded(view, ink, [part.ids[i] for i in indices], occlusion, reader.view.symbol, removal)
+
+        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both, device,
+                             hide=hide if occlusion else None)
         best = best_tokens(found, reader.vocabulary)
         result = outcomes(best, part.tokens[:n], part.ids[:n], [h[0].score if h else float("nan") for h in found])
         result.write_csv(this.folder / "outcomes.csv")
@@ -159,9 +206,9 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
                                                                                               strict=True)][:n])
     if arm and not limit:
         append({"run": this.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
-                "labels": reader.config.get("labels", 1.0), "seed": reader.config["seed"], "metric": name,
-                "value": getattr(score, field), "n": score.n, "pictures": reader.pictures, "minutes": round(reader.minutes, 2)}
-               for name, field in METRICS.items())
+                "labels": reader.config.get("labels", 1.0), "occlusion": occlusion, "seed": reader.config["seed"],
+                "metric": name + ":removed" * removal, "value": getattr(score, key), "n": score.n, "pictures": reader.pictures,
+                "minutes": round(reader.minutes, 2)} for name, key in METRICS.items())
     return score
 
 
