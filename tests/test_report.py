@@ -151,9 +151,11 @@ def test_arms_are_told_by_what_a_run_starts_from():
     assert [report.arm_of(run) for run in (first, simclr, train(pretrain, balance=0.0), second)] == [
         "contrastive", "simclr", "dense", "mask-match"]
     assert report.arm_of(fixed) == "mask-match from simclr, schedule=fixed"
+    assert report.arm_of(train(pretrain, objective="byol")) == "byol"
     wanted = {"mask-match": {}, "contrastive": {"init": "pretrain"}, "supervised": {"init": "none"},
               "supervised-total": {"init": "none", "pictures": more}, "recogniser": {"full_data": True},
-              "mask-match, point_weight=0.0": {"point_weight": 0.0}, "simclr": {"init": simclr.name},
+              "mask-match, point_weight=0.0": {"point_weight": 0.0}, "supervised, cover=[0.1, 0.5]": {
+                  "init": "none", "cover": (0.1, 0.5)}, "simclr": {"init": simclr.name},
               "supervised, optim.lr=0.1": {"init": "none", "optim": replace(finetune.Config().optim, lr=0.1)}}
     for name, changes in wanted.items():
         run = train(finetune, **changes)

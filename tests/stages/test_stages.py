@@ -12,6 +12,7 @@ from mmlib.data.corpus import load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, collate
 from mmlib.latex import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.objectives import OBJECTIVES
 from mmlib.render import arc_length
 from mmlib.runs import RunError, load_weights
 from mmlib.stages import attend, finetune, pretrain
@@ -215,6 +216,24 @@ def test_sequence_loss_by_hand():
     torch.testing.assert_close(finetune.sequence_loss(logits, targets, VOCABULARY, 0.1), 0.9 * sum(plain) / 4 + 0.1 * even)
 
 
+def test_covers_as_augmentation_are_marked_and_as_large_as_asked_for(batch):
+    config = tiny(finetune, cover=(0.1, 0.5))
+    view = make_view(batch.ink, config.view, seeded())
+    arc, shares = arc_length(view.points, batch.ink.stroke), []
+    for seed in range(12):
+        picture = finetune.covered(view, batch.ink, config, seeded(seed))
+        ink, mask = picture[:, :1], picture[:, 1:]
+        torch.testing.assert_close(ink, view.picture * (1 - mask))
+        column, row = view.points.long().unbind(1)
+        gone = mask[batch.ink.owner, 0, row, column] * arc
+        shares += [float(gone[batch.ink.owner == e].sum() / arc[batch.ink.owner == e].sum()) for e in range(batch.ink.b)]
+    assert min(shares) > 0.05  # a cover takes whole points and whole pixels
+    assert max(shares) < 0.65
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.06)
+    assert np.std(shares) == pytest.approx(0.4 / np.sqrt(12), abs=0.04)  # uniform
+    assert torch.equal(finetune.covered(view, batch.ink, config, seeded(3)), finetune.covered(view, batch.ink, config, seeded(3)))
+
+
 def test_disturbed_inputs():
     inputs = torch.randint(VOCABULARY.unk + 1, len(VOCABULARY), (40, 2, 30), generator=seeded())
     inputs[:, 0, 0], inputs[:, 1, 0], inputs[:, :, -5:] = VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.pad
@@ -242,8 +261,8 @@ def test_shares_of_the_labels_are_nested(corpus):
 
 # --- whole runs ---------------------------------------------------------------------------------------------------
 
-STAGES = [pretrain, attend, finetune]
-NAMES = [s.__name__.split(".")[-1] for s in STAGES]
+RUNS = {"pretrain": (pretrain, {}), "byol": (pretrain, {"objective": "byol"}), "mae": (pretrain, {"objective": "mae"}),
+        "attend": (attend, {}), "finetune": (finetune, {}), "finetune under covers": (finetune, {"cover": (0.1, 0.5)})}
 
 
 def losses(run):
@@ -258,9 +277,10 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=NAMES)
-def test_a_stage_pauses_resumes_and_is_the_same(stage, tmp_path, monkeypatch):
-    config = tiny(stage)
+@pytest.mark.parametrize("name", ["pretrain", "byol", "attend", "finetune under covers"])
+def test_a_stage_pauses_resumes_and_is_the_same(name, tmp_path, monkeypatch):
+    stage, changes = RUNS[name]
+    config = tiny(stage, **changes)
     whole = stage.run(config, "smoke", progress=False)
     assert whole.done
     assert whole.summary["pictures"] >= 24
@@ -279,13 +299,14 @@ def test_a_stage_pauses_resumes_and_is_the_same(stage, tmp_path, monkeypatch):
     assert again.summary == resumed.summary
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=NAMES)
-def test_a_longer_stage_goes_on_from_the_trunk_as_if_alone(stage, tmp_path, monkeypatch):
-    long = tiny(stage, pictures=28)
+@pytest.mark.parametrize("name", ["mae", "byol", "attend", "finetune"])
+def test_a_longer_stage_goes_on_from_the_trunk_as_if_alone(name, tmp_path, monkeypatch):
+    stage, changes = RUNS[name]
+    long = tiny(stage, pictures=28, **changes)
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "alone"))
     alone = stage.run(long, "smoke", progress=False)
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "after"))
-    stage.run(tiny(stage, pictures=16), "smoke", progress=False)
+    stage.run(tiny(stage, pictures=16, **changes), "smoke", progress=False)
     after = stage.run(long, "smoke", progress=False)
     assert same_weights(after, alone)
 
@@ -311,6 +332,34 @@ def test_the_stages_hand_on_their_weights(corpus):
     bare = finetune.build(replace(config, model=replace(TINY, maps=0)), corpus, second)
     assert not any(name.startswith("attention.") for name in bare.state_dict())
     torch.testing.assert_close(bare.state_dict()["encoder.out.bias"], load_weights(second.weights)[0]["encoder.out.bias"].float())
+
+
+@pytest.mark.parametrize("name", ["byol", "mae"])
+def test_a_rivals_encoder_is_a_beginning(name, corpus):
+    stage, changes = RUNS[name]
+    first = stage.run(tiny(stage, **changes), "smoke", progress=False)
+    assert first.summary["pictures"] >= 24
+    kept = attend.encoder_weights(first)
+    built = finetune.build(tiny(finetune, init=first.name), corpus, first).encoder.state_dict()
+    assert kept.keys() == built.keys()
+    assert all(torch.equal(value, built[key]) for key, value in kept.items())
+    assert {k for row in first.metrics() for k in row if k.startswith("valid_")} == {
+        "byol": {"valid_global_match", "valid_spread"}, "mae": {"valid_error", "valid_unexplained"}}[name]
+
+
+def test_a_readers_own_objective_is_a_class_and_a_line(monkeypatch):
+    class Least(OBJECTIVES["mae"]):
+        views = 1
+
+        def loss(self, batch, rng, done):
+            drawn, _, _ = self.draw(batch, rng)
+            return drawn.square().mean(), {"done": done}
+
+    monkeypatch.setitem(OBJECTIVES, "least", Least)
+    run = pretrain.run(tiny(pretrain, objective="least"), "smoke", progress=False)
+    shares = [row["done"] for row in run.metrics() if "done" in row]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] < 1
 
 
 def test_a_run_without_an_encoder_is_no_beginning(corpus):
