@@ -18,7 +18,7 @@ from typing import Any
 
 import mmlib
 
-PROFILES = ("smoke", "desk", "paper")
+PROFILES = ("smoke", "ablate", "desk", "paper")
 STAGES = {
     "pretrain": "stage 1: the encoder, by global and local contrast or another objective, without labels",
     "attend": "stage 2: self-supervised attention under progressive masking, without labels",
@@ -131,6 +131,21 @@ def paper(args: argparse.Namespace) -> None:
         print("the chain is done" if done else "not done yet")
 
 
+def ablate(args: argparse.Namespace) -> None:
+    """Train and read the cells of the grid that have no record, or say which they are."""
+    from mmlib.ablate import ablate, cells, plan
+    from mmlib.stages.loop import Paused
+
+    chosen = cells(args.arms, args.seeds, args.labels)
+    if args.plan:
+        print(plan(chosen, args.dataset))
+        return
+    try:
+        ablate(chosen, args.dataset, max_minutes=args.max_minutes)
+    except Paused as pause:
+        print(pause)
+
+
 def benchmark(args: argparse.Namespace) -> None:
     """Measure how fast it is."""
     from mmlib.benchmark import run_all
@@ -223,6 +238,14 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--dataset", default="crohme", choices=("crohme", "synthetic"))
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--rehearse", action="store_true", help="the same chain and model on a handful of pictures")
+
+    sub = command("ablate", ablate, "the grid of ablations: arms at equal cost, one factor at a time, read on validation")
+    sub.add_argument("arms", nargs="*", metavar="ARM", help="arms, or factors for all of theirs; default: the whole grid")
+    sub.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
+    sub.add_argument("--labels", nargs="+", type=float, default=[1.0], metavar="SHARE", help="shares of the training labels")
+    sub.add_argument("--dataset", default="crohme", choices=("crohme", "synthetic"))
+    sub.add_argument("--plan", action="store_true", help="say which cells are done and how long the others will take")
+    sub.add_argument("--max-minutes", type=float, help="pause after so long; the same command goes on")
 
     sub = command("benchmark", benchmark, "measure speed and memory, and keep the results")
     sub.add_argument("sections", nargs="*", metavar="SECTION", choices=[*BENCHMARKS, []], help=", ".join(BENCHMARKS))

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmlib import records
-from mmlib.metrics.intervals import Interval, interval, paired_difference
+from mmlib import ablate, records
+from mmlib.metrics.intervals import Interval, holm, interval, paired_difference
 from mmlib.metrics.recognition import Outcomes
 from mmlib.runs import Run, RunError, find_runs, results_root, training_cost, views_of, write_atomic
-from mmlib.stages import attend, finetune, pretrain
 from mmlib.story import depth
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 NO_RECORD = "no record yet"
 COMPARED = ("mask-match", "supervised", "supervised-total")
 HEADLINE = (*COMPARED, "recogniser")  # and one that was trained for longer, where there is one
-STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
 # Choices that do not make another arm: what a run is trained on, by which seed, for how long, and how often it is looked at.
 _SAME_ARM = {"dataset", "seed", "init", "labels", "pictures", "full_data", "eval_pictures", "eval_most"}
 METRICS = {"ter": "TER", "exprate": "ExpRate", "within1": "≤1", "within2": "≤2", "within3": "≤3", "structure": "structure",
@@ -60,7 +58,7 @@ def arm_of(run: Run) -> str:
                  and other.summary["arm"] and not other.config["without"]}
         if named:  # an arm's run may ship as the recogniser, too
             return min(named, key=lambda name: (name == "recogniser", name))
-    config, preset = run.config, json.loads(json.dumps(asdict(STAGES[run.stage].Config.preset(run.profile))))
+    config, preset = run.config, json.loads(json.dumps(asdict(ablate.STAGES[run.stage].Config.preset(run.profile))))
     changes = [f"{key}={value}" for key, value in _leaves(config) if dict(_leaves(preset)).get(key) != value
                and key.split(".")[0] not in _SAME_ARM]
     if run.stage == "pretrain":
@@ -148,9 +146,11 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = 
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-def scored(split: str, dataset: str = "crohme", labels: float = 1.0) -> DataFrame:
-    """Records of a split without occlusion: for each arm, seed and metric the newest."""
+def scored(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None) -> DataFrame:
+    """Records of a split without occlusion: for each arm, seed and metric the newest. Of one profile, or of all but the
+    ablations', whose budgets are not comparable with the others'."""
     frame = records.load()
+    frame = frame[frame.profile == profile if profile else frame.profile != ablate.PROFILE]
     kept = frame[(frame.dataset == dataset) & (frame.split == split) & (frame.labels == labels) & (frame.occlusion == 0)]
     return kept.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric"], keep="last")
 
@@ -226,13 +226,45 @@ def _number(value: float, form: str) -> str:
     return "" if value is None or np.isnan(value) else form.format(value)
 
 
+def grid_table(labels: float = 1.0, reference: str = "mask-match", split: str = "valid", dataset: str = "crohme",
+               profile: str = ablate.PROFILE) -> DataFrame:
+    """The grid of ablations, a row for each arm with a record: its cost, TER (mean, and std over seeds where there are several),
+    and its TER minus that of `reference` over the seeds that both have, with a 95 % interval.
+
+    p: of those differences that rest on two seeds an arm or more, after Holm's correction over all of them; with one seed an
+    arm none is given, since the interval is then about the expressions alone.
+    """
+    import pandas as pd
+
+    frame, found = scored(split, dataset, labels, profile), outcomes_of(split, dataset, labels, profile)
+    pairs = [(arm, reference) for arm in ablate.ARMS if arm in found and arm != reference]
+    minus = differences(pairs, split, "ter", dataset, labels, profile).set_index("a")
+    several = [arm for arm, row in minus.iterrows() if min(row.seeds) > 1]
+    adjusted = dict(zip(several, holm(minus.p[several]), strict=True)) if several else {}
+    rows = []
+    for factor, arms in ablate.GRID.items():
+        for arm in (arm for arm in arms if arm in found):
+            own, ter = frame[frame.arm == arm], interval(*_sums(found[arm], "ter"))
+            row = {"factor": factor, "arm": arm, "seeds": str(ter.seeds), "n": f"{ter.n:,}",
+                   "pictures": f"{own.pictures.mean():,.0f}", "minutes": _number(own.minutes.mean(), "{:.0f}"),
+                   "TER": f"{ter.value:.3f}" + (f" ± {ter.std:.3f}" if ter.seeds > 1 else ""),
+                   "ExpRate": _number(own[own.metric == "exprate"].value.mean(), "{:.1%}"),
+                   f"TER minus {reference}": "", "p (Holm)": _number(adjusted.get(arm, np.nan), "{:.3f}")}
+            if arm in minus.index:
+                less = minus.loc[arm]
+                row[f"TER minus {reference}"] = f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]"
+            rows.append(row)
+    return pd.DataFrame(rows) if rows else pd.DataFrame({"arm": [NO_RECORD]})
+
+
 # --- outcomes: intervals, differences, parts ----------------------------------------------------------------------
 
 
-def outcomes_of(split: str, dataset: str = "crohme", labels: float = 1.0) -> dict[str, list[Outcomes]]:
+def outcomes_of(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None
+                ) -> dict[str, list[Outcomes]]:
     """For each recorded arm the outcomes of its evaluations, by seed, where the run folders keep them."""
     found: dict[str, list[Outcomes]] = {}
-    rows = scored(split, dataset, labels)
+    rows = scored(split, dataset, labels, profile)
     for row in rows[rows.metric == "ter"].sort_values(["arm", "seed"]).itertuples():
         path = results_root() / "runs" / row.run / "outcomes.csv"
         if path.is_file():
@@ -268,11 +300,11 @@ def intervals(split: str, metric: str = "ter", arms: Sequence[str] | None = None
 
 
 def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter", dataset: str = "crohme",
-                labels: float = 1.0) -> DataFrame:
+                labels: float = 1.0, profile: str | None = None) -> DataFrame:
     """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b); known pairs only."""
     import pandas as pd
 
-    found, rows = outcomes_of(split, dataset, labels), []
+    found, rows = outcomes_of(split, dataset, labels, profile), []
     for a, b in pairs:
         if a in found and b in found:
             if not np.array_equal(found[a][0].id, found[b][0].id):

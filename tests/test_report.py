@@ -43,10 +43,11 @@ def train(stage, start="none", rows=(), done=True, **changes):
     return run
 
 
-def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, utc="2025-01-01T00:00:00Z", outcomes=True):
+def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, utc="2025-01-01T00:00:00Z", outcomes=True,
+              profile="desk"):
     """An evaluation with its records: token errors and lengths of each expression."""
     errors, length = np.array(errors, float), np.array(length)
-    run = Run.open("evaluate", "desk", {"dataset": "crohme", "split": split, "without": []}, {"w": f"{arm}{seed}{utc}"})
+    run = Run.open("evaluate", profile, {"dataset": "crohme", "split": split, "without": []}, {"w": f"{arm}{seed}{utc}"})
     ids = np.array([f"e{i}" for i in range(len(errors))] if ids is None else ids)
     result = Outcomes(ids, errors, errors * 0, length, errors == 0, errors * 0)
     score = result.summary()
@@ -54,7 +55,7 @@ def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, 
         if outcomes:
             result.write_csv(run.folder / "outcomes.csv")
         run.finish(ter=score.ter, arm=arm, trained=trained)
-    shared = {"run": run.name, "stage": "evaluate", "profile": "desk", "arm": arm, "dataset": "crohme", "split": split,
+    shared = {"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": "crohme", "split": split,
               "labels": 1, "seed": seed, "n": score.n, "pictures": 1000, "minutes": 2, "utc": utc}
     records.append([{**shared, "metric": "ter", "value": score.ter}, {**shared, "metric": "exprate", "value": score.exprate}])
 
@@ -69,6 +70,25 @@ def test_without_results_tables_say_so():
         report.intervals("valid"), report.differences([("a", "b")], "valid"), report.parts("valid", "length"),
         report.seen_unseen("valid"), report.attention_ratios(), report.curves("finetune", "desk", ["valid_ter"]),
     ))  # fmt: skip
+
+
+def test_grid_claims_only_what_several_seeds_carry():
+    assert report.grid_table().arm.tolist() == [report.NO_RECORD]
+    for seed in range(3):
+        evaluated("mask-match", [0, 1] * 20, [10, 10] * 20, seed=seed, profile="ablate")
+        evaluated("contrastive", [5, 6] * 20, [10, 10] * 20, seed=seed, profile="ablate")
+    evaluated("simclr", [9, 9] * 20, [10, 10] * 20, profile="ablate")
+    evaluated("dense", [9, 9] * 20, [10, 10] * 20)  # of another profile: no row
+    table = report.grid_table().set_index("arm")
+    assert list(table.index) == ["mask-match", "contrastive", "simclr"]
+    assert table.factor["simclr"] == "objective of stage 1"
+    assert table.TER["contrastive"] == "0.550 ± 0.000"
+    assert table.TER["simclr"] == "0.900"
+    assert table["TER minus mask-match"]["mask-match"] == ""
+    assert table["TER minus mask-match"]["simclr"].startswith("+0.850 [")
+    assert table["p (Holm)"]["simclr"] == "", "one seed: no claim"
+    assert float(table["p (Holm)"]["contrastive"]) < 0.01
+    assert report.arms_table("valid").set_index("arm").seeds["mask-match"] == report.NO_RECORD, "not beside other budgets"
 
 
 def test_arms_are_means_over_seeds_of_the_newest_records():

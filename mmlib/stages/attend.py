@@ -23,7 +23,7 @@ from mmlib.masking import BLOCK, Cover, attended_share, mask_ratio
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
-from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY
+from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.runs import Run
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 from mmlib.stages.pretrain import HARD
@@ -63,13 +63,14 @@ class Config:
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:
-        """smoke: seconds; desk: about 10 minutes on 2 cores; paper: one GPU."""
+        """smoke: seconds; ablate: minutes, for the grid of `mmlib.ablate`; desk: about 10 minutes on 2 cores; paper: one GPU."""
         return replace(PRESETS[profile], **overrides)
 
 
 PRESETS = {
     "smoke": Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=OptimConfig(lr=3e-3, warmup=100),
                     encoder=TINY.encoder, maps=TINY.maps),
+    "ablate": Config(pictures=2_000, eval_pictures=1_000, optim=OptimConfig(warmup=400), encoder=SMALL.encoder),
     "desk": Config(),
     "paper": Config(pictures=300_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000,
                     encoder=LARGE.encoder, maps=LARGE.maps, view=replace(WINDOW, symbol=LARGE_SYMBOL)),

@@ -23,7 +23,7 @@ from mmlib.latex import Vocabulary
 from mmlib.losses.gather import mean_over_processes
 from mmlib.masking import hide
 from mmlib.metrics.recognition import score
-from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY, ModelConfig, Recogniser
+from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
 from mmlib.recognize import Reader
 from mmlib.runs import Run, RunError, digest, training_cost
@@ -63,13 +63,15 @@ class Config:
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:
-        """smoke: seconds; desk: about 25 minutes on 2 cores; paper: within 24 minutes of all stages on one GPU."""
+        """smoke: seconds; ablate: minutes, for the grid of `mmlib.ablate`; desk: about 25 minutes on 2 cores; paper: within 24
+        minutes of all stages on one GPU."""
         return replace(PRESETS[profile], **overrides)
 
 
 PRESETS = {
     "smoke": Config(dataset="synthetic", pictures=1_600, composed=0.0, eval_pictures=800, eval_most=48, init="attend",
                     optim=OptimConfig(lr=3e-3, warmup=100), model=TINY),
+    "ablate": Config(init="attend", pictures=10_000, eval_pictures=5_000, optim=OptimConfig(lr=5e-3, warmup=1_000), model=SMALL),
     "desk": Config(init="attend"),
     "paper": Config(init="attend", pictures=1_500_000, batch_area=20_000.0, batch_most=256, eval_pictures=150_000,
                     eval_most=512, model=LARGE, view=ViewConfig(symbol=LARGE_SYMBOL)),

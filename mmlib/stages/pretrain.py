@@ -18,7 +18,7 @@ from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch, collate
 from mmlib.models.encoder import EncoderConfig
-from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, TINY
+from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.objectives import find_objective
 from mmlib.objectives.contrast import Contrast, common_points, matched  # noqa: F401 (notebook 02 has them from here)
 from mmlib.runs import Run
@@ -57,13 +57,14 @@ class Config:
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:
-        """smoke: seconds; desk: about 10 minutes on 2 cores; paper: one GPU."""
+        """smoke: seconds; ablate: minutes, for the grid of `mmlib.ablate`; desk: about 10 minutes on 2 cores; paper: one GPU."""
         return replace(PRESETS[profile], **overrides)
 
 
 PRESETS = {
     "smoke": Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=OptimConfig(lr=3e-3, warmup=100),
                     encoder=TINY.encoder),
+    "ablate": Config(pictures=6_000, eval_pictures=3_000, optim=OptimConfig(warmup=1_000), encoder=SMALL.encoder),
     "desk": Config(),
     "paper": Config(pictures=400_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000,
                     encoder=LARGE.encoder, view=replace(HARD, symbol=LARGE_SYMBOL)),

@@ -1,0 +1,190 @@
+"""The grid of ablations: arms at equal cost, one factor at a time.
+
+An arm is one entry of `GRID`: the changes that it makes to each stage of its chain; all else is the preset's. A stage that it
+does not name is left out (fine-tuning never is), and the next one starts from what there is. Stages that two arms have in common
+are trained once: the run store knows every run by its whole configuration.
+
+The budget unit is the picture; an expression of stages 1 and 2 costs one for each view. An arm spends `FIRST` + `SECOND`
+pictures without labels and `LABELLED` with them. One without stage 2 spends that share on more of stage 1; random weights come
+at `LABELLED`, and at the total. Validation alone is read, greedily; no test is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmlib import records
+from mmlib.runs import Run, RunError, find_runs, training_cost, views_of
+from mmlib.stages import attend, finetune, pretrain
+from mmlib.stages.evaluate import evaluate
+
+PROFILE = "ablate"
+STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
+FIRST, SECOND, LABELLED = (stage.Config.preset(PROFILE).pictures * views_of(name) for name, stage in STAGES.items())  # pictures
+TOTAL = FIRST + SECOND + LABELLED
+Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a part of a configuration may be a mapping, too
+
+ALONE = {"pictures": (FIRST + SECOND) // 2}  # stage 2's budget as more of stage 1, in expressions of two views
+
+
+def mask_match(pretrain: Mapping = {}, attend: Mapping = {}, finetune: Mapping = {}) -> Chain:
+    """The whole method with some choices changed."""
+    return {"pretrain": pretrain, "attend": attend, "finetune": finetune}
+
+
+GRID: dict[str, dict[str, Chain]] = {  # factor, arm, chain
+    "whole method": {
+        "mask-match": mask_match(),
+        "contrastive": {"pretrain": ALONE},
+        "supervised": {},
+        "supervised-total": {"finetune": {"pictures": TOTAL}},
+        "supervised-total, no module": {"finetune": {"pictures": TOTAL, "model": {"maps": 0}}},
+        "supervised-total, covers": {"finetune": {"pictures": TOTAL, "cover": (0.0, 0.5)}},
+    },
+    "objective of stage 1": {
+        "simclr": {"pretrain": ALONE | {"balance": 1.0}},
+        "dense": {"pretrain": ALONE | {"balance": 0.0}},
+        "byol": {"pretrain": ALONE | {"objective": "byol"}},
+        "mae": {"pretrain": {"objective": "mae", "pictures": FIRST + SECOND}},
+    },
+    "masking": {
+        "nothing hidden": mask_match(attend={"ratio": (0.0, 0.0)}),
+        "fixed share": mask_match(attend={"schedule": "fixed"}),
+        "up to 0.3": mask_match(attend={"ratio": (0.05, 0.3)}),
+        "up to 0.7": mask_match(attend={"ratio": (0.05, 0.7)}),
+    },
+    "place of covers": {
+        "random covers": mask_match(attend={"attended": (0.0, 0.0)}),
+        "attended covers": mask_match(attend={"attended": (0.7, 0.7)}),
+    },
+    "maps": {
+        "4 maps": mask_match(attend={"maps": 4}, finetune={"model": {"maps": 4}}),
+        "16 maps": mask_match(attend={"maps": 16}, finetune={"model": {"maps": 16}}),
+    },
+    "use of the attention": {
+        "modulation alone": mask_match(finetune={"model": {"slots": False}}),
+        "slots alone": mask_match(finetune={"model": {"modulate": False}}),
+        "attention unused": mask_match(finetune={"model": {"modulate": False, "slots": False}}),
+    },
+}
+ARMS = {arm: chain for arms in GRID.values() for arm, chain in arms.items()}
+HEADLINE = ("mask-match", "contrastive", "simclr", "mae", "supervised-total")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid: an arm by a seed, at a share of the labels."""
+
+    arm: str
+    seed: int = 0
+    labels: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}, {self.labels:.0%} of labels"
+
+
+def changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A configuration with some fields changed; a mapping changes a part of it. TypeError for an unknown field."""
+    return replace(config, **{name: changed(getattr(config, name), value) if isinstance(value, Mapping) else value
+                              for name, value in changes.items()})
+
+
+def configs(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "crohme",
+            preset: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
+    """The configuration of each stage of an arm's chain; what a stage starts from is known once the one before is trained.
+
+    preset: changes to the profile's presets, for all arms alike.
+    """
+    found = {}
+    for name, stage in STAGES.items():
+        if name in chain or name == "finetune":
+            own = {"labels": cell.labels, "init": "none"} if name == "finetune" else {}
+            common = stage.Config.preset(profile, dataset=dataset, seed=cell.seed, **own)
+            found[name] = changed(changed(common, preset.get(name, {})), chain.get(name, {}))
+    return found
+
+
+def train(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "crohme",
+          preset: Mapping[str, Mapping[str, Any]] = {}, progress: bool = True,
+          max_minutes: Callable[[], float | None] = lambda: None) -> dict[str, Run]:
+    """Train an arm's chain, or find it trained; the run of each of its stages. Arguments as for `configs`.
+
+    Raises Paused when `max_minutes()` are over; the same call goes on.
+    """
+    done: dict[str, Run] = {}
+    start = "none"
+    for name, config in configs(cell, chain, profile, dataset, preset).items():
+        if name != "pretrain":
+            config = replace(config, init=start)
+        done[name] = STAGES[name].run(config, profile, max_minutes(), progress=progress)
+        start = done[name].name
+    return done
+
+
+def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequence[float] = (1.0,)) -> list[Cell]:
+    """The cells of these arms, or of all arms of these factors, seed by seed. RunError for an unknown name."""
+    known = {**{arm: [arm] for arm in ARMS}, **{factor: list(arms) for factor, arms in GRID.items()}}
+    if unknown := [name for name in names if name not in known]:
+        raise RunError(f"the grid has no {unknown[0]!r}; factors: {', '.join(GRID)}; arms: {', '.join(ARMS)}")
+    arms = dict.fromkeys(arm for name in names or GRID for arm in known[name])
+    return [Cell(arm, seed, share) for share in labels for seed in seeds for arm in arms]
+
+
+def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE, split: str = "valid",
+           max_minutes: float | None = None) -> None:
+    """Train and read each cell that has no record yet, saying what is done and how long the rest will take.
+
+    Raises Paused when the minutes are over; the same call goes on. An arm that failed stops the grid: nothing is passed over.
+    """
+    began = time.monotonic()
+
+    def left() -> float | None:
+        return None if max_minutes is None else max(0.0, max_minutes - (time.monotonic() - began) / 60)
+
+    todo = [cell for cell in cells if not read(cell, dataset, profile, split)]
+    print(f"{len(cells)} cells, {len(cells) - len(todo)} of them done")
+    for number, cell in enumerate(todo):
+        since = time.monotonic()
+        chain = train(cell, ARMS[cell.arm], profile, dataset, max_minutes=left)
+        score = evaluate(chain["finetune"].folder, dataset, split, beam=1, arm=cell.arm, profile=profile)
+        spent, rest = (time.monotonic() - since) / 60, len(todo) - number - 1
+        print(f"{cell}: TER {score.ter:.3f}, ExpRate {score.exprate:.1%}, n = {score.n}; {spent:.1f} minutes now, "
+              f"{training_cost(chain['finetune'])[1]:.1f} in all; {rest} to go, {rest * spent:.0f} minutes at this rate",
+              flush=True)
+
+
+def read(cell: Cell, dataset: str = "crohme", profile: str = PROFILE, split: str = "valid") -> bool:
+    """Whether a cell has its record."""
+    wanted = {"arm": cell.arm, "profile": profile, "dataset": dataset, "split": split, "metric": "ter", "occlusion": "0",
+              "seed": str(cell.seed), "labels": f"{cell.labels:.10g}"}
+    return any(wanted.items() <= row.items() for row in records.rows())
+
+
+def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE) -> str:
+    """What is done and what is to do, with the minutes of the kept runs as the measure of those to come."""
+    speed = {}  # minutes a picture
+    for name in STAGES:
+        kept = [run for run in find_runs(name, profile) if run.config["dataset"] == dataset]
+        pictures = sum(run.summary["pictures"] * views_of(name, run.config) for run in kept)
+        speed[name] = sum(run.environment["minutes"] for run in kept) / pictures if pictures else None
+    lines, known, total = [], set(), 0.0
+    for cell in sorted(cells, key=lambda cell: not read(cell, dataset, profile)):
+        pictures: dict[str, int] = {}
+        chain = ""  # of the configurations so far: what two arms have in common is counted once
+        for name, config in configs(cell, ARMS[cell.arm], profile, dataset).items():
+            chain += str(config)
+            if chain not in known:
+                known.add(chain)
+                pictures[name] = config.pictures * views_of(name, vars(config))
+        if read(cell, dataset, profile):
+            lines.append(f"done   {cell}")
+            continue
+        unknown = any(speed[name] is None for name in pictures)
+        minutes = None if unknown else sum(speed[name] * n for name, n in pictures.items())
+        total += minutes or 0.0
+        cost = ", ".join(f"{name} {n:,}" for name, n in pictures.items())
+        lines.append(f"to do  {cell}: {cost} pictures" + ("" if minutes is None else f", about {minutes:.0f} minutes"))
+    return "\n".join([*lines, f"about {total:.0f} minutes to go, where the speed is known"])

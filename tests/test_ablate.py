@@ -1,0 +1,85 @@
+"""The grid of ablations: equal cost, one factor at a time, nothing trained twice, and a table that claims what it may."""
+
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+
+from mmlib import ablate, records
+from mmlib.ablate import ARMS, GRID, LABELLED, STAGES, TOTAL, Cell
+from mmlib.metrics.recognition import Score
+from mmlib.runs import Run, RunError, training_cost, views_of
+from mmlib.stages.loop import Paused
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_cost_the_same(arm):
+    spent = sum(config.pictures * views_of(stage, asdict(config))
+                for stage, config in ablate.configs(Cell(arm), ARMS[arm]).items())
+    assert spent == (LABELLED if arm == "supervised" else TOTAL)
+
+
+def test_an_arm_changes_what_it_names_and_nothing_else():
+    base, other = (ablate.configs(Cell("x"), ARMS[arm]) for arm in ("mask-match", "up to 0.3"))
+    assert base["pretrain"] == other["pretrain"]
+    assert base["finetune"] == other["finetune"]
+    differing = {k for k, v in asdict(base["attend"]).items() if asdict(other["attend"])[k] != v}
+    assert differing == {"ratio"}
+    assert ablate.configs(Cell("x"), ARMS["4 maps"])["finetune"].model.maps == 4
+    assert len(ARMS) == sum(map(len, GRID.values())), "an arm's name is its own"
+    with pytest.raises(TypeError):
+        ablate.changed(base["attend"], {"no_such_choice": 1})
+
+
+def test_cells_by_arm_and_factor():
+    found = ablate.cells(["masking", "simclr"], seeds=(0, 1), labels=(0.1,))
+    assert [c.arm for c in found if c.seed == 0] == [*GRID["masking"], "simclr"]
+    assert len(found) == 2 * (len(GRID["masking"]) + 1)
+    assert {c.labels for c in found} == {0.1}
+    with pytest.raises(RunError, match="no 'simclrr'; factors: whole method"):
+        ablate.cells(["simclrr"])
+
+
+def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
+    """The book-keeping alone: stages that finish at once (notebook 05 runs a grid that trains)."""
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    trained, scored = [], Score(1, 0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.0)
+
+    def stage(name):
+        def run(config, profile, max_minutes, progress):
+            before = getattr(config, "init", "none")
+            this = Run.open(name, profile, config, {"init": before})
+            if not this.done:
+                if max_minutes == 0:
+                    raise Paused(this.name)
+                with this.lock():
+                    trained.append(this.name)
+                    this.finish(pictures=config.pictures)
+            return this
+
+        return SimpleNamespace(Config=STAGES[name].Config, run=run)
+
+    def evaluate(folder, dataset, split, beam, arm, profile):
+        run = Run.load(folder)
+        records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
+                         "labels": run.config["labels"], "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
+                         "pictures": training_cost(run)[0]}])
+        return scored
+
+    monkeypatch.setattr(ablate, "STAGES", {name: stage(name) for name in STAGES})
+    monkeypatch.setattr(ablate, "evaluate", evaluate)
+    cells = ablate.cells(["mask-match", "slots alone", "supervised"], labels=(0.1,))
+    with pytest.raises(Paused):
+        ablate.ablate(cells, max_minutes=0)
+    assert not records.rows()
+    ablate.ablate(cells[:1])
+    assert (ablate.read(cells[0]), ablate.read(cells[1]), ablate.read(Cell(cells[0].arm))) == (True, False, False)
+    plan = ablate.plan(cells).splitlines()
+    assert plan[0] == f"done   {cells[0]}"
+    assert plan[1].startswith(f"to do  {cells[1]}: finetune"), "its stages 1 and 2 are there"
+    capsys.readouterr()
+    ablate.ablate(cells)
+    assert "3 cells, 1 of them done" in capsys.readouterr().out
+    assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", "finetune", "finetune", "finetune"]
+    costs = {row["arm"]: int(row["pictures"]) for row in records.rows()}
+    assert costs == {"mask-match": TOTAL, "slots alone": TOTAL, "supervised": LABELLED}
