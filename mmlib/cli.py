@@ -162,6 +162,17 @@ def evaluate(args: argparse.Namespace) -> None:
     print(evaluate(args.weights, args.dataset, args.split, **options))
 
 
+def probe(args: argparse.Namespace) -> None:
+    """Probe the frozen encoder of a run."""
+    from mmlib.runs import Run
+    from mmlib.stages.probe import probe
+
+    found = probe(Run.load(args.run), args.dataset, args.random, args.arm)
+    for row in found.summary["rows"]:
+        print("{metric:24} {value:7.4f}  [{low:.4f}, {high:.4f}]  n = {n}".format(**row))
+    print(f"{found.name}: done in {found.environment['minutes']} min")
+
+
 def recognize(args: argparse.Namespace) -> None:
     """Print the hypotheses for each file."""
     from mmlib.recognize import recognize
@@ -227,6 +238,12 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--without", nargs="*", default=(), choices=("gamma", "slots"), help="uses of attention to switch off")
     sub.add_argument("--occlusion", type=float, default=0.0, metavar="SHARE", help="of ink length to hide under visible covers")
     sub.add_argument("--removal", action="store_true", help="hide it silently instead")
+
+    sub = command("probe", probe, "what the frozen encoder of a run knows of symbols and their relations")
+    sub.add_argument("run", type=Path, help="a finished run's folder")
+    sub.add_argument("--dataset", help="whose symbols; default: what the run was trained on")
+    sub.add_argument("--random", type=int, metavar="SEED", help="random weights by this seed in place of the run's")
+    sub.add_argument("--arm", help="write records under this arm's name; without it nothing is recorded")
 
     sub = command("paper", paper, "the paper profile: every arm's stages and the tests, as a chain that pauses and goes on")
     sub.add_argument("--plan", action="store_true", help="say what it does and how long it takes, and on what evidence")

@@ -136,9 +136,9 @@ def _read(run: Run, step: Step, limit: int | None) -> bool:
     """Whether the records have this reading of a split with these weights already."""
     if limit is not None:
         return False
-    wanted = ("paper", step.arm, step.split)
+    wanted = ("evaluate", "paper", step.arm, step.split)
     reading = {row["run"] for row in records.rows()
-               if (row["profile"], row["arm"], row["split"]) == wanted and float(row["occlusion"]) == 0}
+               if tuple(row[k] for k in ("stage", "profile", "arm", "split")) == wanted and float(row["occlusion"]) == 0}
     return run.name in {Run.load(results_root() / "runs" / name).summary["trained"] for name in reading}
 
 

@@ -82,7 +82,8 @@ def _uniform(shape: tuple[int, ...], half: float, like: Tensor, rng: torch.Gener
     return (torch.rand(shape, generator=rng) * 2 - 1).to(like.device) * half
 
 
-def _extremes(points: Tensor, owner: Tensor, b: int) -> tuple[Tensor, Tensor]:
+def extremes(points: Tensor, owner: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """Least and greatest (b, 2) of the points (n, 2) of each owner (n,); 0 where one has none."""
     index = owner[:, None].expand(-1, 2)
     low = points.new_full((b, 2), math.inf).scatter_reduce_(0, index, points, "amin")
     high = points.new_full((b, 2), -math.inf).scatter_reduce_(0, index, points, "amax")
@@ -128,7 +129,7 @@ def warp(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> Tensor:
 
 def _crop(points: Tensor, ink: InkBatch, share: float, rng: torch.Generator) -> Tensor:
     """(n,) bool: strokes whose centre lies in a random window of each expression's width. Never leaves none."""
-    low, high = _extremes(points, ink.owner, ink.b)
+    low, high = extremes(points, ink.owner, ink.b)
     width = (high - low)[:, 0]
     keep = 1 - torch.rand(ink.b, generator=rng).to(points.device) * share
     start = low[:, 0] + torch.rand(ink.b, generator=rng).to(points.device) * (1 - keep) * width
@@ -152,7 +153,7 @@ def make_view(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> View:
         raise ValueError("make_view needs at least one ink point")
     points = warp(ink, config, rng) * config.symbol
     kept = _crop(points, ink, config.crop, rng) if config.crop else torch.ones_like(ink.owner, dtype=torch.bool)
-    low, high = _extremes(points[kept], ink.owner[kept], ink.b)
+    low, high = extremes(points[kept], ink.owner[kept], ink.b)
     points = points - low[ink.owner] + config.margin
     extent = ((high - low + 2 * config.margin) / STRIDE).ceil().clamp(min=2) * STRIDE  # at least two cells each way
     width, height = (int(v) for v in extent.amax(0))

@@ -99,6 +99,8 @@ def test_there_and_back(finished, tmp_path, monkeypatch):
 
 def test_what_was_read_is_not_read_again(finished, monkeypatch):
     run, _ = finished
+    (row,) = (row for row in records.rows() if row["profile"] == "paper")
+    records.append([row | {"stage": "probe", "run": "probe-paper-0", "arm": "mask-match"}])  # no reading
     monkeypatch.setattr(paper, "evaluate", lambda *_: pytest.fail("read again"))
     assert paper._read(run, paper.Step("supervised", "evaluate", split="valid"), None)
     assert not paper._read(run, paper.Step("supervised", "evaluate", split="test_2014"), None)

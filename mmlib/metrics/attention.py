@@ -50,33 +50,45 @@ _GREEK = frozenset(
 )
 
 
+def symbol_tree(ink: Ink) -> list[Node]:
+    """The layout tree of an ink's tokens; each node's `ref` is the index of its symbol in ``ink.symbols`` as text.
+
+    It is None for a node without a symbol. Raises ValueError where the symbols are not aligned with the tokens.
+    """
+    if ink.tokens is None or ink.token_symbols is None:
+        raise ValueError(f"{ink.id or 'ink'}: its symbols are not aligned with its tokens")
+    tree = to_tree(ink.tokens)
+    nodes: list[Node] = []
+    pending = [*tree]
+    while pending:
+        node = pending.pop()
+        node.ref = str(len(nodes))
+        nodes.append(node)
+        pending += [child for row in node.children.values() for child in row]
+    refs = align(ink.tokens, tree)
+    if refs is None:
+        raise ValueError(f"{ink.id or 'ink'}: its tokens are not canonical")
+    symbols = {ref: str(s) for ref, s in zip(refs, ink.token_symbols, strict=True) if s >= 0}
+    for node in nodes:
+        node.ref = symbols.get(node.ref)
+    return tree
+
+
 def symbol_classes(ink: Ink) -> dict[str, set[int]]:
     """For each of `CLASSES` the indices into ``ink.symbols`` that belong to it.
 
     Raises ValueError where the ink's symbols are not aligned with its tokens.
     """
-    if ink.tokens is None or ink.token_symbols is None:
-        raise ValueError(f"{ink.id or 'ink'}: its symbols are not aligned with its tokens")
     classes: dict[str, set[int]] = {name: set() for name in CLASSES}
-    tree = to_tree(ink.tokens)
-    places: dict[str, set[str]] = {}
-    _walk(tree, scripts=0, superscript=False, nested=False, places=places)
-    refs = align(ink.tokens, tree)
-    if refs is None:
-        raise ValueError(f"{ink.id or 'ink'}: its tokens are not canonical")
-    for ref, symbol in zip(refs, ink.token_symbols, strict=True):
-        if ref is not None and symbol >= 0:
-            for name in places[ref]:
-                classes[name].add(symbol)
+    _walk(symbol_tree(ink), scripts=0, superscript=False, nested=False, classes=classes)
     return classes
 
 
 def _walk(
-    row: list[Node], scripts: int, superscript: bool, nested: bool, places: dict[str, set[str]]
+    row: list[Node], scripts: int, superscript: bool, nested: bool, classes: dict[str, set[int]]
 ) -> None:
-    """Note the classes of each node of a row, under a fresh ref that is written into the node."""
+    """Put the symbols of a row, and of what hangs on it, into their classes."""
     for node in row:
-        node.ref = str(len(places))
         member = {
             "operators": node.label in OPERATORS,
             "scripts, depth 1": scripts == 1,
@@ -86,10 +98,12 @@ def _walk(
             "nested": nested,
             "digits and letters": node.label in _GREEK or (len(node.label) == 1 and node.label.isalnum()),
         }
-        places[node.ref] = {name for name, is_member in member.items() if is_member}
+        for name, is_member in member.items():
+            if is_member and node.ref is not None:
+                classes[name].add(int(node.ref))
         for relation, children in node.children.items():
             script = relation in ("Sub", "Sup")
-            _walk(children, scripts + script, relation == "Sup" if script else superscript, True, places)
+            _walk(children, scripts + script, relation == "Sup" if script else superscript, True, classes)
 
 
 def point_symbols(ink: Ink) -> np.ndarray:
