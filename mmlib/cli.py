@@ -179,6 +179,13 @@ def figures(args: argparse.Namespace) -> None:
     reproduce(args)
 
 
+def docs(args: argparse.Namespace) -> None:
+    """Write the site."""
+    from mmlib.site import build
+
+    print(build(args.out))
+
+
 def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     """The parser. Finding a stage's options imports torch, so they are there for the `stage` named alone."""
     parser = argparse.ArgumentParser("mmlib", description=mmlib.__doc__, allow_abbrev=False)
@@ -254,6 +261,9 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
         )
         sub.add_argument("--out", type=Path, help="folder for the executed copies (results/executed)")
         sub.add_argument("--keep", action="store_true", help="let the executed copy be the notebook that is committed")
+
+    sub = command("docs", docs, "the README and the notebooks, as they are, as pages that open offline")
+    sub.add_argument("--out", type=Path, help="folder for them (site)")
     return parser
 
 

@@ -88,7 +88,7 @@ def test_make_knows_its_targets():
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    for target in ("reproduce", "test", "figures", "lab", "lint", "clean", "help"):
+    for target in ("reproduce", "test", "figures", "docs", "lab", "lint", "clean", "help"):
         assert f"make {target} " in make("help")
         make("--dry-run", target)
     assert "-p profile smoke -p dataset synthetic" in make("-n", "reproduce")
@@ -171,7 +171,7 @@ def test_notebook_is_in_form(path):
 LAYER = {"ink": 0, "latex": 0, "views": 1, "render": 1, "models": 2, "losses": 2, "masking": 2, "stages": 3}
 # The way from data to weights needs nothing but these; the rest is imported inside functions.
 TRAINING = {"torch", "torchvision", "numpy", "accelerate", "safetensors", "filelock", "mmlib"}
-FOR_READERS = {"plots", "widgets"}
+FOR_READERS = {"plots", "site", "widgets"}
 
 
 def imports(nodes):
