@@ -13,7 +13,7 @@ SUITABLE := import sys, ssl; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 
 PINS := uv pip compile pyproject.toml --extra test --universal --fork-strategy fewest --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt
 
-.PHONY: help reproduce test test-browser figures lab lint clean pins install
+.PHONY: help reproduce test test-browser figures docs lab lint clean pins install
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -31,6 +31,9 @@ test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs
 figures: $(STAMP)  ## redraw figures and tables from the committed results alone (1 min)
 	@$(BIN)/mmlib figures $(ARGS)
 
+docs: $(STAMP)  ## the README and the executed notebooks as pages that open offline, in site/ (1 min)
+	@$(BIN)/mmlib docs $(ARGS)
+
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab $(ARGS) notebooks
 
@@ -43,7 +46,7 @@ pins:  ## resolve requirements.txt anew from pyproject.toml (needs uv)
 	@$(PINS)
 
 clean:  ## remove the environment, caches and executed copies; results and data stay
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis results/executed
+	@rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis results/executed
 	@find mmlib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # With uv where it is found and works, else with pip. Candidates for Python are run, not only looked up: a version

@@ -192,10 +192,25 @@ def publish(args: argparse.Namespace) -> None:
 
 
 def reproduce(args: argparse.Namespace) -> None:
-    """Execute notebooks; `figures` is the last of them."""
+    """Execute notebooks."""
     from mmlib.reproduce import reproduce
 
     reproduce(args.notebooks, dict(args.parameters), args.out, args.keep)
+
+
+def figures(args: argparse.Namespace) -> None:
+    """Draw the diagrams, then execute the notebook of figures and tables."""
+    from mmlib.diagrams import write
+
+    write()
+    reproduce(args)
+
+
+def docs(args: argparse.Namespace) -> None:
+    """Write the site."""
+    from mmlib.site import build
+
+    print(build(args.out))
 
 
 def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
@@ -275,11 +290,11 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub = command("publish", publish, "make a fine-tuned run the recogniser that ships, and write its model card")
     sub.add_argument("run", nargs="?", help="the run's folder; without it only the card is written anew")
 
-    for name, text in (
-        ("reproduce", "execute the notebooks in order"),
-        ("figures", "redraw figures and tables"),
+    for name, function, text in (
+        ("reproduce", reproduce, "execute the notebooks in order"),
+        ("figures", figures, "redraw figures and tables"),
     ):
-        sub = command(name, reproduce, text)
+        sub = command(name, function, text)
         if name == "reproduce":
             sub.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="such as 02; default: all")
         else:
@@ -289,6 +304,9 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
         )
         sub.add_argument("--out", type=Path, help="folder for the executed copies (results/executed)")
         sub.add_argument("--keep", action="store_true", help="let the executed copy be the notebook that is committed")
+
+    sub = command("docs", docs, "the README and the notebooks, as they are, as pages that open offline")
+    sub.add_argument("--out", type=Path, help="folder for them (site)")
     return parser
 
 

@@ -22,7 +22,7 @@ from mmlib import ablate, records
 from mmlib.metrics.intervals import Interval, holm, interval, paired_difference
 from mmlib.metrics.recognition import Outcomes
 from mmlib.runs import Run, RunError, find_runs, results_root, training_cost, views_of, write_atomic
-from mmlib.story import depth
+from mmlib.story import as_batch, depth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -448,15 +448,13 @@ class Looked:
 def look(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: int = 3) -> Looked:
     """Read an ink, or take these tokens as read, and keep where the recogniser looked."""
     from mmlib.ink import typical_size
-    from mmlib.views import STRIDE, InkBatch, make_view
+    from mmlib.views import STRIDE, make_view
 
     size = typical_size(ink.points, ink.stroke)
     left, top = ink.points.min(0)
     if tokens is None:
         tokens = reader.read([(ink.points, ink.stroke, size)], beam)[0][0].tokens
-    points = torch.from_numpy(((ink.points - (left, top)) / size).astype(np.float32))
-    batch = InkBatch(points, torch.from_numpy(ink.stroke.astype(np.int64)), torch.zeros(len(points), dtype=torch.long), 1)
-    view = make_view(batch, reader.view.still(), torch.Generator().manual_seed(0))
+    view = make_view(as_batch(ink), reader.view.still(), torch.Generator().manual_seed(0))
     vocabulary = reader.vocabulary
     inputs = torch.tensor([[[vocabulary.sos, *vocabulary.encode(list(tokens))]]])
     _, cross, encoded = reader.model(view.picture, view.valid, inputs)

@@ -135,7 +135,8 @@ def reproduce(
 
 def clean(notebook: str) -> str:
     """An executed notebook without what differs from run to run: times, papermill's notes, and the ids of live widgets, so that
-    a reader without a kernel sees each widget's picture. Pictures are light: at most 256 colours."""
+    a reader without a kernel sees each widget's picture; what has none, a progress bar, is left out. Pictures are light: at most
+    256 colours."""
     found = json.loads(notebook)
     found["metadata"] = {k: v for k, v in found["metadata"].items() if k not in ("papermill", "widgets")}
     found["metadata"].get("language_info", {}).pop("version", None)
@@ -143,9 +144,12 @@ def clean(notebook: str) -> str:
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution")}
         if not cell["metadata"].get("tags", True):
             del cell["metadata"]["tags"]
+        live = "application/vnd.jupyter.widget-view+json"
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in cell["outputs"] if live not in (data := o.get("data", {})) or "image/png" in data]
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
-            data.pop("application/vnd.jupyter.widget-view+json", None)
+            data.pop(live, None)
             if "image/png" in data:
                 data["image/png"] = lighter(data["image/png"])
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"

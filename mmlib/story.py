@@ -14,11 +14,11 @@ import torch
 from mmlib.data.pack import Pack
 from mmlib.data.samples import Sample
 from mmlib.data.split import leak, split
-from mmlib.ink import Ink, Symbol
+from mmlib.ink import Ink, Symbol, typical_size
 from mmlib.latex import Vocabulary
 from mmlib.render import rasterise
 from mmlib.runs import results_root, write_atomic
-from mmlib.views import View
+from mmlib.views import InkBatch, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,6 +64,19 @@ def gallery(inks: Sequence[Ink], titles: Sequence[str] | None = None, columns: i
             plots.draw_ink(ax, ink, color, line)
             ax.set_title(title, loc="center", fontsize=8)
     return fig
+
+
+def as_batch(ink: Ink) -> InkBatch:
+    """An Ink as a batch of one: points from its corner, in typical symbols."""
+    points = (ink.points - ink.points.min(0)) / typical_size(ink.points, ink.stroke)
+    owner = torch.zeros(len(points), dtype=torch.long)
+    return InkBatch(torch.from_numpy(points.astype(np.float32)), torch.from_numpy(ink.stroke.astype(np.int64)), owner, 1)
+
+
+def seen_by_student(picture: torch.Tensor) -> torch.Tensor:
+    """Colours (H, W, 3) of a picture (2, H, W), ink and covers: ink black, covers orange."""
+    ink, cover = picture
+    return 1 - torch.stack([ink + 0.05 * cover, ink + 0.4 * cover, ink + 0.9 * cover], -1).clamp(0, 1)
 
 
 def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owner: torch.Tensor, which: int) -> None:

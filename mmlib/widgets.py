@@ -185,8 +185,7 @@ def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig,
             _heat(ax, heat[0, 0], v, ink)
             ax.set_title(title)
         h, w = part.extent[0].flip(0).int().tolist()
-        x, mask = picture[0, :, :h, :w]
-        axes[2].imshow(1 - torch.stack([x + 0.05 * mask, x + 0.4 * mask, x + 0.9 * mask], -1).clamp(0, 1))
+        axes[2].imshow(story.seen_by_student(picture[0, :, :h, :w]))
         axes[2].set_title("what the student sees")
         axes[2].axis("off")
         return fig

@@ -134,9 +134,10 @@ def test_reports_are_printed_with_what_was_skipped_by_name(monkeypatch, capsys):
 def test_the_notebooks_get_their_parameters(monkeypatch):
     seen = []
     monkeypatch.setattr("mmlib.reproduce.reproduce", lambda *args: seen.append(args))
+    monkeypatch.setitem(sys.modules, "mmlib.diagrams", types.SimpleNamespace(write=lambda: seen.append("diagrams")))
     assert cli.main(["reproduce", "02", "03", "-p", "profile", "desk", "-p", "seed", "1"]) == 0
     assert cli.main(["figures"]) == 0
-    assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None, False), (["06"], {}, None, False)]
+    assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None, False), "diagrams", (["06"], {}, None, False)]
 
 
 def test_help_and_version_are_quick_as_they_import_no_torch():

@@ -88,7 +88,7 @@ def test_make_knows_its_targets():
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    for target in ("reproduce", "test", "figures", "lab", "lint", "clean", "help"):
+    for target in ("reproduce", "test", "figures", "docs", "lab", "lint", "clean", "help"):
         assert f"make {target} " in make("help")
         make("--dry-run", target)
     assert "-p profile smoke -p dataset synthetic" in make("-n", "reproduce")
@@ -165,6 +165,72 @@ def test_notebook_is_in_form(path):
             )
 
 
+# What may carry a digit in prose; any other number is a result, and results are computed. Nothing of the references is looked at.
+ALLOWED = (
+    r"```.*?```|`[^`]*`",  # code, and the values of parameters in it
+    r"\$\$.*?\$\$|\$(?=[^$]*[A-Za-z])[^$]*\$",  # formulas, which have letters
+    r"\]\([^)]*\)|arXiv:[\d.]+",  # where links lead
+    r"^\*Expected.*?\*$",  # time and memory, at the head
+    r"^#+ \d+(\.\d+)?|^\d+\. ",  # sections and lists
+    r"\b(stages?|notebooks?) \d+( (and|to) \d+)?",
+    r"\b(19|20)\d\d\b",  # years
+    r"\b95 ?% interval",
+    r"\b\d+ pixels\b|\b\d+-pixel\b",  # how large a picture is
+    r"\w*[A-Za-z]\d+\w*",  # names: l2r
+)
+
+
+def typed_numbers(prose, sections=()):
+    """Numbers in Markdown that are none of `ALLOWED`, each with what stands before it; `sections` may be referred to."""
+    prose = prose.partition("\n## References")[0]
+    for pattern in ALLOWED:
+        prose = re.sub(pattern, "", prose, flags=re.DOTALL | re.MULTILINE | re.IGNORECASE)
+    prose = re.sub(r"\b\d\.\d+\b", lambda found: "" if found[0] in sections else found[0], prose)
+    return re.findall(r"[^\d\n]{0,30}\d[\d.,]*", prose)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_number_is_typed_into_prose(path):
+    prose = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    sections = set(re.findall(r"^#+ (\d+\.\d+)", "\n".join(prose), re.MULTILINE))
+    assert [number for cell in prose for number in typed_numbers(cell, sections)] == []
+
+
+def test_typed_numbers_are_found():
+    assert len(typed_numbers("TER fell by 12.5 %, to 0.41, on 8,834 inks ($3$ times), and 2.9 points.", {"2.7"})) == 5
+    assert not typed_numbers("## 2.4 Training\nAs in 2.7, notebook 04: `lr=3` and $x^2$, stage 1; l2r on CROHME 2014.", {"2.7"})
+    assert not typed_numbers("1. One\n2. Two\n*Expected: 2 minutes,\n1 GB.*\nThe 95 % interval.\n\n## References\nPage 99.")
+
+
+def test_no_result_is_typed_into_the_readme():
+    """Shares and rates stand in tables that `make figures` fills."""
+    readme = re.sub(r"<!-- table:(\w+) -->.*?<!-- /table:\1 -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|95 % interval|BY-NC-SA 3\.0|Python 3\.\d+ to 3\.\d+", "", readme,
+                  flags=re.DOTALL)
+    assert not re.findall(r".{0,30}\d+(?:\.\d+|\s*%|\s*per ?cent).{0,10}", text)
+
+
+def code_of(path):
+    """The code of a notebook's cells without magics and the parameters, which all of them have."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    return ["\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+            for cell in cells if "parameters" not in cell.metadata.get("tags", ())]
+
+
+def test_no_definition_and_no_block_is_in_two_notebooks():
+    """A function or class of one name, a lambda or three lines in a row that say the same, belong into mmlib."""
+    found = {}
+    for path in NOTEBOOKS:
+        for code in code_of(path):
+            nodes = list(ast.walk(ast.parse(code)))
+            names = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+            names |= {ast.unparse(node) for node in nodes if isinstance(node, ast.Lambda)}
+            lines = [line.strip() for line in code.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
+            for what in names | {"\n".join(lines[k : k + 3]) for k in range(len(lines) - 2)}:
+                found.setdefault(what, set()).add(path.stem)
+    assert {what: stems for what, stems in found.items() if len(stems) > 1} == {}
+
+
 # --- layers -------------------------------------------------------------------------------------------------
 
 # notebooks -> stages -> objectives -> models, losses, masking -> views, render -> ink, latex
@@ -172,7 +238,7 @@ LAYER = {"ink": 0, "latex": 0, "views": 1, "render": 1, "models": 2, "losses": 2
          "objectives": 3, "stages": 4}
 # The way from data to weights needs nothing but these; the rest is imported inside functions.
 TRAINING = {"torch", "torchvision", "numpy", "accelerate", "safetensors", "filelock", "mmlib"}
-FOR_READERS = {"plots", "widgets"}
+FOR_READERS = {"plots", "site", "widgets"}
 
 
 def imports(nodes):

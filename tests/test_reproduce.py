@@ -100,8 +100,11 @@ def test_a_kernel_that_dies_is_an_error_too(project):
 
 
 def test_what_is_kept_has_nothing_of_this_run(project):
-    shown = {"text/plain": "w", "application/vnd.jupyter.widget-view+json": {}}
-    source = f"from IPython.display import display\ndisplay({shown}, raw=True)"
+    file = io.BytesIO()
+    Image.new("P", (2, 2)).save(file, "PNG")
+    bar = {"text/plain": "0%", "application/vnd.jupyter.widget-view+json": {}}
+    widget = bar | {"image/png": base64.b64encode(file.getvalue()).decode()}
+    source = f"from IPython.display import display\ndisplay({bar}, raw=True)\ndisplay({widget}, raw=True)"
     path = notebook(project / "notebooks" / "01_data.ipynb", source)
     with pytest.raises(RunError, match="give none"):
         reproduce(["01"], {"seed": 1}, keep=True)
@@ -110,7 +113,7 @@ def test_what_is_kept_has_nothing_of_this_run(project):
     assert "papermill" not in kept["metadata"]
     assert [cell["metadata"] for cell in kept["cells"]] == [{}, {"tags": ["parameters"]}, {}]
     (output,) = kept["cells"][2]["outputs"]
-    assert list(output["data"]) == ["text/plain"]
+    assert set(output["data"]) == {"text/plain", "image/png"}, "the widget's picture, and no bar"
     assert kept["cells"][2]["execution_count"] == 2
     once = path.read_text()
     reproduce(["01"], keep=True)

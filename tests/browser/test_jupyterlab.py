@@ -18,6 +18,7 @@ import nbformat
 import pytest
 
 from mmlib.reproduce import find_notebooks
+from mmlib.site import build
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -275,3 +276,22 @@ def test_drawn_strokes_are_read(widgets_page):
                            arg=[panel.element_handle(), two])
     panel.get_by_role("button", name="clear").click()
     page.wait_for_function("e => !e.querySelector('.mmlib-read')", arg=panel.element_handle())
+
+
+# --- the site -------------------------------------------------------------------------------------------------------
+
+
+def test_the_site_opens_offline(browser, tmp_path):
+    """Every page with the network cut: nothing is asked for elsewhere, every picture there, no scrolling sideways on a phone."""
+    build(tmp_path)
+    context = browser.new_context(viewport={"width": 390, "height": 800}, offline=True)
+    page, asked, errors = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for path in sorted(tmp_path.glob("*.html")):
+        page.goto(path.as_uri())
+        assert page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length") == 0, path.name
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert errors == []
+    context.close()
