@@ -171,6 +171,16 @@ def reproduce(args: argparse.Namespace) -> None:
     reproduce(args.notebooks, dict(args.parameters), args.out, args.keep)
 
 
+def verify(args: argparse.Namespace) -> None:
+    """Hold the results against each other; RunError with every fault found."""
+    from mmlib.runs import RunError
+    from mmlib.verify import verify
+
+    if faults := verify(args.figures):
+        raise RunError("\n  ".join([f"{len(faults)} things do not agree:", *faults]))
+    print("records, runs, tables and prose agree" + ", and so do the figures" * args.figures)
+
+
 def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     """The parser. Finding a stage's options imports torch, so they are there for the `stage` named alone."""
     parser = argparse.ArgumentParser("mmlib", description=mmlib.__doc__, allow_abbrev=False)
@@ -231,6 +241,9 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
 
     sub = command("publish", publish, "make a fine-tuned run the recogniser that ships, and write its model card")
     sub.add_argument("run", nargs="?", help="the run's folder; without it only the card is written anew")
+
+    sub = command("verify", verify, "derive every table from the results again, check hashes, and name what does not agree")
+    sub.add_argument("--figures", action="store_true", help="also draw the figures again (a minute)")
 
     for name, text in (
         ("reproduce", "execute the notebooks in order"),

@@ -4,6 +4,7 @@
         config.json            what was asked: configuration, inputs, code version
         metrics.jsonl          the curves, one JSON object a line
         environment.json       where it ran: commit, versions, hardware, minutes, seed; written last
+        records.csv            its rows of results/records.csv
         weights.safetensors    the result (ignored by git)
         checkpoint-*           to resume from (ignored by git)
 
@@ -102,6 +103,8 @@ def digest(path: str | os.PathLike) -> str:
 def _item(value: Any) -> Any:
     if hasattr(value, "item"):  # numpy and torch scalars
         return value.item()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     raise TypeError(f"{type(value).__name__} does not fit in JSON")
 
 
@@ -230,13 +233,16 @@ def _plain(config: Any) -> dict[str, Any]:
         ) from error
 
 
-def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -> str:
-    """Ten hex digits over all that a run depends on; for the marks on fields see the module's docstring."""
-    values = _plain(config)
-    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
-        value, mark = getattr(config, field.name), field.metadata
-        if mark.get("hash") is False or ("neutral" in mark and mark["neutral"] == value):
-            del values[field.name]
+def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str, kind: type | None = None) -> str:
+    """Ten hex digits over all that a run depends on; for the marks on fields see the module's docstring.
+
+    kind: the dataclass whose marks count, where `config` is the mapping that a config.json holds.
+    """
+    values, kind = _plain(config), kind or type(config)
+    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+        mark = field.metadata
+        if mark.get("hash") is False or ("neutral" in mark and values.get(field.name) == _plain({"": mark["neutral"]})[""]):
+            values.pop(field.name, None)
     content = {"stage": stage, "version": str(version), "config": values, "inputs": dict(inputs)}
     return hashlib.sha256(_json(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 
