@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import importlib
 import inspect
 import json
@@ -272,7 +273,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mmlib: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
-        if DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__):
             raise
         print(f"mmlib: {error}", file=sys.stderr)
         return 2
