@@ -1,5 +1,7 @@
 """`results/records.csv`: the tidy table of every number that the project claims, one row each.
 
+Each run's folder keeps a copy of its own rows, `records.csv`; the table is their union.
+
 Figures, tables in the README and the conclusions of the notebooks are drawn from here, so that they cannot
 drift from what was measured.
 """
@@ -33,7 +35,7 @@ def path() -> Path:
     return results_root() / "records.csv"
 
 
-def _cell(column: str, value: Any) -> str:
+def cell(column: str, value: Any) -> str:
     """One spelling for each value (1, 1.0 and '1' are the same number), so that keys compare as text."""
     if value is None or value == "":
         return ""
@@ -43,6 +45,11 @@ def _cell(column: str, value: Any) -> str:
     if not math.isfinite(number):
         raise RunError(f"a record's {column} must be a finite number, got {value!r}")
     return f"{number:.10g}"
+
+
+def key(row: Mapping[str, str]) -> tuple[str, ...]:
+    """What tells a row from every other."""
+    return tuple(row[column] for column in KEY)
 
 
 def _read(file: Path) -> list[dict[str, str]]:
@@ -73,21 +80,28 @@ def append(rows: Iterable[Mapping[str, Any]]) -> None:
             raise RunError(
                 f"a record has the columns {', '.join(COLUMNS)}; missing or unknown: {sorted(wrong)}"
             )
-        new.append({column: _cell(column, full[column]) for column in COLUMNS})
+        new.append({column: cell(column, full[column]) for column in COLUMNS})
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(".records.lock"), timeout=60):
-        merged = {tuple(row[column] for column in KEY): row for row in [*_read(file), *new]}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(merged.values())
-        write_atomic(file, text.getvalue())
+        for name in dict.fromkeys(row["run"] for row in new):
+            if (folder := file.parent / "runs" / name).is_dir():  # first, so that a table never says what no run does
+                _merge(folder / "records.csv", [row for row in new if row["run"] == name])
+        _merge(file, new)
 
 
-def rows() -> list[dict[str, str]]:
-    """The table row by row, as text; without pandas, for machines that only train."""
-    return _read(path())
+def _merge(file: Path, new: list[dict[str, str]]) -> None:
+    merged = {key(row): row for row in [*_read(file), *new]}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(merged.values())
+    write_atomic(file, text.getvalue())
+
+
+def rows(file: Path | None = None) -> list[dict[str, str]]:
+    """The table, or one run's rows, as text; without pandas, for machines that only train. Empty where there is no file."""
+    return _read(file or path())
 
 
 def load() -> pandas.DataFrame:

@@ -565,6 +565,15 @@ MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreemen
                "overlap": "overlap", "blank": "mass off the ink"}
 
 
+def table(name: str) -> DataFrame:
+    """A published table by its file's name: 'main', or 'arms_' and a split. RunError for any other."""
+    if name == "main":
+        return main_table()
+    if name.startswith("arms_"):
+        return arms_table(name.removeprefix("arms_"))
+    raise RunError("there is no such table; it would be 'main' or 'arms_' and a split")
+
+
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:
     """Write each table as `<name>.md` among the figures, and into its place in the README if that is where figures go."""
     from mmlib.plots import markdown_table

@@ -4,6 +4,7 @@
         config.json            what was asked: configuration, inputs, code version
         metrics.jsonl          the curves, one JSON object a line
         environment.json       where it ran: commit, versions, hardware, minutes, seed; written last
+        records.csv            its rows of results/records.csv
         weights.safetensors    the result (ignored by git)
         checkpoint-*           to resume from (ignored by git)
 
@@ -23,7 +24,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -78,17 +81,37 @@ def figures_root() -> Path:
     return Path(os.environ.get("MMLIB_FIGURES") or project_root() / "figures")
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def full(path: str | os.PathLike, error: OSError) -> Exception:
+    """What to raise where a write fails: for a full disk or quota a RunError that says what to do, else the error itself."""
+    if error.errno not in FULL:
+        return error
+    return RunError(f"{path} could not be written: {error.strerror}. What was there before is whole; make room, and the same "
+                    "command goes on from the last checkpoint")
+
+
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
-    """Write the file whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
+    """Write the file whole or not at all: a temporary file beside it, flushed to disk, then renamed.
+
+    Raises RunError where the disk is full. What a killed process left of an earlier try is removed after an hour.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
     try:
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise full(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -102,6 +125,8 @@ def digest(path: str | os.PathLike) -> str:
 def _item(value: Any) -> Any:
     if hasattr(value, "item"):  # numpy and torch scalars
         return value.item()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     raise TypeError(f"{type(value).__name__} does not fit in JSON")
 
 
@@ -230,13 +255,16 @@ def _plain(config: Any) -> dict[str, Any]:
         ) from error
 
 
-def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -> str:
-    """Ten hex digits over all that a run depends on; for the marks on fields see the module's docstring."""
-    values = _plain(config)
-    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
-        value, mark = getattr(config, field.name), field.metadata
-        if mark.get("hash") is False or ("neutral" in mark and mark["neutral"] == value):
-            del values[field.name]
+def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str, kind: type | None = None) -> str:
+    """Ten hex digits over all that a run depends on; for the marks on fields see the module's docstring.
+
+    kind: the dataclass whose marks count, where `config` is the mapping that a config.json holds.
+    """
+    values, kind = _plain(config), kind or type(config)
+    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+        mark = field.metadata
+        if mark.get("hash") is False or ("neutral" in mark and values.get(field.name) == _plain({"": mark["neutral"]})[""]):
+            values.pop(field.name, None)
     content = {"stage": stage, "version": str(version), "config": values, "inputs": dict(inputs)}
     return hashlib.sha256(_json(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 
@@ -336,6 +364,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock", timeout=0):
+                for left in self.folder.glob(".*.tmp"):  # of a process that was killed
+                    left.unlink()
                 asked = {key: getattr(self, key) for key in ASKED}
                 write_atomic(self.folder / "config.json", _json(asked, indent=1) + "\n")
                 yield self
@@ -350,8 +380,15 @@ class Run:
             value = value.item() if hasattr(value, "item") else value
             row[key] = None if isinstance(value, float) and not math.isfinite(value) else value
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(_json(row) + "\n")
+        path = self.folder / "metrics.jsonl"
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(_json(row) + "\n")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)  # no half a line
+            raise full(path, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows logged so far; a last line cut short by a killed process is left out."""
@@ -388,20 +425,29 @@ class Run:
     def load_checkpoint(self) -> tuple[int, Any] | None:
         """`(step, state)` of the newest whole checkpoint, tensors on the CPU; None when there is none.
 
-        A damaged file is named in a warning and the one before it is used; RunError when all are damaged.
+        A damaged file is set aside (`….damaged`) and named in a warning, and the one before it is used; RunError when all are
+        damaged.
         """
         paths = self._checkpoints()
         for path in paths:
-            if path.stem.endswith(digest(path)):
+            try:
+                whole = path.stem.endswith(digest(path))
+            except FileNotFoundError:  # another process of this run has set it aside
+                continue
+            if whole:
                 with safe_open(path, "pt") as file:
                     header = json.loads(file.metadata()["header"])
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 self._before = header["minutes"]
                 return header["step"], unflatten(tensors, header["structure"])
-            warnings.warn(f"{path} is damaged: its content does not match its name", stacklevel=2)
+            aside = path.with_name(f"{path.name}.damaged")
+            if self._writes:
+                path.rename(aside)
+            warnings.warn(f"{path} is damaged: its content does not match its name; set aside as {aside.name}", stacklevel=2)
         if paths:
             names = ", ".join(path.name for path in paths)
-            raise RunError(f"no whole checkpoint in {self.folder} ({names}); delete them to start again")
+            raise RunError(f"no whole checkpoint in {self.folder} ({names} are set aside); the same command starts again from "
+                           "the beginning")
         return None
 
     def resume(self) -> tuple[int, Any] | None:

@@ -44,6 +44,11 @@ INKML = """<ink xmlns="http://www.w3.org/2003/InkML">
 """
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file first: of two processes one takes it, and the other the rest."""
+    items.sort(key=lambda item: "tests/notebooks/" not in item.nodeid)
+
+
 @pytest.fixture
 def inkml() -> str:
     """x^2+1 in CROHME's InkML: six strokes, four symbols, ids that are no XML names."""

@@ -200,15 +200,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(run, damage):
         step, state = run.load_checkpoint()
     assert step == 2_000
     assert torch.equal(state["x"], torch.full((64,), 2_000))
+    assert newest.with_name(f"{newest.name}.damaged").is_file()
+    assert not newest.exists()
+    assert run.load_checkpoint()[0] == 2_000  # without a warning
 
 
 def test_when_all_checkpoints_are_damaged_nothing_is_silently_restarted(run):
     run.save_checkpoint(1, {}).write_bytes(b"?")
     with (
         pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(RunError, match="delete them to start again"),
+        pytest.raises(RunError, match="the same command starts again from the beginning"),
     ):
         run.load_checkpoint()
+    assert [path.suffix for path in run.folder.glob("checkpoint-*")] == [".damaged"]
+    assert run.load_checkpoint() is None
 
 
 def test_resume_drops_the_rows_logged_after_the_checkpoint(run):

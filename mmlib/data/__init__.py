@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -10,6 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class DataError(RuntimeError):
     """Data that is missing or unusable: the message names it and says what to do."""
+
+
+def leave_with_parent() -> None:
+    """In a worker process: end when the process that started it is gone, a killed one too, instead of waiting for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def data_root() -> Path:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmlib.data import DataError
+from mmlib.data import DataError, leave_with_parent
 from mmlib.data.samples import Augmenter, Batch, Sample, collate
 
 
@@ -86,8 +86,9 @@ class Feed:
     def _draw(self, job: tuple[int, int, int, np.ndarray]) -> list[Sample]:
         epoch, number, first, indices = job
         # The position, not the index alone, seeds a sample: a source may go round more than once an epoch.
-        return [self.sources[number][0].draw(int(i), np.random.default_rng([self.seed, epoch, number, first + k]))
-                for k, i in enumerate(indices)]
+        augmenter = self.sources[number][0]
+        return [replace(augmenter.draw(int(i), np.random.default_rng([self.seed, epoch, number, first + k])),
+                        id=augmenter.pack.ids[i]) for k, i in enumerate(indices)]
 
     def epoch(self, epoch: int, pool: Executor | None = None) -> list[list[Sample]]:
         """The batches of one epoch, drawn here or by the processes of a pool."""
@@ -130,6 +131,7 @@ class Feed:
 
 def _serve(feed: Feed) -> None:
     """In a worker: keep the feed whose samples it will be asked for."""
+    leave_with_parent()
     _served.append(feed)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from mmlib.data import DataError, cache_root
+from mmlib.data import DataError, cache_root, leave_with_parent
 from mmlib.data.crohme import DATASETS, find, iter_files, read_member
 from mmlib.data.pack import Pack, PackError, code_version, normalised, write_pack
 from mmlib.data.pictures import Picture, PicturePack, read_pictures, write_picture_pack
@@ -35,7 +35,7 @@ def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, worker
     started = time.perf_counter()
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     if workers > 1 and len(chunks) > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=leave_with_parent) as pool:
             results = [r for chunk in pool.map(_read, chunks) for r in chunk]
     else:
         results = [r for chunk in chunks for r in _read(chunk)]

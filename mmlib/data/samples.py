@@ -21,7 +21,8 @@ from mmlib.views import InkBatch
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One expression. points (n, 2) float32 in typical symbols; stroke (n,) non-decreasing from 0; symbol (n,) the point's
-    symbol or -1; labels (s,) vocabulary ids of the symbols; tokens (t,) ids; token_symbols (t,) symbol of a token or -1."""
+    symbol or -1; labels (s,) vocabulary ids of the symbols; tokens (t,) ids; token_symbols (t,) symbol of a token or -1; id of
+    the expression that a training sample was drawn from."""
 
     points: np.ndarray
     stroke: np.ndarray
@@ -29,6 +30,7 @@ class Sample:
     labels: np.ndarray
     tokens: np.ndarray
     token_symbols: np.ndarray
+    id: str = ""
 
 
 def from_pack(pack: Pack, i: int) -> Sample:
@@ -275,15 +277,16 @@ class Augmenter:
 
 @dataclass
 class Batch:
-    """b samples on a device: ink; tokens (b, t) padded; token_symbols (b, t), -1 for none; labels (b, s), -1 padded."""
+    """b samples on a device: ink; tokens (b, t) padded; token_symbols (b, t), -1 for none; labels (b, s), -1 padded; ids."""
 
     ink: InkBatch
     tokens: torch.Tensor
     token_symbols: torch.Tensor
     labels: torch.Tensor
+    ids: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.ink.to(device), *(getattr(self, f.name).to(device) for f in fields(self)[1:]))
+        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)[:-1]), self.ids)
 
 
 def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
@@ -304,4 +307,4 @@ def collate(samples: Sequence[Sample], pad: int = 0) -> Batch:
                    torch.from_numpy(stroke.astype(np.int64)), torch.from_numpy(np.repeat(np.arange(len(samples)), lengths)),
                    len(samples), torch.from_numpy(np.concatenate([s.symbol for s in samples]).astype(np.int64)))
     return Batch(ink, _padded([s.tokens for s in samples], pad), _padded([s.token_symbols for s in samples], -1),
-                 _padded([s.labels for s in samples], -1))
+                 _padded([s.labels for s in samples], -1), tuple(s.id for s in samples))

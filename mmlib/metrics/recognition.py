@@ -12,11 +12,14 @@ see `mmlib.metrics.lgeval`.)
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from mmlib.runs import write_atomic
 
 Tokens = Sequence[str]
 
@@ -71,15 +74,14 @@ class Outcomes:
 
     def write_csv(self, path: str | os.PathLike) -> None:
         """Write `outcomes.csv`; what is not known stays empty."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["id", "token_errors", "insertions", "length", "structure", "score"])
-            for row in zip(*(getattr(self, name) for name in self.__dataclass_fields__), strict=True):
-                name, errors, insertions, length, structure, value = row
-                counts = ["" if np.isnan(x) else int(x) for x in (errors, insertions)]
-                writer.writerow(
-                    [name, *counts, int(length), int(structure), "" if np.isnan(value) else f"{value:.5g}"]
-                )
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "token_errors", "insertions", "length", "structure", "score"])
+        for row in zip(*(getattr(self, name) for name in self.__dataclass_fields__), strict=True):
+            name, errors, insertions, length, structure, value = row
+            counts = ["" if np.isnan(x) else int(x) for x in (errors, insertions)]
+            writer.writerow([name, *counts, int(length), int(structure), "" if np.isnan(value) else f"{value:.5g}"])
+        write_atomic(path, text.getvalue())
 
     @classmethod
     def read_csv(cls, path: str | os.PathLike) -> Outcomes:

@@ -25,6 +25,7 @@ from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.runs import Run
+from mmlib.stages.health import on_grid, positional
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 from mmlib.stages.pretrain import HARD
 from mmlib.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
@@ -196,11 +197,14 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                 old.lerp_(new, 1 - config.momentum)
 
         def evaluate(pictures: int) -> dict[str, float]:
-            rows = []
+            rows, grids = [], []
             for number, samples in enumerate(held):
-                _, numbers = match(collate(samples), min(1.0, pictures / config.pictures), torch.Generator().manual_seed(number))
+                batch = collate(samples).to(tools.device)
+                _, numbers = match(batch, min(1.0, pictures / config.pictures), torch.Generator().manual_seed(number))
                 rows.append({k: float(v) for k, v in numbers.items()})
-            return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
+                still = make_view(batch.ink, config.view.still(), torch.Generator().manual_seed(0))
+                grids.append(on_grid(teacher(still.picture, still.valid)[1].maps, still.valid))
+            return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]} | {"positional": positional(grids)}
 
         loop = Loop(this, tools, {"student": student, "teacher": teacher}, optim, config.optim, config.pictures, step, feed,
                     evaluate, config.eval_pictures, after_step=follow, trunks=False, progress=progress)

@@ -200,7 +200,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
             zip(part.ids[:n], map(" ".join, best), strict=True))
         write_atomic(this.folder / "predictions.tsv", text.getvalue())
         score = result.summary()
-        this.finish(**asdict(score), arm=arm, trained=reader.run)
+        this.finish(**asdict(score), arm=arm, trained=reader.run, outcomes=digest(this.folder / "outcomes.csv"))
     if export_lgeval:
         export(export_lgeval, part.ids[:n], best, [t if t is not None else raw for t, raw in zip(part.tokens, part.latex,
                                                                                               strict=True)][:n])

@@ -13,8 +13,9 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from torch import Tensor, nn
 
 from mmlib.models.layers import native_bfloat16
 from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
+from mmlib.stages.health import collapsed
 from mmlib.stages.muon import Muon
 
+MOST_SKIPPED = 20  # steps without a finite loss and gradient, after which a run ends
 ENDS = ("embed", "logits", "symbols", "scalars", "pixels")  # rows are tokens, classes, slots or pixels, not feature directions
 
 
@@ -109,11 +112,15 @@ class Loop:
     checkpoint_minutes: float = 3.0
     log_pictures: int = 300  # between two rows of the curves; a budget below 12,000 has 40 rows
     progress: bool = True
+    # What the next row of the curves is a mean over, and the steps that were skipped: parts of the state, so that a resumed run
+    # logs what the uninterrupted one would have.
+    counts: dict[str, Any] = field(default_factory=lambda: {"sums": {}, "skipped": []})
 
     def state(self) -> dict[str, Any]:
         """The same whatever the number of processes."""
         bare = self.accelerator.unwrap_model
-        return {"modules": {k: bare(m).state_dict() for k, m in self.modules.items()}, "optimizer": self.optimizer.state_dict()}
+        return {"modules": {k: bare(m).state_dict() for k, m in self.modules.items()}, "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state(), "counts": self.counts}
 
     def restore(self, state: dict[str, Any]) -> None:
         for key, module in self.modules.items():
@@ -125,6 +132,9 @@ class Loop:
             for name, value in moments.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:
                     moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        if "rng" in state:
+            torch.set_rng_state(state["rng"])
+        self.counts = state.get("counts", self.counts)
 
     # --- trunks -----------------------------------------------------------------------------------------------
     def _trunk(self) -> Path:
@@ -139,9 +149,9 @@ class Loop:
         tensors, structure = flatten(self.state())
         header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes}
         path = self._trunk() / f"{pictures:010d}.safetensors"
-        write_atomic(path, save(tensors, {"header": json.dumps(header)}))
         rows = "".join(json.dumps(r) + "\n" for r in self.run.metrics())
-        write_atomic(path.with_suffix(".jsonl"), rows)
+        write_atomic(path.with_suffix(".jsonl"), rows)  # first: a trunk that is there has its curves
+        write_atomic(path, save(tensors, {"header": json.dumps(header)}))
 
     def _load_trunk(self) -> tuple[int, int] | None:
         """Restore the furthest snapshot before this run's decay; (step, pictures) or None."""
@@ -175,11 +185,11 @@ class Loop:
             step, pictures = trunk
         began = saved = time.monotonic()
         last: dict[str, float] = {}
-        steps_now = skipped = 0
+        steps_now = 0
+        sums, skipped = self.counts["sums"], self.counts["skipped"]
         trunk_at = int(self.total * (1 - self.optim.decay))
         log_every = max(1, min(self.log_pictures, self.total // 40))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        sums: dict[str, list[Tensor | float]] = {}
         stop = threading.Event()
         previous = _catch_signals(stop)
         batches = self.batches(step)
@@ -196,23 +206,23 @@ class Loop:
                     loss, numbers = self.step_fn(batch, pictures)
                 self.accelerator.backward(loss)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.optim.clip)
-                if torch.isfinite(norm):
+                # Several processes have one gradient and each its own loss, and must do the same.
+                finite = norm if self.accelerator.num_processes > 1 else norm + loss.detach()
+                if torch.isfinite(finite):
                     self.optimizer.step()
                 else:
-                    skipped += 1
-                    if skipped > 20:
-                        raise RunError(f"{self.run.name}: 20 steps with a gradient that is not finite; lower the learning rate")
+                    self._skip(step, pictures, batch)
                 self.optimizer.zero_grad(set_to_none=True)
                 if self.after_step:
                     self.after_step(pictures)
                 before, step, pictures, steps_now = pictures, step + 1, pictures + count, steps_now + 1
                 bar.update(count)
                 for key, value in {"loss": loss.detach(), "norm": norm, **numbers}.items():
-                    sums.setdefault(key, []).append(value)
+                    sums.setdefault(key, []).append(value.detach() if torch.is_tensor(value) else value)
                 if before // log_every != pictures // log_every or pictures >= self.total:
                     row = {k: sum(float(x) for x in v) / len(v) for k, v in sums.items()}
                     sums.clear()
-                    self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3), lr=rate, skipped=skipped,
+                    self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3), lr=rate, skipped=len(skipped),
                                  **row)
                     bar.set_postfix(loss=f"{row['loss']:.3f}")
                 if self.evaluate and before // self.every != pictures // self.every and pictures < self.total:
@@ -235,7 +245,17 @@ class Loop:
             batches.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return {**last, "pictures": pictures, "steps": step, "skipped": skipped}
+        return {**last, "pictures": pictures, "steps": step, "skipped": len(skipped)}
+
+    def _skip(self, step: int, pictures: int, batch: Any) -> None:
+        """Note a step that is not made, with the expressions of its batch. Past the limit they are written, and RunError."""
+        skipped = self.counts["skipped"]
+        skipped.append({"step": step, "pictures": pictures, "ids": list(getattr(batch, "ids", ()))})
+        if len(skipped) > MOST_SKIPPED:
+            path = self.run.folder / "skipped.json"
+            write_atomic(path, json.dumps(skipped, indent=1, ensure_ascii=False) + "\n")
+            raise RunError(f"{self.run.name}: {MOST_SKIPPED} steps with a loss or gradient that is not finite; the expressions "
+                           f"of their batches are in {path}. Lower the learning rate, or leave those expressions out")
 
     def _agreed(self, out: bool, steps: int) -> bool:
         """Whether to pause. Several processes pause together where any would, which they ask each other every tenth step."""
@@ -255,6 +275,8 @@ class Loop:
             module.train(training[key])
         self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3),
                      **{f"valid_{k}": v for k, v in numbers.items()})
+        for sign in collapsed(numbers) if self.accelerator.is_main_process else ():
+            warnings.warn(f"{self.run.name} may have collapsed at {pictures:,} pictures: {sign}", stacklevel=2)
         return numbers
 
 

@@ -94,7 +94,7 @@ def check(sample):
 
 
 def frozen(sample):
-    return [getattr(sample, f.name).copy() for f in fields(sample)]
+    return [np.array(getattr(sample, f.name)) for f in fields(sample)]
 
 
 def same(sample, before):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from mmlib.runs import Run, RunError
+from mmlib.stages import loop as loop_module
 from mmlib.stages.loop import Loop, OptimConfig, Paused, accelerator, half, initial_run, learning_rate, optimizer
 
 OPTIM = OptimConfig(lr=0.05, warmup=10, decay=0.25)
@@ -319,8 +321,85 @@ def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted():
 
 def test_a_run_that_only_diverges_ends():
     toy = Toy(Config(pictures=200), step=lambda batch, _: (toy.model(batch[1]).sum() * float("inf"), {}))
-    with pytest.raises(RunError, match=rf"{toy.run.name}.*not finite"):
+    with pytest.raises(RunError, match=rf"{toy.run.name}.*not finite.*skipped\.json"):
         toy.train()
+
+
+class Named(tuple):
+    """A toy's batch that says which expressions it holds, as a stage's does."""
+
+    @property
+    def ids(self):
+        return (f"expression {self[0]}",)
+
+
+def test_what_diverged_is_named_by_its_expressions_over_all_sittings(monkeypatch):
+    monkeypatch.setattr(loop_module, "MOST_SKIPPED", 2)
+
+    def bad(batch, pictures):
+        loss, numbers = toy.step(batch, pictures)
+        return loss * (float("inf") if batch[0] in (2, 5, 7) else 1.0), numbers
+
+    for limit in (4, 2, None):
+        toy = Toy(step=bad)
+        plain = toy.loop.batches
+        toy.loop.batches = lambda start, plain=plain: ((count, Named(batch)) for count, batch in plain(start))
+        with pytest.raises(RunError if limit is None else Paused):
+            toy.train(max_steps=limit)
+    found = json.loads((toy.run.folder / "skipped.json").read_text())
+    assert [(row["step"], row["ids"]) for row in found] == [(k, [f"expression {k}"]) for k in (2, 5, 7)]
+
+
+def test_an_infinite_loss_with_a_finite_gradient_is_skipped():
+    def poisoned(batch, pictures):
+        loss, numbers = toy.step(batch, pictures)
+        return loss + (float("inf") if batch[0] == 4 else 0.0), numbers
+
+    toy = Toy(step=poisoned)
+    assert toy.train()["skipped"] == 1
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_a_pause_between_two_rows_of_the_curves_leaves_no_trace_in_them(tmp_path, monkeypatch, limit):
+    config = Config(pictures=600)
+    whole = Toy(config)
+    whole.loop.log_pictures = 50
+    whole.train()
+    elsewhere(monkeypatch, tmp_path, "other")
+    toy = Toy(config)
+    toy.loop.log_pictures = 50
+    with pytest.raises(Paused):
+        toy.train(max_steps=limit)
+    toy = Toy(config)
+    toy.loop.log_pictures = 50
+    toy.train()
+    assert whole.rows() == toy.rows()
+
+
+def test_the_global_generator_goes_on_where_it_was(tmp_path, monkeypatch):
+    """As for dropout: a resumed run draws what the uninterrupted one would have."""
+    def noisy(batch, pictures):
+        loss, _ = toy.step(batch, pictures)
+        return loss, {"drawn": float(torch.rand(()))}
+
+    toy = Toy(step=noisy)
+    toy.train()
+    rows = toy.rows()
+    elsewhere(monkeypatch, tmp_path, "other")
+    toy = Toy(step=noisy)
+    with pytest.raises(Paused):
+        toy.train(max_steps=3)
+    toy = Toy(step=noisy)
+    torch.rand(7)
+    toy.train()
+    assert toy.rows() == rows
+
+
+def test_a_collapse_is_said_aloud_with_the_number():
+    toy = Toy(evaluate=lambda pictures: {"spread": 0.001 if pictures >= 40 else 0.5})
+    with pytest.warns(UserWarning, match=r"collapsed at 4. pictures: the embeddings .* spread is 0\.0010") as said:
+        toy.train()
+    assert len(said) == 2  # at 40 and at the end
 
 
 # --- looks at the validation split --------------------------------------------------------------------------------
