@@ -23,53 +23,62 @@ from mmlib.stages.evaluate import evaluate
 
 PROFILE = "ablate"
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
-FIRST, SECOND, LABELLED = (stage.Config.preset(PROFILE).pictures * views_of(name) for name, stage in STAGES.items())  # pictures
+FIRST, SECOND, LABELLED = 12_000, 4_000, 10_000  # pictures: stage 1, stage 2, fine-tuning
 TOTAL = FIRST + SECOND + LABELLED
 Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a part of a configuration may be a mapping, too
 
-ALONE = {"pictures": (FIRST + SECOND) // 2}  # stage 2's budget as more of stage 1, in expressions of two views
+
+def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> dict[str, dict[str, Chain]]:
+    """The arms of each factor at this cost, in pictures: factor, arm, chain. A new arm is one line here."""
+    total = {"pictures": first + second + labelled}  # all of it in fine-tuning
+
+    def alone(**changes: Any) -> Chain:
+        """Stage 1 with stage 2's share."""
+        return {"pretrain": {"pictures": (first + second) // 2, **changes}, "finetune": {"pictures": labelled}}
+
+    def whole(attend: Mapping = {}, finetune: Mapping = {}) -> Chain:
+        """The whole method, with some choices of its last stages changed."""
+        return {"pretrain": {"pictures": first // 2}, "attend": {"pictures": second // 2, **attend},
+                "finetune": {"pictures": labelled, **finetune}}
+
+    return {
+        "whole method": {
+            "mask-match": whole(),
+            "contrastive": alone(),
+            "supervised": {"finetune": {"pictures": labelled}},
+            "supervised-total": {"finetune": total},
+            "supervised-total, no module": {"finetune": total | {"model": {"maps": 0}}},
+            "supervised-total, covers": {"finetune": total | {"cover": (0.0, 0.5)}},
+        },
+        "objective of stage 1": {
+            "simclr": alone(balance=1.0),
+            "dense": alone(balance=0.0),
+            "byol": alone(objective="byol"),
+            "mae": alone(objective="mae", pictures=first + second),  # one view an expression
+        },
+        "masking": {
+            "nothing hidden": whole({"ratio": (0.0, 0.0)}),
+            "fixed share": whole({"schedule": "fixed"}),
+            "up to 0.3": whole({"ratio": (0.05, 0.3)}),
+            "up to 0.7": whole({"ratio": (0.05, 0.7)}),
+        },
+        "place of covers": {
+            "random covers": whole({"attended": (0.0, 0.0)}),
+            "attended covers": whole({"attended": (0.7, 0.7)}),
+        },
+        "maps": {
+            "4 maps": whole({"maps": 4}, {"model": {"maps": 4}}),
+            "16 maps": whole({"maps": 16}, {"model": {"maps": 16}}),
+        },
+        "use of the attention": {
+            "modulation alone": whole({}, {"model": {"slots": False}}),
+            "slots alone": whole({}, {"model": {"modulate": False}}),
+            "attention unused": whole({}, {"model": {"modulate": False, "slots": False}}),
+        },
+    }
 
 
-def mask_match(pretrain: Mapping = {}, attend: Mapping = {}, finetune: Mapping = {}) -> Chain:
-    """The whole method with some choices changed."""
-    return {"pretrain": pretrain, "attend": attend, "finetune": finetune}
-
-
-GRID: dict[str, dict[str, Chain]] = {  # factor, arm, chain
-    "whole method": {
-        "mask-match": mask_match(),
-        "contrastive": {"pretrain": ALONE},
-        "supervised": {},
-        "supervised-total": {"finetune": {"pictures": TOTAL}},
-        "supervised-total, no module": {"finetune": {"pictures": TOTAL, "model": {"maps": 0}}},
-        "supervised-total, covers": {"finetune": {"pictures": TOTAL, "cover": (0.0, 0.5)}},
-    },
-    "objective of stage 1": {
-        "simclr": {"pretrain": ALONE | {"balance": 1.0}},
-        "dense": {"pretrain": ALONE | {"balance": 0.0}},
-        "byol": {"pretrain": ALONE | {"objective": "byol"}},
-        "mae": {"pretrain": {"objective": "mae", "pictures": FIRST + SECOND}},
-    },
-    "masking": {
-        "nothing hidden": mask_match(attend={"ratio": (0.0, 0.0)}),
-        "fixed share": mask_match(attend={"schedule": "fixed"}),
-        "up to 0.3": mask_match(attend={"ratio": (0.05, 0.3)}),
-        "up to 0.7": mask_match(attend={"ratio": (0.05, 0.7)}),
-    },
-    "place of covers": {
-        "random covers": mask_match(attend={"attended": (0.0, 0.0)}),
-        "attended covers": mask_match(attend={"attended": (0.7, 0.7)}),
-    },
-    "maps": {
-        "4 maps": mask_match(attend={"maps": 4}, finetune={"model": {"maps": 4}}),
-        "16 maps": mask_match(attend={"maps": 16}, finetune={"model": {"maps": 16}}),
-    },
-    "use of the attention": {
-        "modulation alone": mask_match(finetune={"model": {"slots": False}}),
-        "slots alone": mask_match(finetune={"model": {"modulate": False}}),
-        "attention unused": mask_match(finetune={"model": {"modulate": False, "slots": False}}),
-    },
-}
+GRID = grid()
 ARMS = {arm: chain for arms in GRID.values() for arm, chain in arms.items()}
 HEADLINE = ("mask-match", "contrastive", "simclr", "mae", "supervised-total")
 
