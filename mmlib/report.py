@@ -226,21 +226,30 @@ def _number(value: float, form: str) -> str:
     return "" if value is None or np.isnan(value) else form.format(value)
 
 
+def grid_differences(labels: float = 1.0, reference: str = "mask-match", split: str = "valid", dataset: str = "crohme",
+                     profile: str = ablate.PROFILE) -> DataFrame:
+    """TER of each recorded arm of the grid minus that of `reference`: factor, and the columns of `differences`.
+
+    p is there only where both arms have two seeds or more, after Holm's correction over all those (column `p`); with one seed
+    the interval is about the expressions alone, and no p-value is given.
+    """
+    pairs = [(arm, reference) for arm in ablate.ARMS if arm != reference]
+    found = differences(pairs, split, "ter", dataset, labels, profile)
+    several = found.seeds.map(min) > 1
+    found["p"] = found.p.where(several)
+    if several.any():
+        found.loc[several, "p"] = holm(found.p[several])
+    return found.assign(factor=[factor for a in found.a for factor, arms in ablate.GRID.items() if a in arms])
+
+
 def grid_table(labels: float = 1.0, reference: str = "mask-match", split: str = "valid", dataset: str = "crohme",
                profile: str = ablate.PROFILE) -> DataFrame:
     """The grid of ablations, a row for each arm with a record: its cost, TER (mean, and std over seeds where there are several),
-    and its TER minus that of `reference` over the seeds that both have, with a 95 % interval.
-
-    p: of those differences that rest on two seeds an arm or more, after Holm's correction over all of them; with one seed an
-    arm none is given, since the interval is then about the expressions alone.
-    """
+    and `grid_differences` as text."""
     import pandas as pd
 
     frame, found = scored(split, dataset, labels, profile), outcomes_of(split, dataset, labels, profile)
-    pairs = [(arm, reference) for arm in ablate.ARMS if arm in found and arm != reference]
-    minus = differences(pairs, split, "ter", dataset, labels, profile).set_index("a")
-    several = [arm for arm, row in minus.iterrows() if min(row.seeds) > 1]
-    adjusted = dict(zip(several, holm(minus.p[several]), strict=True)) if several else {}
+    minus = grid_differences(labels, reference, split, dataset, profile).set_index("a")
     rows = []
     for factor, arms in ablate.GRID.items():
         for arm in (arm for arm in arms if arm in found):
@@ -249,10 +258,11 @@ def grid_table(labels: float = 1.0, reference: str = "mask-match", split: str = 
                    "pictures": f"{own.pictures.mean():,.0f}", "minutes": _number(own.minutes.mean(), "{:.0f}"),
                    "TER": f"{ter.value:.3f}" + (f" ± {ter.std:.3f}" if ter.seeds > 1 else ""),
                    "ExpRate": _number(own[own.metric == "exprate"].value.mean(), "{:.1%}"),
-                   f"TER minus {reference}": "", "p (Holm)": _number(adjusted.get(arm, np.nan), "{:.3f}")}
+                   f"TER minus {reference}": "", "p (Holm)": ""}
             if arm in minus.index:
                 less = minus.loc[arm]
-                row[f"TER minus {reference}"] = f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]"
+                row |= {f"TER minus {reference}": f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]",
+                        "p (Holm)": _number(less.p, "{:.3f}")}
             rows.append(row)
     return pd.DataFrame(rows) if rows else pd.DataFrame({"arm": [NO_RECORD]})
 
@@ -666,6 +676,28 @@ def ratios_figure(ratios: DataFrame) -> Figure:
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     if len(ratios):
         plots.annotate_n(ax, int(ratios.n.max()))
+    return fig
+
+
+def grid_figure(labels: float = 1.0, reference: str = "mask-match") -> Figure:
+    """`grid_differences`, a row for each arm, by factor; filled where both arms have several seeds, hollow with one."""
+    import matplotlib.pyplot as plt
+
+    from mmlib import plots
+
+    found = grid_differences(labels, reference)
+    fig, ax = plt.subplots(figsize=(7, 0.32 * len(found) + 1.1))
+    ax.axvline(0, color=plots.GREY, lw=1)
+    for y, row in enumerate(found.itertuples()):
+        ax.errorbar(row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], fmt="o", color=plots.BLUE, capsize=3,
+                    mfc=plots.BLUE if min(row.seeds) > 1 else "white")
+        if y and row.factor != found.factor[y - 1]:
+            ax.axhline(y - 0.5, color="0.85", lw=0.8, zorder=0)
+    names = [f"{row.a}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in found.itertuples()]
+    ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5),
+           xlabel=f"TER minus that of {reference} (right: {reference} reads better)",
+           title=f"validation, {labels:.0%} of the labels")
+    plots.annotate_n(ax, int(found.n.iloc[0]))
     return fig
 
 

@@ -89,6 +89,10 @@ def test_grid_claims_only_what_several_seeds_carry():
     assert table["p (Holm)"]["simclr"] == "", "one seed: no claim"
     assert float(table["p (Holm)"]["contrastive"]) < 0.01
     assert report.arms_table("valid").set_index("arm").seeds["mask-match"] == report.NO_RECORD, "not beside other budgets"
+    fig = report.grid_figure()
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["contrastive  (3 seeds)", "simclr  (1 seed)"]
+    assert [line.get_markerfacecolor() == "white" for line in fig.axes[0].lines if line.get_marker() == "o"] == [False, True]
+    plt.close(fig)
 
 
 def test_arms_are_means_over_seeds_of_the_newest_records():
