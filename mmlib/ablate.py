@@ -13,19 +13,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmlib import records
 from mmlib.runs import Run, RunError, find_runs, training_cost, views_of
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.evaluate import evaluate
+from mmlib.views import ViewConfig
 
 PROFILE = "ablate"
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
 FIRST, SECOND, LABELLED = 12_000, 4_000, 10_000  # pictures: stage 1, stage 2, fine-tuning
 TOTAL = FIRST + SECOND + LABELLED
 Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a part of a configuration may be a mapping, too
+
+
+LEVERS = "levers of fine-tuning"
+REFERENCE = {LEVERS: "supervised"}  # what a factor's arms are compared with, where that is not the whole method
+RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
 
 
 def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> dict[str, dict[str, Chain]]:
@@ -40,6 +46,9 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         """The whole method, with some choices of its last stages changed."""
         return {"pretrain": {"pictures": first // 2}, "attend": {"pictures": second // 2, **attend},
                 "finetune": {"pictures": labelled, **finetune}}
+
+    def levered(**changes: Any) -> Chain:
+        return {"finetune": {"pictures": labelled, **changes}}
 
     return {
         "whole method": {
@@ -74,6 +83,16 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "modulation alone": whole({}, {"model": {"slots": False}}),
             "slots alone": whole({}, {"model": {"modulate": False}}),
             "attention unused": whole({}, {"model": {"modulate": False, "slots": False}}),
+        },
+        LEVERS: {
+            "no composed ink": levered(composed=0.0),
+            "no cuts, no recombination": levered(augment=dict.fromkeys(RECOMBINED, 0.0)),
+            "neither of them": levered(composed=0.0, augment=dict.fromkeys(RECOMBINED, 0.0)),
+            "no warps": levered(view=asdict(ViewConfig().still())),
+            "no point loss": levered(point_weight=0.0),
+            "no guide loss": levered(guide_weight=0.0),
+            "no input noise": levered(input_noise=0.0),
+            "AdamW": levered(optim={"muon": False, "lr": 1e-3}),
         },
     }
 

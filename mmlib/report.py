@@ -226,14 +226,15 @@ def _number(value: float, form: str) -> str:
     return "" if value is None or np.isnan(value) else form.format(value)
 
 
-def grid_differences(labels: float = 1.0, reference: str = "mask-match", split: str = "valid", dataset: str = "crohme",
-                     profile: str = ablate.PROFILE) -> DataFrame:
-    """TER of each recorded arm of the grid minus that of `reference`: factor, and the columns of `differences`.
+def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE
+                     ) -> DataFrame:
+    """TER of each recorded arm of the grid minus that of its factor's reference: factor, and the columns of `differences`.
 
     p is there only where both arms have two seeds or more, after Holm's correction over all those (column `p`); with one seed
     the interval is about the expressions alone, and no p-value is given.
     """
-    pairs = [(arm, reference) for arm in ablate.ARMS if arm != reference]
+    pairs = {arm: ablate.REFERENCE.get(factor, "mask-match") for factor, arms in ablate.GRID.items() for arm in arms}
+    pairs = [(arm, reference) for arm, reference in pairs.items() if arm != reference]
     found = differences(pairs, split, "ter", dataset, labels, profile)
     several = found.seeds.map(min) > 1
     found["p"] = found.p.where(several)
@@ -242,14 +243,13 @@ def grid_differences(labels: float = 1.0, reference: str = "mask-match", split: 
     return found.assign(factor=[factor for a in found.a for factor, arms in ablate.GRID.items() if a in arms])
 
 
-def grid_table(labels: float = 1.0, reference: str = "mask-match", split: str = "valid", dataset: str = "crohme",
-               profile: str = ablate.PROFILE) -> DataFrame:
+def grid_table(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE) -> DataFrame:
     """The grid of ablations, a row for each arm with a record: its cost, TER (mean, and std over seeds where there are several),
     and `grid_differences` as text."""
     import pandas as pd
 
     frame, found = scored(split, dataset, labels, profile), outcomes_of(split, dataset, labels, profile)
-    minus = grid_differences(labels, reference, split, dataset, profile).set_index("a")
+    minus = grid_differences(labels, split, dataset, profile).set_index("a")
     rows = []
     for factor, arms in ablate.GRID.items():
         for arm in (arm for arm in arms if arm in found):
@@ -258,10 +258,10 @@ def grid_table(labels: float = 1.0, reference: str = "mask-match", split: str = 
                    "pictures": f"{own.pictures.mean():,.0f}", "minutes": _number(own.minutes.mean(), "{:.0f}"),
                    "TER": f"{ter.value:.3f}" + (f" ± {ter.std:.3f}" if ter.seeds > 1 else ""),
                    "ExpRate": _number(own[own.metric == "exprate"].value.mean(), "{:.1%}"),
-                   f"TER minus {reference}": "", "p (Holm)": ""}
+                   "compared with": "", "TER minus its": "", "p (Holm)": ""}
             if arm in minus.index:
                 less = minus.loc[arm]
-                row |= {f"TER minus {reference}": f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]",
+                row |= {"compared with": less.b, "TER minus its": f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]",
                         "p (Holm)": _number(less.p, "{:.3f}")}
             rows.append(row)
     return pd.DataFrame(rows) if rows else pd.DataFrame({"arm": [NO_RECORD]})
@@ -679,13 +679,13 @@ def ratios_figure(ratios: DataFrame) -> Figure:
     return fig
 
 
-def grid_figure(labels: float = 1.0, reference: str = "mask-match") -> Figure:
+def grid_figure(labels: float = 1.0) -> Figure:
     """`grid_differences`, a row for each arm, by factor; filled where both arms have several seeds, hollow with one."""
     import matplotlib.pyplot as plt
 
     from mmlib import plots
 
-    found = grid_differences(labels, reference)
+    found = grid_differences(labels)
     fig, ax = plt.subplots(figsize=(7, 0.32 * len(found) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
     for y, row in enumerate(found.itertuples()):
@@ -693,9 +693,9 @@ def grid_figure(labels: float = 1.0, reference: str = "mask-match") -> Figure:
                     mfc=plots.BLUE if min(row.seeds) > 1 else "white")
         if y and row.factor != found.factor[y - 1]:
             ax.axhline(y - 0.5, color="0.85", lw=0.8, zorder=0)
-    names = [f"{row.a}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in found.itertuples()]
+    names = [f"{row.a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in found.itertuples()]
     ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5),
-           xlabel=f"TER minus that of {reference} (right: {reference} reads better)",
+           xlabel="difference in TER (right of zero: the arm named second reads better)",
            title=f"validation, {labels:.0%} of the labels")
     plots.annotate_n(ax, int(found.n.iloc[0]))
     return fig
