@@ -558,9 +558,13 @@ def shipped_arm() -> str | None:
     return arm_of(Run.load(folder)) if folder and (folder / "config.json").is_file() else None
 
 
-@functools.lru_cache(maxsize=1)
 def shipped() -> Reader | None:
     """The recogniser that ships, or None where its weights are not there yet."""
+    return _shipped(results_root())
+
+
+@functools.lru_cache(maxsize=1)
+def _shipped(results: Path) -> Reader | None:
     from mmlib.recognize import Reader
 
     try:

@@ -36,9 +36,11 @@ def test_traffic_is_what_is_read_and_written():
 
 
 @pytest.mark.slow
-def test_a_stage_is_timed_step_by_step(tmp_path, monkeypatch):
+def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
     """Paused after so many steps, or at the end of its budget; its feed is the library's again, and its results are not kept."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    monkeypatch.setattr("mmlib.data.corpus.SYNTHETIC", {"train": (80, 1), "test": (6, 2)})
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
     config = pretrain.Config.preset("smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8)
     ended = benchmark.trained("pretrain", config, 100)
     assert ended[:, 2].sum() >= 8

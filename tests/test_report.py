@@ -25,7 +25,6 @@ from mmlib.views import STRIDE, InkBatch, ViewConfig, make_view
 
 @pytest.fixture(autouse=True)
 def results(tmp_path, monkeypatch):
-    report.shipped.cache_clear()
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("MMLIB_FIGURES", str(tmp_path / "figures"))
     return tmp_path / "results"
