@@ -28,7 +28,7 @@ test: $(STAMP)  ## all tests, notebooks too (about 20 min on 2 cores); ARGS="-m 
 test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs Chromium; about 10 min on 2 cores)
 	@$(BIN)/python -m pytest tests/browser $(ARGS)
 
-figures: $(STAMP)  ## redraw figures and tables from the committed results alone (1 min)
+figures: $(STAMP)  ## redraw figures and tables from the committed results alone (2 min)
 	@$(BIN)/mmlib figures $(ARGS)
 
 docs: $(STAMP)  ## the README and the executed notebooks as pages that open offline, in site/ (1 min)
