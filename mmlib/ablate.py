@@ -29,8 +29,10 @@ TOTAL = FIRST + SECOND + LABELLED
 Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a part of a configuration may be a mapping, too
 
 
-LEVERS = "levers of fine-tuning"
-REFERENCE = {LEVERS: "supervised"}  # what a factor's arms are compared with, where that is not the whole method
+COVERED, LEVERS = "fine-tuned under covers", "levers of fine-tuning"
+OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
+# What a factor's arms are compared with, where that is not the whole method.
+REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised"}
 RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
 
 
@@ -38,9 +40,11 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
     """The arms of each factor at this cost, in pictures: factor, arm, chain. A new arm is one line here."""
     total = {"pictures": first + second + labelled}  # all of it in fine-tuning
 
-    def alone(**changes: Any) -> Chain:
+    covered = {"cover": (0.0, 0.5)}  # share of ink under covers in fine-tuning
+
+    def alone(finetune: Mapping = {}, **changes: Any) -> Chain:
         """Stage 1 with stage 2's share."""
-        return {"pretrain": {"pictures": (first + second) // 2, **changes}, "finetune": {"pictures": labelled}}
+        return {"pretrain": {"pictures": (first + second) // 2, **changes}, "finetune": {"pictures": labelled, **finetune}}
 
     def whole(attend: Mapping = {}, finetune: Mapping = {}) -> Chain:
         """The whole method, with some choices of its last stages changed."""
@@ -57,7 +61,6 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "supervised": {"finetune": {"pictures": labelled}},
             "supervised-total": {"finetune": total},
             "supervised-total, no module": {"finetune": total | {"model": {"maps": 0}}},
-            "supervised-total, covers": {"finetune": total | {"cover": (0.0, 0.5)}},
         },
         "objective of stage 1": {
             "simclr": alone(balance=1.0),
@@ -83,6 +86,11 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "modulation alone": whole({}, {"model": {"slots": False}}),
             "slots alone": whole({}, {"model": {"modulate": False}}),
             "attention unused": whole({}, {"model": {"modulate": False, "slots": False}}),
+        },
+        COVERED: {
+            "mask-match, covers": whole({}, covered),
+            "contrastive, covers": alone(covered),
+            "supervised-total, covers": {"finetune": total | covered},
         },
         LEVERS: {
             "no composed ink": levered(composed=0.0),
@@ -177,7 +185,10 @@ def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFIL
     for number, cell in enumerate(todo):
         since = time.monotonic()
         chain = train(cell, ARMS[cell.arm], profile, dataset, max_minutes=left)
-        score = evaluate(chain["finetune"].folder, dataset, split, beam=1, arm=cell.arm, profile=profile)
+        hidden = [(share, removal) for share in OCCLUSION for removal in (False, True)] if cell.arm in GRID[COVERED] else []
+        for share, removal in [*hidden, (0.0, False)]:  # what marks the cell as done comes last
+            score = evaluate(chain["finetune"].folder, dataset, split, beam=1, arm=cell.arm, profile=profile, occlusion=share,
+                             removal=removal)
         spent, rest = (time.monotonic() - since) / 60, len(todo) - number - 1
         print(f"{cell}: TER {score.ter:.3f}, ExpRate {score.exprate:.1%}, n = {score.n}; {spent:.1f} minutes now, "
               f"{training_cost(chain['finetune'])[1]:.1f} in all; {rest} to go, {rest * spent:.0f} minutes at this rate",

@@ -267,6 +267,60 @@ def grid_table(labels: float = 1.0, split: str = "valid", dataset: str = "crohme
     return pd.DataFrame(rows) if rows else pd.DataFrame({"arm": [NO_RECORD]})
 
 
+def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE) -> DataFrame:
+    """The arms read with part of the ink hidden, a row for each arm, way of hiding and share.
+
+    Columns arm, way ('visible covers' or 'silent removal'), share, TER as value, low, high, n, seeds, hallucination (inserted
+    tokens over reference tokens) and outcomes, of each seed. A share of 0 is the same in both ways.
+    """
+    import pandas as pd
+
+    frame = records.load()
+    frame = frame[(frame.dataset == dataset) & (frame.split == split) & (frame.labels == labels) & (frame.profile == profile)]
+    frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric", "occlusion"], keep="last")
+    rows = []
+    for way, mark in (("visible covers", ""), ("silent removal", ":removed")):
+        hidden = frame[(frame.metric == f"ter{mark}") & (frame.occlusion > 0)]
+        kept = frame[frame.arm.isin(hidden.arm) & (frame.metric == "ter") & (frame.occlusion == 0)]
+        for (arm, share), own in pd.concat([kept, hidden]).sort_values("seed").groupby(["arm", "occlusion"], sort=True):
+            found = [Outcomes.read_csv(results_root() / "runs" / run / "outcomes.csv") for run in own.run]
+            inserted = sum(np.nansum(one.insertions) for one in found) / sum(one.length.sum() for one in found)
+            rows.append({"arm": arm, "way": way, "share": share, **vars(interval(*_sums(found, "ter"))),
+                         "hallucination": inserted, "outcomes": found})
+    return pd.DataFrame(rows, columns=["arm", "way", "share", *Interval.__dataclass_fields__, "hallucination", "outcomes"])
+
+
+def occlusion_areas(labels: float = 1.0) -> DataFrame:
+    """Mean TER from nothing hidden to the largest share (trapezoids), and its ratio to that of the arms' reference.
+
+    Columns arm, way, area, low, high, against, difference, difference_low, difference_high, relative (difference over the
+    reference's area), n, seeds. Intervals resample seeds and expressions, the same of each for all shares.
+    """
+    import pandas as pd
+
+    frame, rows = occluded(labels), []
+    reference = ablate.REFERENCE[ablate.COVERED]
+    for way, members in frame.groupby("way", sort=False):
+        sums = {}
+        for arm, own in members.groupby("arm"):
+            own = own.sort_values("share")
+            weights = np.trapezoid(np.eye(len(own)), own.share, axis=1) / np.ptp(own.share)  # of each share in the mean
+            errors = [_sums(found, "ter") for found in own.outcomes]
+            sums[arm] = sum(weight * values for weight, (values, _) in zip(weights, errors, strict=True)), errors[0][1]
+        for arm, (values, length) in sums.items():
+            area = interval(values, length)
+            row = {"arm": arm, "way": way, "area": area.value, "low": area.low, "high": area.high, "n": area.n,
+                   "seeds": area.seeds}
+            if reference in sums and arm != reference:
+                ours = sums[reference][0]
+                less = paired_difference(ours, values, length)
+                row |= {"against": reference, "difference": less.value, "difference_low": less.low, "difference_high": less.high,
+                        "relative": less.value / area.value}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "against", "difference", "difference_low",
+                                       "difference_high", "relative", "n", "seeds"])
+
+
 # --- outcomes: intervals, differences, parts ----------------------------------------------------------------------
 
 
@@ -702,6 +756,28 @@ def grid_figure(labels: float = 1.0) -> Figure:
            xlabel="difference in TER (right of zero: the arm named second reads better)",
            title=f"validation, {labels:.0%} of the labels")
     plots.annotate_n(ax, int(found.n.iloc[0]))
+    return fig
+
+
+def occlusion_figure(frame: DataFrame) -> Figure:
+    """`occluded`: TER against the share of ink hidden, visible covers and silent removal apart; bands are 95 % intervals."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
+
+    from mmlib import plots
+
+    ways, chosen = list(dict.fromkeys(frame.way)), plots.looks(dict.fromkeys(frame.arm))
+    fig, axes = plt.subplots(1, len(ways), figsize=(3.9 * len(ways), 3.2), sharey=True, squeeze=False)
+    for ax, way in zip(axes[0], ways, strict=True):
+        for arm, look in chosen.items():
+            rows = frame[(frame.arm == arm) & (frame.way == way)]
+            ax.plot(rows.share, rows.value, color=look.color, marker=look.marker, ls=look.linestyle, label=arm)
+            ax.fill_between(rows.share, rows.low, rows.high, color=look.color, alpha=0.15, lw=0)
+        ax.set(xlabel="share of ink hidden", title=way)
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0, 0].set(ylabel="validation TER", ylim=(0, None))
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plots.annotate_n(axes[0, -1], int(frame.n.iloc[0]), int(frame.seeds.min()))
     return fig
 
 

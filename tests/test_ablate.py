@@ -59,16 +59,16 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
 
         return SimpleNamespace(Config=STAGES[name].Config, run=run)
 
-    def evaluate(folder, dataset, split, beam, arm, profile):
+    def evaluate(folder, dataset, split, beam, arm, profile, occlusion, removal):
         run = Run.load(folder)
         records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
                          "labels": run.config["labels"], "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
-                         "pictures": training_cost(run)[0]}])
+                         "pictures": training_cost(run)[0], "occlusion": occlusion}])
         return scored
 
     monkeypatch.setattr(ablate, "STAGES", {name: stage(name) for name in STAGES})
     monkeypatch.setattr(ablate, "evaluate", evaluate)
-    cells = ablate.cells(["mask-match", "slots alone", "supervised"], labels=(0.1,))
+    cells = ablate.cells(["mask-match", "slots alone", "supervised", "supervised-total, covers"], labels=(0.1,))
     with pytest.raises(Paused):
         ablate.ablate(cells, max_minutes=0)
     assert not records.rows()
@@ -79,7 +79,9 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     assert plan[1].startswith(f"to do  {cells[1]}: finetune"), "its stages 1 and 2 are there"
     capsys.readouterr()
     ablate.ablate(cells)
-    assert "3 cells, 1 of them done" in capsys.readouterr().out
-    assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", "finetune", "finetune", "finetune"]
+    assert "4 cells, 1 of them done" in capsys.readouterr().out
+    assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", *["finetune"] * 4]
     costs = {row["arm"]: int(row["pictures"]) for row in records.rows()}
-    assert costs == {"mask-match": TOTAL, "slots alone": TOTAL, "supervised": LABELLED}
+    assert costs == {cell.arm: LABELLED if cell.arm == "supervised" else TOTAL for cell in cells}
+    shares = {arm: sorted(float(row["occlusion"]) for row in records.rows() if row["arm"] == arm) for arm in costs}
+    assert shares == {arm: [0.0, *ablate.OCCLUSION] if "covers" in arm else [0.0] for arm in costs}

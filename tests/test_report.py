@@ -43,10 +43,11 @@ def train(stage, start="none", rows=(), done=True, **changes):
 
 
 def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, utc="2025-01-01T00:00:00Z", outcomes=True,
-              profile="desk"):
+              profile="desk", occlusion=0.0, metric="ter"):
     """An evaluation with its records: token errors and lengths of each expression."""
     errors, length = np.array(errors, float), np.array(length)
-    run = Run.open("evaluate", profile, {"dataset": "crohme", "split": split, "without": []}, {"w": f"{arm}{seed}{utc}"})
+    inputs = {"w": f"{arm}{seed}{utc}{occlusion}{metric}"}
+    run = Run.open("evaluate", profile, {"dataset": "crohme", "split": split, "without": []}, inputs)
     ids = np.array([f"e{i}" for i in range(len(errors))] if ids is None else ids)
     result = Outcomes(ids, errors, errors * 0, length, errors == 0, errors * 0)
     score = result.summary()
@@ -55,8 +56,9 @@ def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, 
             result.write_csv(run.folder / "outcomes.csv")
         run.finish(ter=score.ter, arm=arm, trained=trained)
     shared = {"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": "crohme", "split": split,
-              "labels": 1, "seed": seed, "n": score.n, "pictures": 1000, "minutes": 2, "utc": utc}
-    records.append([{**shared, "metric": "ter", "value": score.ter}, {**shared, "metric": "exprate", "value": score.exprate}])
+              "labels": 1, "occlusion": occlusion, "seed": seed, "n": score.n, "pictures": 1000, "minutes": 2, "utc": utc}
+    values = {metric: score.ter} | ({"exprate": score.exprate} if metric == "ter" else {})
+    records.append({**shared, "metric": name, "value": value} for name, value in values.items())
 
 
 def test_without_results_tables_say_so():
@@ -295,3 +297,25 @@ def test_what_ships_is_named(results, reader, monkeypatch):
     assert "supervised (ours, ships)" in set(report.main_table().method)
     monkeypatch.setattr(report, "shipped", lambda: replace(reader, run="finetune-desk-gone"))
     assert report.shipped_arm() is None
+
+
+def test_area_under_covers_is_a_mean_over_shares():
+    """TER 0, 0.1, 0.2, 0.3 at equal steps has the mean 0.15; the other's errors are twice as many."""
+    assert report.occluded().empty
+    assert report.occlusion_areas().empty
+    for arm, factor in (("mask-match, covers", 1), ("supervised-total, covers", 2)):
+        for step in range(4):
+            evaluated(arm, [factor * step] * 20, [10] * 20, profile="ablate", occlusion=step / 10)
+        evaluated(arm, [9] * 20, [10] * 20, profile="ablate", occlusion=0.3, metric="ter:removed")
+    frame = report.occluded().set_index(["arm", "way", "share"])
+    assert frame.value["mask-match, covers", "visible covers", 0.2] == pytest.approx(0.2)
+    assert frame.value["mask-match, covers", "silent removal", 0.3] == pytest.approx(0.9)
+    assert frame.value["supervised-total, covers", "silent removal", 0.0] == 0
+    areas = report.occlusion_areas().set_index(["arm", "way"])
+    assert areas.area["mask-match, covers", "visible covers"] == pytest.approx(0.15)
+    other = areas.loc["supervised-total, covers", "visible covers"]
+    assert (other.area, other.difference, other.relative) == pytest.approx((0.3, -0.15, -0.5))
+    assert other.against == "mask-match, covers"
+    fig = report.occlusion_figure(report.occluded())
+    assert [ax.get_title() for ax in fig.axes] == ["visible covers", "silent removal"]
+    plt.close(fig)

@@ -288,6 +288,14 @@ def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid
     return pd.DataFrame(table, index=parts["value"].index).reset_index()
 
 
+def conclusion() -> dict[str, list[str]]:
+    """The classes of symbols by what the recorded leads say of ours against the control that comes closest; empty without any."""
+    least = recorded("lead").sort_values("value").groupby("part").first()
+    said = {"ahead of every control": least.low > 0, "behind a control": least.high < 0,
+            "not told apart from a control": (least.low <= 0) & (least.high >= 0)}
+    return {words: list(least.index[which]) for words, which in said.items()} if len(least) else {}
+
+
 def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
     """Expression `which` of a batch as the view shows it, in pixels, for drawing: without what a crop left out."""
     own = ((ink.owner == which) & view.kept).cpu().numpy()
