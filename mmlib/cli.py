@@ -72,16 +72,46 @@ def config_from(args: argparse.Namespace, config: type) -> Any:
     base = config.preset(args.profile)
     for name, value in given.items():
         if isinstance(value, dict):  # a part of the configuration: what is named changes, the rest stays
-            given[name] = _replaced(getattr(base, name), value)
+            given[name] = _replaced(getattr(base, name), value, name)
+        elif dataclasses.is_dataclass(getattr(base, name)):
+            raise _wrong(f"{name} is {value!r}, and must be a JSON object with the fields that change")
     return config.preset(args.profile, **given)
 
 
-def _replaced(part: Any, changes: dict[str, Any]) -> Any:
-    """A nested dataclass with some fields changed; lists become tuples. Raises TypeError for an unknown field."""
-    old = {name: getattr(part, name) for name in changes if hasattr(part, name)}
-    new = {name: _replaced(old[name], value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
-           for name, value in changes.items()}
+def _replaced(part: Any, changes: dict[str, Any], where: str) -> Any:
+    """A nested dataclass with some fields changed; lists become tuples. RunError for an unknown field or a wrong type."""
+    kinds, new = typing.get_type_hints(type(part)), {}
+    for name, value in changes.items():
+        if name not in kinds:
+            raise _wrong(f"{where} has no field {name!r}; it has {', '.join(kinds)}")
+        if isinstance(value, dict) and dataclasses.is_dataclass(getattr(part, name)):
+            new[name] = _replaced(getattr(part, name), value, f"{where}.{name}")
+        elif not _fits(value, kinds[name]):
+            raise _wrong(f"{where}.{name} is {value!r}, which is no {getattr(kinds[name], '__name__', kinds[name])}")
+        else:
+            new[name] = tuple(value) if isinstance(value, list) else value
     return dataclasses.replace(part, **new)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a field's type."""
+    arms, origin = typing.get_args(kind), typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arm) for arm in arms)
+    if origin is typing.Literal:
+        return value in arms
+    if origin is tuple:
+        each = [arms[0]] * len(value) if isinstance(value, list) and arms[-1] is ... else arms
+        return isinstance(value, list) and len(value) == len(each) and all(map(_fits, value, each))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
+
+
+def _wrong(text: str) -> Exception:
+    from mmlib.runs import RunError
+
+    return RunError(f"configuration: {text}")
 
 
 def run_stage(args: argparse.Namespace) -> None:

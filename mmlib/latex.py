@@ -22,6 +22,7 @@ from typing import Any
 # Scripts, fractions and roots nested deeper are refused: nobody writes that by hand, and Python's recursion
 # limit is far. A label may hold more braces than its tree has levels, as redundant ones go.
 MAX_DEPTH = 40
+MAX_LENGTH = 200_000  # characters: a thousand times a long label, read in less than a second
 _MAX_BRACES = 100
 
 
@@ -106,6 +107,8 @@ class Node:
 
 def canonical(latex: str) -> list[str]:
     """The canonical tokens of a LaTeX label. Raises LatexError where it is no expression that we know."""
+    if len(latex) > MAX_LENGTH:
+        raise LatexError(f"{len(latex):,} characters are too many for one expression")
     parts = [part for token in _TOKEN.findall(latex) for part in _split(token)]
     tokens: list[str] = []
     for token in from_tree(to_tree(parts)):

@@ -55,11 +55,18 @@ def key(row: Mapping[str, str]) -> tuple[str, ...]:
 def _read(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
-    with open(file, newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise RunError(f"{file} has columns {reader.fieldnames}, expected {list(COLUMNS)}")
-        return list(reader)
+    try:
+        with open(file, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise RunError(f"{file} has columns {reader.fieldnames}, expected {list(COLUMNS)}")
+            found = list(reader)
+    except (ValueError, csv.Error) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
+    for number, row in enumerate(found, 2):
+        if set(row) != set(COLUMNS) or None in row.values():
+            raise RunError(f"{file}, row {number}: it has not {len(COLUMNS)} columns")
+    return found
 
 
 def append(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -38,12 +38,16 @@ def parameters_of(notebook: Path) -> dict[str, str]:
     Papermill's own inspection reads lines with a pattern that passes over `limit: int | None = None`. Raises
     RunError unless exactly one code cell is tagged `parameters` and holds nothing but assignments to names.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", ())]
-    if len(tagged) != 1 or tagged[0]["cell_type"] != "code":
-        raise RunError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters', it needs one code cell")
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", ())]
+        if len(tagged) != 1 or tagged[0]["cell_type"] != "code":
+            raise RunError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters', it needs one code cell")
+        body = ast.parse("".join(tagged[0]["source"])).body
+    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise RunError(f"{notebook.name} is no notebook with a readable parameters cell: {error!r}") from error
     declared = {}
-    for node in ast.parse("".join(tagged[0]["source"])).body:
+    for node in body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             declared[node.target.id] = ast.unparse(node.annotation)
         elif isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) for target in node.targets):

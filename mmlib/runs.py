@@ -237,7 +237,7 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, json.loads((file.metadata() or {}).get("metadata", "{}"))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is not a whole safetensors file: {error}") from error
 
 
@@ -267,6 +267,13 @@ def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str, k
             values.pop(field.name, None)
     content = {"stage": stage, "version": str(version), "config": values, "inputs": dict(inputs)}
     return hashlib.sha256(_json(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
+
+
+def _row(value: Any) -> dict[str, Any]:
+    """A line of the curves; ValueError for what is none."""
+    if not isinstance(value, dict) or not isinstance(value.get("step", 0), int | float):
+        raise ValueError("a row of the curves is an object with a number as its step")
+    return value
 
 
 @dataclasses.dataclass
@@ -309,8 +316,10 @@ class Run:
         path = Path(folder) / "config.json"
         try:
             asked = json.loads(path.read_text(encoding="utf-8"))
+            if not (isinstance(asked["config"], dict) and isinstance(asked["inputs"], dict)):
+                raise TypeError("config and inputs are objects")
             return cls(*(asked[key] for key in ASKED), Path(folder))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} does not describe a run: {error!r}") from error
 
     @property
@@ -336,14 +345,17 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """What `finish` wrote: commit, versions, hardware, minutes, seed, utc, weights and `summary`."""
         try:
-            return json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return dict(json.loads((self.folder / "environment.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{self.name}: not finished, or environment.json is damaged: {error}") from error
 
     @property
     def summary(self) -> dict[str, Any]:
         """The numbers given to `finish`."""
-        return self.environment["summary"]
+        found = self.environment.get("summary")
+        if not isinstance(found, dict):
+            raise RunError(f"{self.name}: environment.json has no summary: it is damaged")
+        return found
 
     @property
     def minutes(self) -> float:
@@ -393,12 +405,12 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows logged so far; a last line cut short by a killed process is left out."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_bytes().splitlines() if path.is_file() else []  # bytes: a character may be cut, too
         rows = []
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
+                rows.append(_row(json.loads(line)))
+            except (ValueError, RecursionError) as error:
                 if number < len(lines):
                     raise RunError(f"{path}, line {number}: {error}") from error
         return rows
@@ -431,19 +443,22 @@ class Run:
         paths = self._checkpoints()
         for path in paths:
             try:
-                whole = path.stem.endswith(digest(path))
-            except FileNotFoundError:  # another process of this run has set it aside
-                continue
-            if whole:
+                if not path.stem.endswith(digest(path)):
+                    raise ValueError("its content does not match its name")
                 with safe_open(path, "pt") as file:
                     header = json.loads(file.metadata()["header"])
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                found = header["step"], unflatten(tensors, header["structure"])
                 self._before = header["minutes"]
-                return header["step"], unflatten(tensors, header["structure"])
+                return found
+            except FileNotFoundError:  # another process of this run has set it aside
+                continue
+            except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+                reason = error
             aside = path.with_name(f"{path.name}.damaged")
             if self._writes:
                 path.rename(aside)
-            warnings.warn(f"{path} is damaged: its content does not match its name; set aside as {aside.name}", stacklevel=2)
+            warnings.warn(f"{path} is damaged: {reason}; set aside as {aside.name}", stacklevel=2)
         if paths:
             names = ", ".join(path.name for path in paths)
             raise RunError(f"no whole checkpoint in {self.folder} ({names} are set aside); the same command starts again from "

@@ -167,7 +167,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
         raise PackError(f"{path}: there is no such pack; write it with `mmlib data prepare`") from None
     except PackError:
         raise
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         reason = f"{path}: damaged or no pack ({error})"
         raise PackError(f"{reason}; delete it and run `mmlib data prepare`") from None
 

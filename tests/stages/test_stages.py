@@ -266,9 +266,8 @@ RUNS = {"pretrain": (pretrain, {}), "byol": (pretrain, {"objective": "byol"}), "
 
 
 def losses(run):
-    """What is logged but minutes, and but means over the steps since a pause."""
-    return [{k: v for k, v in row.items() if k.startswith("valid_") or k in ("step", "pictures", "lr")}
-            for row in run.metrics()]
+    """What is logged but minutes."""
+    return [{k: v for k, v in row.items() if k != "minutes"} for row in run.metrics()]
 
 
 def same_weights(a, b):

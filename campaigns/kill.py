@@ -1,0 +1,153 @@
+"""SIGKILL at a random moment, then again until done: the end must be the uninterrupted run's, bit for bit.
+
+    python -m campaigns.kill --times 50 --seed 0
+
+Each case trains one of the three stages in small, or packs a folder of InkML with two workers, is killed once at a random moment
+of the time that it takes when left alone, and is started again. Compared are weights, curves (all but minutes), summary; packs
+byte for byte. Processes that outlive the killed one count as a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from campaigns import STAGES, Campaign, differing, fork, kept, train, write_inks
+
+TARGETS = (*STAGES, "pack")
+
+
+class Trials:
+    """A folder for trials: the uninterrupted runs of each target, and a fresh place for each case."""
+
+    def __init__(self, folder: Path, pictures: int, targets: Sequence[str] = TARGETS):
+        self.folder, self.pictures = folder, pictures
+        os.environ["MMLIB_CACHE"] = str(folder / "packs")
+        self.inks = write_inks(folder / "inks")
+        os.environ["MMLIB_RESULTS"] = str(folder / "first")
+        train("pretrain", 1)  # so that a forked process need not import anything
+        self.alone: dict[str, dict[str, Any]] = {}
+        self.seconds: dict[str, float] = {}
+        self.init: dict[str, str] = {"pretrain": "none"}
+        for target in targets:
+            place = folder / "alone" / target
+            self.earlier(target, place)
+            started = time.monotonic()
+            if self.wait(fork(self.work(target, place), folder / "message")):
+                raise SystemExit(f"{target} fails when left alone: {(folder / 'message').read_text()}")
+            self.seconds[target] = time.monotonic() - started
+            self.alone[target] = self.result(target, place)
+            print(f"{target}: {self.seconds[target]:.1f} s alone", file=sys.stderr, flush=True)
+            if target in STAGES[:-1]:
+                (run,) = (place / "runs").glob(f"{target}-*")
+                self.init[STAGES[STAGES.index(target) + 1]] = run.name
+
+    def earlier(self, target: str, place: Path) -> None:
+        """The finished runs that a stage starts from."""
+        place.mkdir(parents=True, exist_ok=True)
+        for earlier in STAGES[: STAGES.index(target)] if target in STAGES else ():
+            shutil.copytree(self.folder / "alone" / earlier / "runs", place / "runs", dirs_exist_ok=True)
+
+    @staticmethod
+    def wait(pid: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def work(self, target: str, place: Path, checkpoint_seconds: float = 0.3) -> Callable[[], object]:
+        def do() -> None:
+            os.environ["MMLIB_RESULTS"] = str(place)
+            if target == "pack":
+                from mmlib.data import prepare
+
+                prepare.CHUNK = 30
+                prepare.prepare([str(self.inks)], place / "packs", workers=2, show=lambda text: None)
+            else:
+                train(target, self.pictures, self.init[target], checkpoint_seconds)
+
+        return do
+
+    def result(self, target: str, place: Path) -> dict[str, Any]:
+        from mmlib.runs import Run
+
+        if target == "pack":
+            (report,) = (place / "packs").glob("*.json")
+            said = {key: value for key, value in json.loads(report.read_text()).items() if key != "seconds"}
+            return {"report": said} | {p.name: p.read_bytes() for p in (place / "packs").glob("*.safetensors")}
+        (run,) = (place / "runs").glob(f"{target}-*")
+        return kept(Run.load(run)) | {"files": sorted(p.name for p in run.iterdir())}
+
+    def case(self, seed: int, number: int) -> dict[str, Any]:
+        """One kill and one resume."""
+        target = TARGETS[number % len(TARGETS)]
+        rng = np.random.default_rng([seed, number])
+        missed = 0
+        while True:
+            place = self.folder / "case"
+            shutil.rmtree(place, ignore_errors=True)
+            self.earlier(target, place)
+            pid = fork(self.work(target, place))
+            at = float(rng.uniform(0, self.seconds[target]))
+            time.sleep(at)
+            os.kill(pid, signal.SIGKILL)
+            if self.wait(pid) == -signal.SIGKILL:
+                break
+            missed += 1  # it was done before
+        left = [p.name for p in sorted(place.glob("runs/*/checkpoint-*"))]
+        code = self.wait(fork(self.work(target, place), self.folder / "message"))
+        different = ["it failed: " + (self.folder / "message").read_text()] if code else differing(
+            self.alone[target], self.result(target, place))
+        if self.outlived(pid):
+            different.append("processes outlived the killed one")
+        return {"target": target, "seconds": round(at, 3), "of": round(self.seconds[target], 3), "missed": missed,
+                "checkpoints": len(left), "different": different}
+
+    @staticmethod
+    def outlived(group: int) -> bool:
+        """Whether a process of a killed one's group is still there after a while; it is ended then."""
+        for _ in range(50):
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return False
+            time.sleep(0.1)
+        os.killpg(group, signal.SIGKILL)
+        return True
+
+
+def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts, and the cases that ended otherwise."""
+    return {"kills": len(cases), "identical": sum(not c["different"] for c in cases),
+            "by_target": {t: sum(c["target"] == t for c in cases) for t in TARGETS},
+            "resumed_from_a_checkpoint": sum(c["checkpoints"] > 0 for c in cases),
+            "different": [c for c in cases if c["different"]]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; 0 where every case ended as if nothing had happened."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=200, help="budget of each training (%(default)s)")
+    parser.add_argument("--out", type=Path, help="the outcome's file (results/campaigns/kill.json)")
+    args = parser.parse_args(argv)
+    campaign = Campaign("kill", {"times": args.times, "seed": args.seed, "pictures": args.pictures}, args.out)
+    if not campaign.content["done"]:
+        with tempfile.TemporaryDirectory() as folder:
+            trials = Trials(Path(folder), args.pictures)
+            campaign.run(args.times, lambda number: trials.case(args.seed, number), summary)
+    print(json.dumps(campaign.content["summary"], indent=1))
+    return int(campaign.content["summary"]["identical"] < args.times)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""Files that want to do harm, each by name: refused with a documented error, in little time and memory."""
+
+import ast
+import bz2
+import gzip
+import io
+import json
+import lzma
+import pickle
+import re
+import resource
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+from mmlib.cli import DOCUMENTED, config_from
+from mmlib.data import DataError, crohme
+from mmlib.data.own import load_own
+from mmlib.data.pack import Pack, PackError
+from mmlib.data.pictures import decode
+from mmlib.ink import Ink, InkError, read_inkml
+from mmlib.latex import LatexError, canonical
+from mmlib.recognize import Reader
+from mmlib.runs import Run, RunError, load_weights, project_root
+from mmlib.stages import finetune, pretrain
+
+
+@pytest.fixture(autouse=True)
+def bounded():
+    """No more than a few seconds, even here, and half a GiB more than before."""
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert time.monotonic() - started < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 2**10
+
+
+def png(width, height, data=b""):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (2**31 - 1, 1), (8_000, 8_000)])
+def test_a_picture_of_absurd_size(size):
+    with pytest.raises(DataError, match=r"pixels are too many|decompression bomb"):
+        decode(png(*size))
+
+
+def test_a_picture_whose_data_unpack_to_far_more_than_it_shows():
+    with pytest.raises(DataError):
+        decode(png(20_000, 2_000, bytes(200 * 2**20)))
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, gzip.compress, bz2.compress])
+def test_an_archive_that_unpacks_without_end(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(crohme, "MAX_TOTAL", 2**24)
+    head = tarfile.TarInfo("set/x.inkml")
+    head.size = 2**40  # claims a terabyte
+    path = tmp_path / "bomb.tar"
+    path.write_bytes(pack(head.tobuf() + bytes(2**22)))
+    with pytest.raises(DataError, match="beyond the size limits"):
+        list(crohme.iter_archive(path))
+    many = io.BytesIO()
+    with tarfile.open(fileobj=many, mode="w") as tar:
+        for number in range(40):
+            info = tarfile.TarInfo(f"set/{number}.inkml")
+            info.size = 2**19
+            tar.addfile(info, io.BytesIO(bytes(2**19)))
+    path.write_bytes(pack(many.getvalue()))
+    with pytest.raises(DataError, match="beyond the size limits"):
+        list(crohme.iter_archive(path))
+
+
+@pytest.mark.parametrize("name", ["../../x.inkml", "/tmp/x.inkml", "a/../../x.inkml"])
+def test_ones_own_archive_with_a_path_that_leads_out(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "own.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(DataError, match="outside the archive"):
+        load_own(path)
+    assert not list(tmp_path.rglob("x.inkml"))
+
+
+def test_entities_that_multiply():
+    levels = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 10}">' for k in range(1, 12))
+    bomb = f'<!DOCTYPE ink [<!ENTITY a0 "ha">{levels}]><ink><annotation type="truth">&a11;</annotation></ink>'
+    with pytest.raises(InkError, match=r"refused|not well-formed"):
+        read_inkml(bomb.encode(), "bomb.inkml")
+
+
+def test_elements_nested_without_end():
+    with pytest.raises(InkError):
+        read_inkml(b"<ink>" + b"<traceGroup>" * 1_000_000, "deep.inkml")
+    closed = b"<ink>" + b"<traceGroup>" * 200_000 + b"</traceGroup>" * 200_000 + b"</ink>"
+    with pytest.raises(InkError):
+        read_inkml(closed, "deep.inkml")
+
+
+@pytest.mark.parametrize("piece", ["{", r"\frac{", "x^{", r"\sqrt[", r"\left(", "^"])
+def test_latex_nested_a_million_deep(piece):
+    with pytest.raises(LatexError, match="characters are too many"):
+        canonical(piece * 1_000_000)
+
+
+@pytest.mark.parametrize("points", ["0 0, nan nan", "0 0, 1e400 0", "0 0, inf 1", "0 0, 1e30 1"])
+def test_ink_that_is_not_finite(points):
+    with pytest.raises(InkError, match="NaN, infinite or absurdly large"):
+        read_inkml(f"<ink><trace>{points}</trace></ink>".encode(), "nan.inkml")
+    with pytest.raises(InkError, match="NaN or infinite"):
+        Ink.from_strokes([[(0, 0), (np.nan, 1)]])
+
+
+def test_a_label_longer_than_the_decoder_is_left_out_of_training(make_pack, make_ink):
+    from mmlib.data.batches import Feed
+    from mmlib.data.samples import AugmentConfig, Augmenter
+
+    pack = make_pack([make_ink("x", "short"), make_ink(r"\frac{x}{x}" * 25, "long")])
+    feed = Feed([(Augmenter(pack, np.arange(2), AugmentConfig()), None)], 1e6, 8, 0)
+    assert [s.id for group in feed.epoch(0) for s in group] == ["short"]
+
+
+# --- weights and packs that are something else ------------------------------------------------------------------------
+
+
+def hostile(header, body=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+F32 = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+HEADERS = {
+    "a length beyond the file": hostile({"x": F32}, bytes(16), 2**62),
+    "no JSON": hostile(b"{" * 1_000),
+    "nested without end": hostile(b'{"a":' * 500_000),
+    "offsets beyond the file": hostile({"x": F32 | {"data_offsets": [0, 2**40]}}, bytes(16)),
+    "a shape that overflows": hostile({"x": F32 | {"shape": [2**33, 2**33]}}, bytes(16)),
+    "offsets that overlap": hostile({"x": F32, "y": F32}, bytes(16)),
+    "metadata that are no JSON": hostile({"__metadata__": {"metadata": "{", "header": "{", "format": "mmlib-pack-1"}, "x": F32},
+                                         bytes(16)),
+    "metadata nested without end": hostile({"__metadata__": {"metadata": "[" * 100_000, "header": "[" * 100_000,
+                                                             "format": "mmlib-pack-1"}, "x": F32}, bytes(16)),
+    "metadata that are a list": hostile({"__metadata__": {"metadata": "[1]", "header": "[1]", "format": "mmlib-pack-1"},
+                                         "x": F32}, bytes(16)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_safetensors_file_with_a_hostile_header(tmp_path, name):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(HEADERS[name])
+    with pytest.raises(RunError, match=re.escape(path.name)):
+        Reader.load(path)
+    with pytest.raises(PackError, match=re.escape(path.name)):
+        Pack.open(path)
+
+
+class Harm:
+    def __reduce__(self):
+        return (open, ("harm", "w"))
+
+
+def test_a_pickle_named_as_weights_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data in (pickle.dumps(Harm()), pickle.dumps({"x": Harm()}, protocol=0)):
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(data)
+        with pytest.raises(RunError, match="not a whole safetensors file"):
+            load_weights(path)
+        run = Run("s", "p", {}, {}, "1", tmp_path)
+        for _ in range(2):
+            checkpoint = run.save_checkpoint(1, {})
+            checkpoint.write_bytes(data)
+            with pytest.warns(UserWarning, match="damaged"), pytest.raises(RunError):
+                run.load_checkpoint()
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_checkpoint_whose_name_fits_a_pickle_runs_nothing(tmp_path, monkeypatch):
+    """A stranger can give a file any name, the right digest too."""
+    from mmlib.runs import digest
+
+    monkeypatch.chdir(tmp_path)
+    run = Run("s", "p", {}, {}, "1", tmp_path)
+    file = tmp_path / "x"
+    file.write_bytes(pickle.dumps(Harm()))
+    file.rename(tmp_path / f"checkpoint-0000000001-{digest(file)}.safetensors")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(RunError):
+        run.load_checkpoint()
+    assert not (tmp_path / "harm").exists()
+
+
+def test_no_code_is_ever_read_from_data():
+    """No pickle, eval, exec, shell or `torch.load` in the package."""
+    modules = {"pickle", "dill", "shelve", "marshal", "joblib", "yaml"}
+    calls = {"eval", "exec", "torch.load", "os.system", "os.popen", "builtins.eval"}
+    found = []
+    for path in sorted((project_root() / "mmlib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [
+                node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            loose = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords} if isinstance(node, ast.Call) else {}
+            if modules & {name.partition(".")[0] for name in named} or called in calls or (
+                    loose.get("shell"), loose.get("allow_pickle")) != (None, None):
+                found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)[:80]}")
+    assert found == []
+
+
+# --- configurations ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ({"optim": {"speed": 1}}, "optim has no field 'speed'; it has muon, lr"),
+    ({"optim": {"lr": "fast"}}, "optim.lr is 'fast', which is no float"),
+    ({"optim": {"lr": float("nan")}}, "optim.lr is nan"),
+    ({"optim": {"muon": 1}}, "optim.muon is 1"),
+    ({"optim": {"betas": [0.9]}}, "optim.betas"),
+    ({"optim": 5}, "must be a JSON object"),
+    ({"optim": None}, "must be a JSON object"),
+    ({"model": {"encoder": {"widths": ["a"]}}}, "model.encoder.widths"),
+    ({"model": {"encoder": [1]}}, "model.encoder is"),
+])  # fmt: skip
+def test_a_part_of_the_configuration_that_does_not_fit_is_named(option, message):
+    import argparse
+
+    with pytest.raises(RunError, match=re.escape(message)):
+        config_from(argparse.Namespace(profile="smoke", **option), finetune.Config)
+
+
+def test_what_fits_is_taken():
+    import argparse
+
+    given = argparse.Namespace(profile="smoke", optim={"lr": 1, "betas": [0.8, 0.9]}, encoder={"widths": [32, 64]})
+    config = config_from(given, pretrain.Config)
+    assert config.optim.betas == (0.8, 0.9)
+    assert config.optim.lr == 1
+    assert config.encoder.widths == (32, 64)
+
+
+def test_the_documented_errors_exist():
+    kinds = {kind.__name__ for kind in (InkError, LatexError, DataError, PackError, RunError, FileNotFoundError)}
+    assert kinds == DOCUMENTED
+
+
+def test_workers_do_not_outlive_a_killed_parent():
+    code = """
+import os, signal, time
+from concurrent.futures import ProcessPoolExecutor
+from mmlib.data import leave_with_parent
+pool = ProcessPoolExecutor(2, initializer=leave_with_parent)
+print(*{pool.submit(os.getpid).result() for _ in range(20)} | set(pool._processes), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project_root(), timeout=60)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert workers
+    until = time.monotonic() + 10
+    while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
