@@ -634,12 +634,15 @@ MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreemen
 
 
 def table(name: str) -> DataFrame:
-    """A published table by its file's name: 'main', or 'arms_' and a split. RunError for any other."""
+    """A published table by its file's name: 'main', 'arms_' and a split, or 'grid_' and per cent of the labels. RunError for any
+    other."""
     if name == "main":
         return main_table()
     if name.startswith("arms_"):
         return arms_table(name.removeprefix("arms_"))
-    raise RunError("there is no such table; it would be 'main' or 'arms_' and a split")
+    if name.startswith("grid_") and name[5:].isdecimal():
+        return grid_table(int(name[5:]) / 100)
+    raise RunError("there is no such table; it would be 'main', 'arms_' and a split, or 'grid_' and per cent of the labels")
 
 
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:
