@@ -79,7 +79,7 @@ def test_an_archive_that_unpacks_without_end(tmp_path, monkeypatch, pack):
         list(crohme.iter_archive(path))
 
 
-@pytest.mark.parametrize("name", ["../../x.inkml", "/tmp/x.inkml", "a/../../x.inkml"])
+@pytest.mark.parametrize("name", ["../../x.inkml", "/elsewhere/x.inkml", "a/../../x.inkml"])
 def test_ones_own_archive_with_a_path_that_leads_out(tmp_path, monkeypatch, name):
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "own.tar"
