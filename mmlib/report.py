@@ -321,6 +321,38 @@ def occlusion_areas(labels: float = 1.0) -> DataFrame:
                                        "difference_high", "relative", "n", "seeds"])
 
 
+PROBED = {"untrained": "random weights", "contrastive": "stage 1", "mask-match": "stages 1 and 2"}
+PROBES = {"symbol_linear": "symbol, linear", "symbol_linear_macro": "macro", "symbol_knn": "symbol, k-NN",
+          "relation_linear_macro": "relation, linear, macro", "partner": "finds its other view"}
+CONTROLS = {"symbol_common": "symbol_linear", "symbol_common_macro": "symbol_linear_macro",
+            "geometry_linear_macro": "relation_linear_macro", "partner_cues": "partner"}  # and the probe each stands beside
+
+
+def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
+    """Frozen encoders, probed (`mmlib.stages.probe`): accuracies with 95 % intervals over expressions, as text.
+
+    The last row has what needs no encoder: the commonest class, the relation from the boxes alone, the partner found by width,
+    height, ink length and strokes.
+    """
+    import pandas as pd
+
+    frame = records.load()
+    frame = frame[(frame.stage == "probe") & (frame.profile == profile) & (frame.dataset == dataset)]
+    if frame.empty:
+        return pd.DataFrame({"encoder": [NO_RECORD]})
+    frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "metric"], keep="last")
+    value = frame.set_index(["arm", "metric"]).value
+
+    def text(arm: str, metric: str) -> str:
+        bounds = [value.get((arm, f"probe_{metric}{bound}"), np.nan) for bound in ("", "_low", "_high")]
+        return "" if np.isnan(bounds[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*bounds)
+
+    arms = [arm for arm in PROBED if arm in set(frame.arm)]
+    rows = [{"encoder": f"{PROBED[arm]} ({arm})"} | {title: text(arm, name) for name, title in PROBES.items()} for arm in arms]
+    beside = {PROBES[probe]: text(arms[0], control) for control, probe in CONTROLS.items()}
+    return pd.DataFrame([*rows, {"encoder": "no encoder"} | beside]).fillna("")
+
+
 # --- outcomes: intervals, differences, parts ----------------------------------------------------------------------
 
 
@@ -634,15 +666,17 @@ MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreemen
 
 
 def table(name: str) -> DataFrame:
-    """A published table by its file's name: 'main', 'arms_' and a split, or 'grid_' and per cent of the labels. RunError for any
-    other."""
+    """A published table by its file's name: 'main', 'probes', 'arms_' and a split, or 'grid_' and per cent of the labels.
+    RunError for any other."""
     if name == "main":
         return main_table()
     if name.startswith("arms_"):
         return arms_table(name.removeprefix("arms_"))
+    if name == "probes":
+        return probes_table()
     if name.startswith("grid_") and name[5:].isdecimal():
         return grid_table(int(name[5:]) / 100)
-    raise RunError("there is no such table; it would be 'main', 'arms_' and a split, or 'grid_' and per cent of the labels")
+    raise RunError("there is no such table; it would be 'main', 'probes', 'arms_' and a split, or 'grid_' and per cent")
 
 
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:

@@ -319,3 +319,18 @@ def test_area_under_covers_is_a_mean_over_shares():
     fig = report.occlusion_figure(report.occluded())
     assert [ax.get_title() for ax in fig.axes] == ["visible covers", "silent removal"]
     plt.close(fig)
+
+
+def test_probes_stand_beside_what_needs_no_encoder():
+    assert report.probes_table().encoder.tolist() == [report.NO_RECORD]
+    shared = {"stage": "probe", "profile": "desk", "dataset": "crohme", "split": "valid", "labels": 0, "seed": 0, "n": 9,
+              "pictures": 0}
+    for arm, value in (("mask-match", 0.5), ("untrained", 0.2)):
+        records.append({**shared, "run": f"probe-{arm}", "arm": arm, "metric": f"probe_{metric}{bound}", "value": value + add}
+                       for metric in ("symbol_linear", "partner", "partner_cues", "geometry_linear_macro")
+                       for bound, add in (("", 0), ("_low", -0.1), ("_high", 0.1)))
+    table = report.probes_table()
+    assert table.encoder.tolist() == ["random weights (untrained)", "stages 1 and 2 (mask-match)", "no encoder"]
+    assert table["symbol, linear"].tolist() == ["0.200 [0.100, 0.300]", "0.500 [0.400, 0.600]", ""]
+    assert table["relation, linear, macro"].tolist() == ["", "", "0.200 [0.100, 0.300]"]
+    assert table["finds its other view"].iloc[2] == "0.200 [0.100, 0.300]"
