@@ -3,8 +3,8 @@
     python -m campaigns.kill --times 50 --seed 0
 
 Each case trains one of the three stages in small, or packs a folder of InkML with two workers, is killed once at a random moment
-of the time that it takes when left alone, and is started again. Compared are weights, curves (all but minutes), summary; packs
-byte for byte. Processes that outlive the killed one count as a fault.
+of the time that it takes when left alone, and is started again. Compared are weights, curves (all but minutes), summary; a pack's
+arrays and header (the file's own order of them is no part of it). Processes that outlive the killed one count as a fault.
 """
 
 from __future__ import annotations
@@ -77,12 +77,14 @@ class Trials:
         return do
 
     def result(self, target: str, place: Path) -> dict[str, Any]:
+        from mmlib.data.pack import FORMAT, read_tensors
         from mmlib.runs import Run
 
         if target == "pack":
             (report,) = (place / "packs").glob("*.json")
             said = {key: value for key, value in json.loads(report.read_text()).items() if key != "seconds"}
-            return {"report": said} | {p.name: p.read_bytes() for p in (place / "packs").glob("*.safetensors")}
+            arrays, header = read_tensors(place / "packs" / f"{self.inks.name}.safetensors", FORMAT)
+            return {"report": said, "header": header} | {name: array.tobytes() for name, array in arrays.items()}
         (run,) = (place / "runs").glob(f"{target}-*")
         return kept(Run.load(run)) | {"files": sorted(p.name for p in run.iterdir())}
 
