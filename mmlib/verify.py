@@ -107,7 +107,7 @@ def record_faults() -> Iterator[str]:
                 own = {records.key(r): r for r in records.rows(run.folder / "records.csv")}
                 runs[row["run"]] = *_expected(run), own
             expected, values, own = runs[row["run"]]
-            for key, value in (expected | ({"value": values[METRICS[row["metric"]]]} if values else {})).items():
+            for key, value in (expected | ({"value": values[row["metric"]]} if values else {})).items():
                 if row[key] != (cell := records.cell(key, value)) and (key, row[key]) != ("stage", "evaluate"):
                     yield f"{place}: {key} is {row[key]}, its run's files say {cell}"
         except (RunError, KeyError, OSError, ValueError) as error:
@@ -125,17 +125,25 @@ def record_faults() -> Iterator[str]:
 
 
 def _expected(run: Run) -> tuple[dict[str, Any], dict[str, float]]:
-    """Columns of a run's rows that its files decide, and an evaluation's values. A measurement of a trained run has its own time
-    and commit, and may be of another data set; it may call itself an evaluation."""
+    """Columns of a run's rows that its files decide, and the values of an evaluation or a probe by metric. A measurement of a
+    trained run has its own time and commit, and may be of another data set; it may call itself an evaluation."""
     shared = {"stage": run.stage, "profile": run.profile}
-    if run.stage != "evaluate":
+    if run.stage not in ("evaluate", "probe"):
         return shared | {"seed": run.config["seed"]} | _cost(run), {}
     found = run.environment
-    values = asdict(Outcomes.read_csv(run.folder / "outcomes.csv").summary())
     trained = Run.load(run.folder.parent / found["summary"]["trained"])
-    shared |= {key: found[key] for key in ("commit", "hardware")} | {key: run.config[key] for key in ("dataset", "split")}
-    shared |= {"arm": found["summary"]["arm"], "n": values["n"], "seed": trained.config["seed"]}
-    return shared | {"labels": trained.config.get("labels", 1.0)} | _cost(trained), values
+    shared |= {key: found[key] for key in ("commit", "hardware")} | {"dataset": run.config["dataset"]}
+    if run.stage == "probe":
+        bounds = {"value": "", "low": "_low", "high": "_high"}
+        values = {f"probe_{row['metric']}{end}": row[key] for row in found["summary"]["rows"] for key, end in bounds.items()}
+        if run.config["random"] is not None:  # random weights of the run's shape
+            return shared | {"seed": run.config["random"], "labels": 0, "pictures": 0, "minutes": 0}, values
+        return shared | {"seed": trained.config["seed"], "labels": trained.config.get("labels", 0)} | _cost(trained), values
+    score = asdict(Outcomes.read_csv(run.folder / "outcomes.csv").summary())
+    values = {metric + ":removed" * run.config.get("removal", False): score[key] for metric, key in METRICS.items()}
+    shared |= {"arm": found["summary"]["arm"], "n": score["n"], "seed": trained.config["seed"], "split": run.config["split"]}
+    shared |= {"labels": trained.config.get("labels", 1.0), "occlusion": run.config.get("occlusion", 0.0)}
+    return shared | _cost(trained), values
 
 
 def _cost(run: Run) -> dict[str, Any]:

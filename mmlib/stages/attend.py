@@ -57,6 +57,7 @@ class Config:
     momentum: float = 0.99  # of the teacher
     encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
     eval_pictures: int = 2_000
+    eval_most: int = field(default=256, metadata={"neutral": 256})  # validation expressions in a look
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -156,7 +157,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         loss_fn = MatchLoss(replace(config.match, gather=tools.num_processes > 1))
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
                     config.batch_most, config.seed, **feeding(tools))
-        held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
+        held = Feed([(Augmenter(corpus.pack, corpus.look(config.eval_most), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         student, optim = tools.prepare(student, optim)
         teacher.to(tools.device)

@@ -48,6 +48,7 @@ class Config:
     global_temperature: float = 0.2
     local_temperature: float = 0.1
     eval_pictures: int = 4_000
+    eval_most: int = field(default=256, metadata={"neutral": 256})  # validation expressions in a look
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     view: ViewConfig = HARD
@@ -88,7 +89,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         optim = optimizer([objective.network], config.optim)
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
                     config.batch_most, config.seed, **feeding(tools))
-        held = Feed([(Augmenter(corpus.pack, corpus.look(256), AugmentConfig(), corpus.vocabulary), None)],
+        held = Feed([(Augmenter(corpus.pack, corpus.look(config.eval_most), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         objective.network, optim = tools.prepare(objective.network, optim)
 
