@@ -332,10 +332,6 @@ class Run:
         """Whether `finish` was reached. A fresh clone may still lack the weights: see `weights.is_file()`."""
         return (self.folder / "environment.json").is_file()
 
-    def reopen(self) -> None:
-        """Make a finished run unfinished, so that its stage trains it again: for one whose weights are not here."""
-        (self.folder / "environment.json").unlink(missing_ok=True)
-
     @property
     def weights(self) -> Path:
         """The file of the finished run's weights."""

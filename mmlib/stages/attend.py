@@ -138,11 +138,13 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     tools = accelerator()
     with tools.main_process_first():  # the others find its packs
         corpus = load_corpus(config.dataset)
-    start = initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
+    before = (config.init, profile, config.dataset, config.seed, max_minutes, max_steps)
+    start = initial_run(*before, weights=False)
     inputs = {"data": corpus.identity, "init": start.name if start else "none"}
     this = Run.open("attend", profile, config, inputs, CODE_VERSION)
     if this.done:
         return this
+    start = initial_run(*before)
     with this.lock(tools.is_main_process):
         torch.manual_seed(config.seed)
         student = Student(config.encoder, config.maps)

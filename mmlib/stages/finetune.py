@@ -199,7 +199,8 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     reader = Reader.load() if config.init == "recogniser" else None
     if reader:  # as it is: its sizes, its view
         config = replace(config, model=reader.model.config, view=reader.view)
-    start = None if reader else initial_run(config.init, profile, config.dataset, config.seed, max_minutes)
+    before = ("none" if reader else config.init, profile, config.dataset, config.seed, max_minutes, max_steps)
+    start = initial_run(*before, weights=False)
     if not corpus.pack.flat.aligned[indices].any():  # nothing to compose from
         config = replace(config, composed=0.0)
     inputs = {"data": corpus.identity, "init": f"recogniser-{digest(reader.path)}" if reader else start.name if start else "none",
@@ -207,6 +208,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     this = Run.open("finetune", profile, config, inputs, CODE_VERSION)
     if this.done:
         return this
+    start = initial_run(*before)
     with this.lock(tools.is_main_process):
         vocabulary = corpus.vocabulary
         model = build(config, corpus, start)

@@ -7,6 +7,7 @@ kept, and the longer one goes on from there. It ends exactly as if it had been t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -292,17 +293,35 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.detach().to("cpu", torch.float16 if v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()}
 
 
-def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: float | None = None) -> Run | None:
+def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: float | None = None,
+                max_steps: int | None = None, weights: bool = True) -> Run | None:
     """The run whose weights a stage starts from: None for 'none'; the profile's own run for 'pretrain' and 'attend', trained
-    where it or its weights (which are not committed) are not there; else the run folder of that name."""
+    where it is not there; else the run folder of that name.
+
+    Weights are not committed. Where a finished run of the profile has none and `weights` are asked for, it is trained again,
+    under `retrained/` in the results: what is committed stays as it is.
+    """
     if name == "none":
         return None
     if name in ("pretrain", "attend"):
         stage = importlib.import_module(f"mmlib.stages.{name}")
         config = stage.Config.preset(profile, dataset=dataset, seed=seed)
-        found = stage.run(config, profile, max_minutes)
-        if found.weights.is_file():
+        found = stage.run(config, profile, max_minutes, max_steps)
+        if found.weights.is_file() or not weights:
             return found
-        found.reopen()
-        return stage.run(config, profile, max_minutes)
+        with _elsewhere(results_root() / "retrained"):
+            return stage.run(config, profile, max_minutes, max_steps)
     return Run.load(results_root() / "runs" / name)
+
+
+@contextlib.contextmanager
+def _elsewhere(folder: Path) -> Iterator[None]:
+    """Keep results in another folder for a while."""
+    before = os.environ.get("MMLIB_RESULTS")
+    os.environ["MMLIB_RESULTS"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("MMLIB_RESULTS")
+        if before is not None:
+            os.environ["MMLIB_RESULTS"] = before

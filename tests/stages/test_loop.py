@@ -459,7 +459,7 @@ def test_a_run_whose_weights_are_not_here_is_trained_again(monkeypatch):
             preset = staticmethod(lambda profile, **options: None)
 
         @staticmethod
-        def run(config, profile, max_minutes):
+        def run(config, profile, max_minutes, max_steps):
             toy = Toy()
             if not toy.run.done:
                 trained.append(toy.run.name)
@@ -473,8 +473,14 @@ def test_a_run_whose_weights_are_not_here_is_trained_again(monkeypatch):
     assert initial_run("pretrain", "smoke", "synthetic", 0).name == first.name
     assert len(trained) == 1
     first.weights.unlink()
-    assert first.done
+    kept = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    assert initial_run("pretrain", "smoke", "synthetic", 0, weights=False).folder == first.folder
+    assert len(trained) == 1
     again = initial_run("pretrain", "smoke", "synthetic", 0)
     assert len(trained) == 2
+    assert initial_run("pretrain", "smoke", "synthetic", 0).folder == again.folder
+    assert len(trained) == 2
     assert again.done
+    assert (again.name, again.folder.parent.parent.name) == (first.name, "retrained")
+    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == kept
     assert again.load_weights()

@@ -96,9 +96,9 @@ def test_the_command_prints_and_refuses(capsys, monkeypatch):
     assert not records.path().is_file()
     run.weights.unlink()
     assert main(["probe", str(run.folder), "--dataset", "synthetic"]) == 0  # done, so it needs no weights
-    found.reopen()
+    (found.folder / "environment.json").unlink()
     assert main(["probe", str(run.folder)]) == 2
     assert "no weights here" in capsys.readouterr().err
-    run.reopen()
+    (run.folder / "environment.json").unlink()
     with pytest.raises(RunError, match="not finished"):
         stage.probe(run)
