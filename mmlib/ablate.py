@@ -226,4 +226,5 @@ def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE)
         total += minutes or 0.0
         cost = ", ".join(f"{name} {n:,}" for name, n in pictures.items())
         lines.append(f"to do  {cell}: {cost} pictures" + ("" if minutes is None else f", about {minutes:.0f} minutes"))
-    return "\n".join([*lines, f"about {total:.0f} minutes to go, where the speed is known"])
+    known = f"about {total:.0f} minutes to go" if total else "how long it takes is not known: no run of this profile is kept yet"
+    return "\n".join([*lines, known if any(line.startswith("to do") for line in lines) else "nothing to do"])

@@ -43,8 +43,10 @@ def model_card() -> str:
     for split, values in wide.iterrows():
         n = int(rows[rows["split"] == split]["n"].iloc[-1])
         lines.append(f"| {split} | {n} | " + " | ".join(f"{values[m]:.3f}" for m in METRICS) + " |")
+    start = reader.config.get("init", "none")
     parameters = sum(p.numel() for p in reader.model.parameters())
     return CARD.format(parameters=parameters / 1e6, run=reader.run, pictures=reader.pictures, minutes=reader.minutes,
+                       start="supervised alone, from random weights" if start == "none" else f"started from {start}",
                        table="\n".join(lines), pixels=reader.view.symbol)
 
 
@@ -62,7 +64,7 @@ Transformer decoder that reads one handwritten expression and writes canonical L
 `mmlib.recognize.Reader.load()`.
 
 - **Trained on** the training set of CROHME 2014 (8,834 readable inks, less a writer- and formula-disjoint validation part), cut,
-  recombined and composed as the README says; {pictures:,} pictures in all stages, about {minutes:.0f} minutes of one CPU core.
+  recombined and composed as the README says; {start}; {pictures:,} pictures seen, about {minutes:.0f} minutes of one CPU core.
   Run `{run}`.
 - **Reads** pictures drawn at {pixels:.0f} pixels a typical symbol: ink is rasterised, pictures are traced and drawn again.
 - **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the CROHME papers. The code

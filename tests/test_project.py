@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from mmlib.reproduce import parameters_of
+from mmlib.reproduce import code_digest, parameters_of
 from mmlib.runs import project_root
 
 ROOT = project_root()
@@ -152,6 +152,7 @@ def test_notebook_is_in_form(path):
     assert {"profile", "dataset", "seed"} <= set(parameters_of(path))
     assert all(parameters_of(path).values()), "each parameter has its type"
     cells = notebook.cells
+    assert notebook.metadata["executed"] == code_digest(notebook), f"stale outputs: mmlib reproduce {path.stem[:2]} --keep"
     assert cells[0].cell_type == "markdown"
     for before, cell in pairwise(cells):
         assert "markdown" in (before.cell_type, cell.cell_type), (

@@ -289,11 +289,13 @@ def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid
 
 
 def conclusion() -> dict[str, list[str]]:
-    """The classes of symbols by what the recorded leads say of ours against the control that comes closest; empty without any."""
-    least = recorded("lead").sort_values("value").groupby("part").first()
-    said = {"ahead of every control": least.low > 0, "behind a control": least.high < 0,
-            "not told apart from a control": (least.low <= 0) & (least.high >= 0)}
-    return {words: list(least.index[which]) for words, which in said.items()} if len(least) else {}
+    """The classes of symbols by what the recorded leads of ours over each control say: ahead where every control's interval is
+    above 0, behind where any is below. Empty without any record."""
+    leads = recorded("lead").groupby("part")
+    low, high = leads.low.min(), leads.high.min()
+    said = {"ahead of every control": low > 0, "behind a control": high < 0,
+            "not told apart from a control": (low <= 0) & (high >= 0)}
+    return {words: list(low.index[which]) for words, which in said.items()} if len(low) else {}
 
 
 def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
