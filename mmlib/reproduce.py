@@ -143,7 +143,7 @@ def clean(notebook: str) -> str:
     a reader without a kernel sees each widget's picture; what has none, a progress bar, is left out. Pictures are light: at most
     256 colours."""
     found = json.loads(notebook)
-    found["metadata"] = {k: v for k, v in found["metadata"].items() if k not in ("papermill", "widgets")}
+    found["metadata"] = {k: v for k, v in found["metadata"].items() if k not in ("papermill", "widgets", "executed")}
     found["metadata"]["executed"] = code_digest(found)
     found["metadata"].get("language_info", {}).pop("version", None)
     for cell in found["cells"]:
