@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmlib.data import DataError
+from mmlib.data import DataError, the_file
 from mmlib.ink import Ink, InkError, read_inkml, typical_size
 from mmlib.latex import LatexError, Vocabulary, to_tree
 from mmlib.models.decoder import DecoderConfig
@@ -167,6 +167,8 @@ def ink_of(source: Any, photo: bool | None = None) -> tuple[np.ndarray, np.ndarr
 
     Raises InkError, DataError or FileNotFoundError, naming it.
     """
+    if isinstance(source, (str, Path)):
+        the_file(source)
     if isinstance(source, Ink):
         points, stroke = source.points, source.stroke
         size = typical_size(points, stroke)
@@ -187,30 +189,22 @@ def ink_of(source: Any, photo: bool | None = None) -> tuple[np.ndarray, np.ndarr
 
 
 def _from_picture(source: str | Path | Image | np.ndarray, photo: bool | None) -> tuple[np.ndarray, np.ndarray, float]:
-    from mmlib.data.pictures import decode, ink_levels
+    from mmlib.data.pictures import decode, grey_of, ink_levels
     from mmlib.photo import clean, is_photo
 
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such file")
-        grey = decode(path.read_bytes())
-    elif isinstance(source, np.ndarray):
-        grey = _grey(source)
-    elif hasattr(source, "convert"):
-        from PIL import Image
-
-        if source.has_transparency_data:  # on white paper, as `decode` has it
-            source = source.convert("RGBA")
-            source = Image.alpha_composite(Image.new("RGBA", source.size, "white"), source)
-        grey = np.asarray(source.convert("L"))
-    else:
-        raise DataError(f"cannot read a {type(source).__name__}; give a path, a PIL image, an array or an Ink")
-    if grey.size > LARGEST:
-        raise DataError(f"a picture of {grey.shape[1]} x {grey.shape[0]} pixels is too large; scale it down")
-    if is_photo(grey) if photo is None else photo:
-        grey = clean(grey)
     try:
+        if isinstance(source, (str, Path)):
+            grey = decode(Path(source).read_bytes())
+        elif isinstance(source, np.ndarray):
+            grey = _grey(source)
+        elif hasattr(source, "convert"):
+            grey = grey_of(source)
+        else:
+            raise DataError(f"cannot read a {type(source).__name__}; give a path, a PIL image, an array or an Ink")
+        if grey.size > LARGEST:
+            raise DataError(f"a picture of {grey.shape[1]} x {grey.shape[0]} pixels is too large; scale it down")
+        if is_photo(grey) if photo is None else photo:
+            grey = clean(grey)
         return trace_picture(ink_levels(grey))
     except DataError as error:
         raise DataError(f"{source if isinstance(source, (str, Path)) else 'picture'}: {error}") from None

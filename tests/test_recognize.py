@@ -177,8 +177,10 @@ def test_what_cannot_be_read_is_named(source, error, message, tmp_path, monkeypa
 
 def test_broken_and_blank_files_are_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG no picture")
-    with pytest.raises(DataError, match="unreadable picture"):
+    with pytest.raises(DataError, match=r"bad\.png: unreadable picture"):
         ink_of(tmp_path / "bad.png")
+    with pytest.raises(DataError, match="is a folder"):
+        ink_of(tmp_path)
     Image.new("L", (20, 20), 255).save(tmp_path / "blank.png")
     with pytest.raises(DataError, match=r"blank\.png.*blank"):
         ink_of(tmp_path / "blank.png")

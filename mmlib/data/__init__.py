@@ -14,6 +14,16 @@ class DataError(RuntimeError):
     """Data that is missing or unusable: the message names it and says what to do."""
 
 
+def the_file(path: str | Path) -> Path:
+    """The path of a file; FileNotFoundError or DataError, naming it, where it is missing or a folder."""
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name the files in it")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    return path
+
+
 def leave_with_parent() -> None:
     """In a worker process: end when the process that started it is gone, a killed one too, instead of waiting for ever."""
     parent = multiprocessing.parent_process()

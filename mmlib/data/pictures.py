@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +22,17 @@ from mmlib.data import DataError
 from mmlib.data.crohme import MAX_MEMBER, iter_archive
 from mmlib.data.pack import PackError, code_version, read_tensors, write_atomic
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 FORMAT = "mmlib-pictures-1"
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg")
 MAX_PIXELS = 2**25
+# What other files begin with, from byte 0 or, for the phone's formats, 4.
+OTHERS = {b"%PDF": "a PDF, not a picture; save the page as PNG or JPEG", b"GIF8": "a GIF; save it as PNG or JPEG",
+          b"II*\0": "a TIFF; save it as PNG or JPEG", b"MM\0*": "a TIFF; save it as PNG or JPEG",
+          b"RIFF": "a WebP; save it as PNG or JPEG", b"ftypavif": "an AVIF; save it as PNG or JPEG",
+          b"ftyp": "a HEIC (HEIF) picture; save it as PNG or JPEG"}
 INK = 25  # a pixel with a tenth of full ink counts as ink where a picture is cropped
 
 
@@ -50,20 +59,46 @@ def ink_levels(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
+def grey_of(image: Image) -> np.ndarray:
+    """Grey (H, W) uint8 of a PIL image: upright by its EXIF orientation, transparency on white."""
+    from PIL import Image, ImageOps
+
+    if image.getexif().get(274, 1) != 1:  # a telephone held sideways
+        image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("L"))
+
+
 def decode(content: bytes) -> np.ndarray:
-    """Grey (H, W) uint8 of a PNG, JPEG or BMP file, transparency on white; DataError where it fails."""
+    """Grey (H, W) uint8 of a PNG, JPEG or BMP file, as `grey_of` has it; DataError, with the remedy, where it fails."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} pixels are too many")
-            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return np.array(image.convert("L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return grey_of(image)
+    except Image.UnidentifiedImageError:
+        raise DataError(f"unreadable picture: {_other(content)}") from None
+    except Image.DecompressionBombError as error:
         raise DataError(f"unreadable picture ({error})") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"unreadable picture, damaged or cut off ({error}); save or copy it again") from None
+
+
+def _other(content: bytes) -> str:
+    """What a file is that is no PNG, JPEG or BMP, and what to do."""
+    for start, what in OTHERS.items():
+        if content[:4] == start or content[4:12].startswith(start):
+            return what
+    if not content:
+        return "an empty file; save or copy it again"
+    if content.startswith((b"\x89PNG", b"\xff\xd8", b"BM")):
+        return "damaged or cut off; save or copy it again"
+    text = min(content[:1000]) >= 9  # no control bytes below the tab
+    return f"{'text' if text else 'neither a PNG, a JPEG nor a BMP'}; save the picture as PNG or JPEG"
 
 
 def _labels(name: str, content: bytes) -> Iterator[tuple[str, str] | DataError]:

@@ -103,6 +103,50 @@ def test_decode_takes_every_mode():
         assert np.array_equal(ink_levels(decode(file.getvalue())), CROPPED)
 
 
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_pictures_are_upright_by_their_exif(turned, tmp_path):
+    """A camera stores rows as its sensor has them and notes how to turn them: applied once, by every reader."""
+    from mmlib.recognize import ink_of
+
+    back = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE",
+            8: "ROTATE_270"}[turned]
+    image = Image.fromarray(255 - LEVELS)
+    stored = image.transpose(Image.Transpose[back]) if back else image
+    exif = Image.Exif()
+    exif[274] = turned
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(decode((tmp_path / "a.png").read_bytes()), 255 - LEVELS)
+    (picture,) = read_pictures(tmp_path)
+    assert np.array_equal(picture.array, CROPPED)
+    with Image.open(tmp_path / "a.png") as opened:
+        for source in (tmp_path / "a.png", opened):
+            assert np.array_equal(ink_of(source)[0], ink_of(255 - LEVELS)[0])
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (b"%PDF-1.7\n...", "a PDF, not a picture; save the page as PNG or JPEG"),
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "HEIC"),
+    (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
+    (b"", "an empty file"),
+    (b"x^2 + 1\n", "text; save the picture"),
+    (bytes(range(100, 200)) + bytes(40), "neither a PNG, a JPEG nor a BMP"),
+    (b"\xff\xd8\xff", "damaged or cut off"),
+])
+def test_what_is_no_picture_is_told_with_the_remedy(content, what):
+    with pytest.raises(DataError, match="unreadable picture") as caught:
+        decode(content)
+    assert what in str(caught.value)
+    assert "BytesIO" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_a_picture_that_is_cut_off_is_told(kind):
+    whole = encoded(np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8), kind)
+    for share in (0.1, 0.5, 0.9):
+        with pytest.raises(DataError, match="damaged or cut off"):
+            decode(whole[: int(share * len(whole))])
+
+
 def test_decode_refuses(monkeypatch):
     with pytest.raises(DataError, match="unreadable"):
         decode(b"GIF89a" + bytes(20))
