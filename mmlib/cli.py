@@ -28,7 +28,7 @@ STAGES = {
 BENCHMARKS = ("reading", "steps", "training", "pipeline", "rivals", "growth")
 SHOWN = 10  # items of each list in a report; the kept report has them all
 # Errors whose message is made for the user: one line instead of a traceback.
-DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError"}
+DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError", "PermissionError"}
 
 
 def field_options(kind: Any) -> dict[str, Any]:
@@ -122,6 +122,8 @@ def run_stage(args: argparse.Namespace) -> None:
     try:
         run = stage.run(config_from(args, stage.Config), args.profile, args.max_minutes, args.max_steps)
         said: Any = f"{run.name}: done {run.summary}"
+        if args.command == "finetune":
+            said += f"\nread with: mmlib recognize --reader {run.name} FILE"
     except Paused as pause:
         said = pause
     if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
@@ -204,13 +206,39 @@ def probe(args: argparse.Namespace) -> None:
     print(f"{found.name}: done in {found.environment['minutes']} min")
 
 
-def recognize(args: argparse.Namespace) -> None:
-    """Print the hypotheses for each file."""
-    from mmlib.recognize import recognize
+def recognize(args: argparse.Namespace) -> int:
+    """Print the hypotheses for each file, and a line for each that cannot be read; 2 if there is one."""
+    from mmlib.data import the_file
 
-    for file in args.files:
-        for hypothesis in recognize(file, beam=args.beam)[: args.best]:
-            print(f"{file}\t{hypothesis.score:.3f}\t{hypothesis.latex}")
+    there = [file for file in args.files if _told(the_file, file)]
+    if not there:  # before torch is imported: a mistyped name should not take seconds
+        return 2
+    from mmlib.recognize import Reader, recognize
+
+    reader, read = Reader.load(args.reader), 0
+    for file in there:
+        found = _told(recognize, file, args.beam, reader)
+        read += found is not None
+        for hypothesis in (found or ())[: args.best]:
+            print(f"{file}\t{hypothesis.score:.3f}\t{hypothesis.latex}", flush=True)
+    return 0 if read == len(args.files) else 2
+
+
+def _told(function: Any, *arguments: Any) -> Any:
+    """What a function returns, or None where it fails with a documented error, which is printed."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if not _documented(error):
+            raise
+        print(f"mmlib: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _documented(error: Exception) -> bool:
+    """Whether an error's message is made for the user: ours by kind, or a full disk."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or not DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def publish(args: argparse.Namespace) -> None:
@@ -280,7 +308,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
             add_config_options(sub, importlib.import_module(f"mmlib.stages.{name}").Config)
 
     sub = command("evaluate", evaluate, "score a recogniser on a data set")
-    sub.add_argument("weights", nargs="?", help="weights or run folder; default: the recogniser that ships")
+    sub.add_argument("weights", nargs="?", help="weights, run folder or run's name; default: the recogniser that ships")
     sub.add_argument("--dataset", default="synthetic")
     sub.add_argument("--split", default="test")
     sub.add_argument("--beam", type=int, default=5)
@@ -323,9 +351,12 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub = command("benchmark", benchmark, "measure speed and memory, and keep the results")
     sub.add_argument("sections", nargs="*", metavar="SECTION", choices=[*BENCHMARKS, []], help=", ".join(BENCHMARKS))
 
-    sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG) and InkML files")
+    sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG, BMP) and InkML files, one formula each")
+    sub.description += (". Prints the file, the score and the LaTeX. The score is the mean log-probability a token, written from "
+                        "the left and from the right: near 0 is sure; it compares readings of one picture best.")
     sub.add_argument("files", nargs="+", metavar="FILE")
-    sub.add_argument("--beam", type=int, default=5)
+    sub.add_argument("--reader", metavar="RUN", help="weights, run folder or run's name; default: the recogniser that ships")
+    sub.add_argument("--beam", type=int, default=5, help="hypotheses kept in each direction; 1 is quickest (%(default)s)")
     sub.add_argument("--best", type=int, default=1, help="hypotheses to print for each file (%(default)s)")
 
     sub = command("publish", publish, "make a fine-tuned run the recogniser that ships, and write its model card")
@@ -359,14 +390,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv and argv[0] in STAGES else None).parse_args(argv)
     try:
-        args.function(args)
+        return args.function(args) or 0
     except KeyboardInterrupt:
         print("mmlib: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+        if not _documented(error):
             raise
         print(f"mmlib: {error}", file=sys.stderr)
         return 2
-    return 0

@@ -394,7 +394,7 @@ class Draw(ipywidgets.VBox):
             return
         self.seconds = time.perf_counter() - started
         best = self.found[0] if self.found else Reading((), "", 0.0)
-        self.latex.value = f"<div style='font-size:170%; margin:8px'>${best.latex}$</div>"
+        self.latex.value = f"<div style='font-size:170%; margin:8px'>${html.escape(best.latex)}$</div>"
         rows = "".join(f"<tr><td>{np.exp(r.score):.2f}</td><td><code>{html.escape(r.latex)}</code></td></tr>"
                        for r in self.found[:5])
         self.table.value = (f"<table class='mmlib-read'><tr><th>p a token</th><th>LaTeX</th></tr>{rows}</table>"

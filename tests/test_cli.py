@@ -10,6 +10,7 @@ import pytest
 
 import mmlib
 from mmlib import cli
+from mmlib.data import DataError
 from mmlib.runs import RunError, project_root
 from mmlib.stages.loop import Paused
 
@@ -138,6 +139,53 @@ def test_the_notebooks_get_their_parameters(monkeypatch):
     assert cli.main(["reproduce", "02", "03", "-p", "profile", "desk", "-p", "seed", "1"]) == 0
     assert cli.main(["figures"]) == 0
     assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None, False), "diagrams", (["06"], {}, None, False)]
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """`mmlib.recognize` without a model: what it was asked for."""
+    asked = []
+
+    def read(file, beam, reader):
+        asked.append((file, beam, reader))
+        if "bad" in file:
+            raise DataError(f"{file}: the picture is blank")
+        return [types.SimpleNamespace(score=-0.25, latex="x^{2}"), types.SimpleNamespace(score=-1.0, latex="x2")]
+
+    module = types.SimpleNamespace(recognize=read, Reader=types.SimpleNamespace(load=lambda path: f"reader {path}"))
+    monkeypatch.setitem(sys.modules, "mmlib.recognize", module)
+    return asked
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(reading, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "bad.png", "c.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert cli.main(["recognize", "a.png", "bad.png", "gone.png", "folder", "c.png", "--reader", "mine", "--beam", "3"]) == 2
+    assert reading == [(name, 3, "reader mine") for name in ("a.png", "bad.png", "c.png")]
+    shown = capsys.readouterr()
+    assert shown.out == "a.png\t-0.250\tx^{2}\nc.png\t-0.250\tx^{2}\n"
+    assert sorted(shown.err.splitlines()) == [
+        "mmlib: bad.png: the picture is blank", "mmlib: folder: is a folder; name the files in it",
+        "mmlib: gone.png: there is no such file"]
+    assert cli.main(["recognize", "a.png", "c.png", "--best", "2"]) == 0
+    assert capsys.readouterr().out.count("\n") == 4
+
+
+def test_fine_tuning_ends_by_saying_how_to_read_with_it(monkeypatch, capsys):
+    module = types.SimpleNamespace(Config=Config, run=lambda *_: types.SimpleNamespace(name="finetune-smoke-1", summary={}))
+    monkeypatch.setattr(cli.importlib, "import_module", lambda _: module)
+    assert cli.main(["finetune"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "read with: mmlib recognize --reader finetune-smoke-1 FILE"
+
+
+def test_a_mistyped_name_is_told_before_torch_is_imported(tmp_path):
+    code = "import sys, mmlib.cli; assert mmlib.cli.main(sys.argv[1:]) == 2; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, "recognize", str(tmp_path / "gone.png")], capture_output=True, text=True,
+                          cwd=project_root(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gone.png: there is no such file" in done.stderr
 
 
 def test_help_and_version_are_quick_as_they_import_no_torch():

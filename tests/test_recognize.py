@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from mmlib.data import DataError
+from mmlib.data.corpus import synthetic_pack
 from mmlib.ink import Ink, InkError, typical_size, write_inkml
-from mmlib.latex import Vocabulary
+from mmlib.latex import STRUCTURE, Vocabulary, canonical
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import Hypothesis
-from mmlib.recognize import Reader, Reading, ink_of, recognize, trace_picture
+from mmlib.recognize import Reader, Reading, ink_of, pretty, recognize, several_rows, trace_picture
 from mmlib.render import rasterise
 from mmlib.runs import RunError, save_weights
 from mmlib.stages.finetune import Config
@@ -58,7 +59,7 @@ def is_reading(readings):
     assert readings
     for reading in readings:
         assert isinstance(reading, Reading)
-        assert reading.latex == " ".join(reading.tokens)
+        assert reading.latex == pretty(reading.tokens)
         assert all(token in VOCABULARY for token in reading.tokens)
         assert math.isfinite(reading.score)
         assert reading.score < 0
@@ -77,6 +78,15 @@ def test_a_reader_is_its_weights(reader, weights):
     assert (reader.run, reader.pictures, reader.minutes) == ("toy", 7, 0.5)
     assert Reader.load(weights) is reader  # loaded once
     assert Reader.load(weights.parent) is reader  # or from its folder
+
+
+def test_a_run_is_known_by_its_name(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    (tmp_path / "runs" / "finetune-smoke-0").mkdir(parents=True)
+    (tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors").write_bytes(weights.read_bytes())
+    assert Reader.load("finetune-smoke-0").path == tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors"
+    with pytest.raises(FileNotFoundError, match="finetune-smoke-1"):
+        Reader.load("finetune-smoke-1")
 
 
 def test_what_is_no_recogniser_is_named(tmp_path):
@@ -189,6 +199,31 @@ def test_broken_and_blank_files_are_named(tmp_path):
         ink_of(tmp_path / "bad.inkml")
 
 
+def formula(top, symbols=6):
+    """Crosses of size 20, a pen's width apart, from y = `top`."""
+    return [[(x, top + a), (x + 20, top + 20 - a)] for x in range(0, 25 * symbols, 25) for a in (0, 20)]
+
+
+def test_formulas_under_each_other_are_refused():
+    for drop, rows in ((25, 0), (45, 0), (65, 2), (200, 2)):
+        ink = Ink.from_strokes(formula(0) + formula(drop))
+        assert several_rows(ink.points, ink.stroke, typical_size(ink.points, ink.stroke)) == rows
+    page = Ink.from_strokes(formula(200) + formula(0) + formula(100))  # in whatever order they were written
+    with pytest.raises(InkError, match="3 rows of ink"):
+        ink_of(page)
+    assert len(ink_of(Ink.from_strokes(formula(0) + [[(40, 200), (41, 201)]]))[0])  # a speck is no row
+    bar = [[(0, 40), (145, 40)]]
+    assert len(ink_of(Ink.from_strokes(formula(0) + bar + formula(60)))[0])  # a fraction
+
+
+def test_a_picture_of_two_formulas_is_refused(tmp_path):
+    points, stroke = (torch.from_numpy(x) for x in (Ink.from_strokes(formula(0) + formula(90)).points + 8, np.arange(48) // 2))
+    levels = rasterise(points, stroke, torch.zeros(48).long(), (1, 128, 168), 3.0)[0, 0].numpy()
+    Image.fromarray((255 * (1 - levels)).astype(np.uint8)).save(tmp_path / "two.png")
+    with pytest.raises(InkError, match=r"two\.png: 2 rows of ink.*crop it to one formula"):
+        ink_of(tmp_path / "two.png")
+
+
 def test_pages_of_scribble_are_refused():
     points = np.random.default_rng(0).uniform(0, 100, (200_001, 2))
     with pytest.raises(InkError, match="200,001 points"):
@@ -233,6 +268,26 @@ def test_a_dot_and_a_blank():
         trace_picture(np.zeros((9, 9), np.uint8))
 
 
+@pytest.mark.parametrize(("label", "shown"), [
+    ("x ^ 2 + 3 x - 4 = 0", "x^{2}+3x-4=0"),
+    (r"\frac 1 {x_n}", r"\frac{1}{x_{n}}"),
+    (r"\sin x \lt \alpha \beta a", r"\sin x<\alpha\beta a"),
+    (r"\sqrt[3]{\{ 2 \}}", r"\sqrt[3]{\{2\}}"),
+    ("{a^b}^c", "a^{b}{}^{c}"),
+    (r"a \lt N", "a<N"),
+])
+def test_latex_is_as_one_would_type_it(label, shown):
+    assert pretty(canonical(label)) == shown
+
+
+def test_what_is_shown_has_the_same_tokens():
+    """Every pair of known tokens that can stand side by side, and every synthetic formula."""
+    pack = synthetic_pack("test")
+    symbols = [t for t in VOCABULARY.tokens if t not in (*Vocabulary.SPECIALS, *STRUCTURE, r"\sqrt")]
+    rows = [canonical(f"{a} {b}") for a in symbols for b in symbols] + [list(pack.tokens(i)) for i in range(len(pack))]
+    assert all(canonical(pretty(row)) == row for row in rows)
+
+
 def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
     """A likelier hypothesis that does not parse stands behind one that does."""
     import mmlib.recognize as module
@@ -244,4 +299,4 @@ def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
     reader = Reader(Recogniser(len(vocabulary), TINY).eval(), vocabulary, ViewConfig(), {}, tmp_path, "toy", 0, 0.0)
     points = np.array([[0, 0], [1, 1]], np.float32)
     (read,) = reader.read([(points, np.zeros(2, np.int64), 1.0)])
-    assert [r.latex for r in read] == ["x", "y", "x }", "{ x"]
+    assert [r.latex for r in read] == ["x", "y", "x}", "{x"]
