@@ -22,7 +22,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
 
     1. Divide by the paper's light, a wide local maximum: shading and shadows go. 2. Keep what is dark (Otsu), and of that what
     is no speck. 3. Find ruled lines, long and thin and many of one slope: turn the page level by them, and take them away where
-    no ink crosses. 4. Crop to the ink.
+    no ink crosses. 4. Crop to the ink. A page with nothing on it comes as one white pixel.
     """
     from scipy import ndimage
     from skimage.filters import gaussian, threshold_otsu
@@ -43,7 +43,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
     area = max(6, round((side / 300) ** 2))
     label, count = ndimage.label(ink, np.ones((3, 3)))
     ink &= (np.bincount(label.ravel(), minlength=count + 1) >= area)[label]
-    if not ink.any():
+    if not ink.any() or only_rules(ink):
         return np.full((1, 1), 255, np.uint8)
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     pad = side // 100 + 4
@@ -100,6 +100,14 @@ def without_rules(ink: np.ndarray) -> np.ndarray:
         crossing = ndimage.binary_dilation(crossing, iterations=2)
         left[top : bottom + 1] &= crossing
     return left
+
+
+def only_rules(ink: np.ndarray) -> bool:
+    """Whether the ink (H, W) bool is what cleaning leaves of an empty ruled page: flat pieces, the longest over half the page."""
+    from scipy import ndimage
+
+    sizes = [(y.stop - y.start, x.stop - x.start) for y, x in ndimage.find_objects(ndimage.label(ink, np.ones((3, 3)))[0])]
+    return max(wide for _, wide in sizes) > ink.shape[1] / 2 and all(high < 6 + 0.15 * wide for high, wide in sizes)
 
 
 def imitate(levels: np.ndarray, rng: np.random.Generator, shade: float = 0.5, blur: float = 1.0, rules: bool = True,

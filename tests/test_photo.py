@@ -8,7 +8,7 @@ from mmlib import story
 from mmlib.data import DataError
 from mmlib.data.corpus import synthetic_pack
 from mmlib.ink import InkError
-from mmlib.photo import clean, imitate, is_photo, slope_of_rules, without_rules
+from mmlib.photo import clean, imitate, is_photo, only_rules, slope_of_rules, without_rules
 from mmlib.recognize import LARGEST, ink_of, recognize
 
 
@@ -66,6 +66,12 @@ def test_a_page_without_rules_is_not_turned(drawings):
 def test_a_fraction_bar_is_no_rule():
     ink = np.zeros((100, 300), bool)
     ink[50:53, 100:220] = True
+    assert not only_rules(ink)
+    fraction = ink.copy()
+    fraction[50:53, 20:280] = True
+    assert only_rules(fraction)  # a line and nothing else
+    fraction[20:45, 150:154] = True  # a numerator
+    assert not only_rules(fraction)
     assert np.array_equal(without_rules(ink), ink)
     ink[20:22] = True  # across the page
     ink[5:40, 150:154] = True  # a stroke over it
@@ -81,6 +87,15 @@ def test_blank_paper_has_no_ink():
     for paper in (flat, shaded):
         with pytest.raises(DataError, match=r"blank|no ink"):
             recognize(clean(paper))
+
+
+def test_an_empty_ruled_page_is_blank():
+    """However it is tilted and seen: rules that cleaning could not take away are no formula."""
+    for seed, size in ((0, (300, 450)), (1, (300, 450)), (2, (450, 300))):
+        rng = np.random.default_rng(seed)
+        page = imitate(np.zeros(size, np.uint8), rng, tilt=rng.uniform(-0.08, 0.08))
+        with pytest.raises(DataError, match="blank"):
+            ink_of(page)
 
 
 def test_a_speckled_picture_is_refused_at_once():
