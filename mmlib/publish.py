@@ -69,8 +69,8 @@ Transformer decoder that reads one handwritten expression and writes canonical L
 - **Reads** pictures drawn at {pixels:.0f} pixels a typical symbol: ink is rasterised, pictures are traced and drawn again.
 - **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the CROHME papers. The code
   is MIT.
-- **Not for** full pages, several lines, matrices, or symbols outside CROHME's 101 classes; photographs need a clean, upright
-  crop.
+- **Not for** full pages, several lines, matrices, or symbols outside CROHME's 101 classes. A photograph is cleaned first
+  (shading, ruled lines, a tilted page): crop it to one formula, upright.
 
 Rates (0 to 1) on canonical tokens, beam 5 in both directions with joint scoring; `ter` is token errors over reference tokens.
 `test_2016` is 256-pixel pictures, not ink, so it does not compare with published rows. Unreadable labels count as wrong.
