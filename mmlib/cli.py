@@ -353,7 +353,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
 
     sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG, BMP) and InkML files, one formula each")
     sub.description += (". Prints the file, the score and the LaTeX. The score is the mean log-probability a token, written from "
-                        "the left and from the right: near 0 is sure; it compares readings of one picture best.")
+                        "the left and from the right: near 0 is sure, below about -0.3 most readings have an error.")
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--reader", metavar="RUN", help="weights, run folder or run's name; default: the recogniser that ships")
     sub.add_argument("--beam", type=int, default=5, help="hypotheses kept in each direction; 1 is quickest (%(default)s)")

@@ -49,7 +49,7 @@ def load_own(path: str | Path) -> Pack:
 
 def content_digest(path: Path) -> str:
     """Sixteen hex digits over the names and contents of all files."""
-    total = hashlib.sha256(b"upright")  # no pack from before pictures were turned by their EXIF
+    total = hashlib.sha256(b"upright")  # no pack from before pictures were turned by their EXIF, and photographs cleaned
     for name, content in iter_folder(path) if path.is_dir() else iter_archive(path):
         total.update(f"{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()[:16]

@@ -21,6 +21,7 @@ from mmlib import latex as tex
 from mmlib.data import DataError
 from mmlib.data.crohme import MAX_MEMBER, iter_archive
 from mmlib.data.pack import PackError, code_version, read_tensors, write_atomic
+from mmlib.photo import clean, is_photo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,8 +119,9 @@ def _labels(name: str, content: bytes) -> Iterator[tuple[str, str] | DataError]:
             )
 
 
-def read_pictures(path: str | Path) -> Iterator[Picture | DataError]:
-    """Pictures of a folder or archive in the order of the captions; what cannot be read comes as DataError.
+def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | DataError]:
+    """Pictures of a folder or archive in the order of the captions; what cannot be read comes as DataError. With `photos`, a
+    photograph among them is cleaned, as `recognize` does.
 
     A caption without a picture, an unreadable or blank picture and a broken caption line are such errors; a
     caption that is no valid LaTeX is not: its picture comes with `tokens` None and `label_error`.
@@ -160,7 +162,8 @@ def read_pictures(path: str | Path) -> Iterator[Picture | DataError]:
             yield DataError(f"{path}: {origin} names {row[0]!r}, and there is no such picture")
             continue
         try:
-            array = ink_levels(decode(load(name)))
+            grey = decode(load(name))
+            array = ink_levels(clean(grey) if photos and is_photo(grey) else grey)
         except DataError as error:
             yield DataError(f"{path}: {name}: {error}")
             continue

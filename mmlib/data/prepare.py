@@ -67,7 +67,7 @@ def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, worker
 def prepare_pictures(name: str, out_dir: Path) -> dict:
     """Pack pictures with captions as `<out_dir>/<name>.safetensors`; returns the report."""
     started = time.perf_counter()
-    results = list(read_pictures(find(name)))
+    results = list(read_pictures(find(name), photos=name not in DATASETS))  # a benchmark's pictures stay what they are
     pictures = [r for r in results if isinstance(r, Picture)]
     if not pictures:
         raise DataError(f"{name}: neither .inkml files nor readable pictures in {find(name)}")

@@ -4,6 +4,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from mmlib.data import DataError
 from mmlib.data.pack import PackError
@@ -16,6 +17,7 @@ from mmlib.data.pictures import (
     read_pictures,
     write_picture_pack,
 )
+from mmlib.photo import imitate
 
 LEVELS = np.zeros((6, 9), np.uint8)
 LEVELS[2:5, 3:8] = [[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 60]]
@@ -85,6 +87,18 @@ def test_own_folder_without_captions(tmp_path):
     (tmp_path / "mine" / "photo.png").write_bytes(encoded(LEVELS))
     (picture,) = read_pictures(tmp_path / "mine")
     assert (picture.id, picture.latex, picture.tokens) == ("photo", None, None)
+
+
+def test_photographs_in_a_folder_are_cleaned(tmp_path):
+    levels = np.zeros((120, 260), np.uint8)
+    levels[40:80, 60:66] = levels[57:63, 100:150] = levels[40:80, 190:196] = 255  # 1 - 1
+    (tmp_path / "a.png").write_bytes(encoded(imitate(levels, np.random.default_rng(0), tilt=0.0)))
+    (tmp_path / "b.png").write_bytes(encoded(255 - levels))
+    (raw, plain), (cleaned, same) = read_pictures(tmp_path), read_pictures(tmp_path, photos=True)
+    assert np.array_equal(plain.array, same.array)
+    assert set(np.unique(cleaned.array)) == {0, 255} != set(np.unique(raw.array))
+    assert cleaned.array.size < raw.array.size / 2  # cropped to the ink: no shadow is left
+    assert ndimage.label(cleaned.array, np.ones((3, 3)))[1] == 3
 
 
 def test_captions_must_be_text(folder):
