@@ -393,12 +393,13 @@ class Draw(ipywidgets.VBox):
             self.found, self.latex.value, self.table.value = [], html.escape(str(error)), ""
             return
         self.seconds = time.perf_counter() - started
+        what = f"{len(self.pad.strokes)} strokes" if isinstance(source, Ink) else "a picture"
         best = self.found[0] if self.found else Reading((), "", 0.0)
         self.latex.value = f"<div style='font-size:170%; margin:8px'>${html.escape(best.latex)}$</div>"
         rows = "".join(f"<tr><td>{np.exp(r.score):.2f}</td><td><code>{html.escape(r.latex)}</code></td></tr>"
                        for r in self.found[:5])
         self.table.value = (f"<table class='mmlib-read'><tr><th>p a token</th><th>LaTeX</th></tr>{rows}</table>"
-                            f"<small>read in {1000 * self.seconds:.0f} ms</small>")
+                            f"<small>{what} read in {1000 * self.seconds:.0f} ms</small>")
 
     def look(self) -> None:
         """Draw where the decoder looked for each token."""
