@@ -95,7 +95,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         LEVERS: {
             "no composed ink": levered(composed=0.0),
             "no cuts, no recombination": levered(augment=dict.fromkeys(RECOMBINED, 0.0)),
-            "neither of them": levered(composed=0.0, augment=dict.fromkeys(RECOMBINED, 0.0)),
+            "no composed ink, no recombination": levered(composed=0.0, augment=dict.fromkeys(RECOMBINED, 0.0)),
             "no warps": levered(view=asdict(ViewConfig().still())),
             "no point loss": levered(point_weight=0.0),
             "no guide loss": levered(guide_weight=0.0),
