@@ -249,7 +249,7 @@ def test_what_fits_is_taken():
 
 
 def test_the_documented_errors_exist():
-    kinds = {kind.__name__ for kind in (InkError, LatexError, DataError, PackError, RunError, FileNotFoundError)}
+    kinds = {kind.__name__ for kind in (InkError, LatexError, DataError, PackError, RunError, FileNotFoundError, PermissionError)}
     assert kinds == DOCUMENTED
 
 
