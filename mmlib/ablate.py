@@ -1,7 +1,7 @@
 """The grid of ablations: arms at equal cost, one factor at a time.
 
 An arm is one entry of `GRID`: the changes that it makes to each stage of its chain; all else is the preset's. A stage that it
-does not name is left out (fine-tuning never is), and the next one starts from what there is. Stages that two arms have in common
+does not name is left out, and the next one starts from what there is. Stages that two arms have in common
 are trained once: the run store knows every run by its whole configuration.
 
 The budget unit is the picture; an expression of stages 1 and 2 costs one for each view. An arm spends `FIRST` + `SECOND`
@@ -52,13 +52,14 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
                 "finetune": {"pictures": labelled, **finetune}}
 
     def levered(**changes: Any) -> Chain:
+        """Fine-tuning alone."""
         return {"finetune": {"pictures": labelled, **changes}}
 
     return {
         "whole method": {
             "mask-match": whole(),
             "contrastive": alone(),
-            "supervised": {"finetune": {"pictures": labelled}},
+            "supervised": levered(),
             "supervised-total": {"finetune": total},
             "supervised-total, no module": {"finetune": total | {"model": {"maps": 0}}},
         },
@@ -107,7 +108,6 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
 
 GRID = grid()
 ARMS = {arm: chain for arms in GRID.values() for arm, chain in arms.items()}
-HEADLINE = ("mask-match", "contrastive", "simclr", "mae", "supervised-total")
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ def configs(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "cr
     """
     found = {}
     for name, stage in STAGES.items():
-        if name in chain or name == "finetune":
+        if name in chain:
             own = {"labels": cell.labels, "init": "none"} if name == "finetune" else {}
             common = stage.Config.preset(profile, dataset=dataset, seed=cell.seed, **own)
-            found[name] = changed(changed(common, preset.get(name, {})), chain.get(name, {}))
+            found[name] = changed(changed(common, preset.get(name, {})), chain[name])
     return found
 
 
@@ -180,7 +180,8 @@ def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFIL
     def left() -> float | None:
         return None if max_minutes is None else max(0.0, max_minutes - (time.monotonic() - began) / 60)
 
-    todo = [cell for cell in cells if not read(cell, dataset, profile, split)]
+    done = recorded(dataset, profile, split)
+    todo = [cell for cell in cells if cell not in done]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} of them done")
     for number, cell in enumerate(todo):
         since = time.monotonic()
@@ -195,11 +196,10 @@ def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFIL
               flush=True)
 
 
-def read(cell: Cell, dataset: str = "crohme", profile: str = PROFILE, split: str = "valid") -> bool:
-    """Whether a cell has its record."""
-    wanted = {"arm": cell.arm, "profile": profile, "dataset": dataset, "split": split, "metric": "ter", "occlusion": "0",
-              "seed": str(cell.seed), "labels": f"{cell.labels:.10g}"}
-    return any(wanted.items() <= row.items() for row in records.rows())
+def recorded(dataset: str = "crohme", profile: str = PROFILE, split: str = "valid") -> set[Cell]:
+    """The cells that have their record."""
+    wanted = {"profile": profile, "dataset": dataset, "split": split, "metric": "ter", "occlusion": "0", "stage": "evaluate"}
+    return {Cell(row["arm"], int(row["seed"]), float(row["labels"])) for row in records.rows() if wanted.items() <= row.items()}
 
 
 def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE) -> str:
@@ -209,8 +209,8 @@ def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE)
         kept = [run for run in find_runs(name, profile) if run.config["dataset"] == dataset]
         pictures = sum(run.summary["pictures"] * views_of(name, run.config) for run in kept)
         speed[name] = sum(run.environment["minutes"] for run in kept) / pictures if pictures else None
-    lines, known, total = [], set(), 0.0
-    for cell in sorted(cells, key=lambda cell: not read(cell, dataset, profile)):
+    lines, known, total, done = [], set(), 0.0, recorded(dataset, profile)
+    for cell in sorted(cells, key=lambda cell: cell not in done):
         pictures: dict[str, int] = {}
         chain = ""  # of the configurations so far: what two arms have in common is counted once
         for name, config in configs(cell, ARMS[cell.arm], profile, dataset).items():
@@ -218,7 +218,7 @@ def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE)
             if chain not in known:
                 known.add(chain)
                 pictures[name] = config.pictures * views_of(name, vars(config))
-        if read(cell, dataset, profile):
+        if cell in done:
             lines.append(f"done   {cell}")
             continue
         unknown = any(speed[name] is None for name in pictures)
@@ -226,5 +226,5 @@ def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE)
         total += minutes or 0.0
         cost = ", ".join(f"{name} {n:,}" for name, n in pictures.items())
         lines.append(f"to do  {cell}: {cost} pictures" + ("" if minutes is None else f", about {minutes:.0f} minutes"))
-    known = f"about {total:.0f} minutes to go" if total else "how long it takes is not known: no run of this profile is kept yet"
-    return "\n".join([*lines, known if any(line.startswith("to do") for line in lines) else "nothing to do"])
+    rest = f"about {total:.0f} minutes to go" if total else "how long it takes is not known: no run of this profile is kept yet"
+    return "\n".join([*lines, "nothing to do" if done.issuperset(cells) else rest])

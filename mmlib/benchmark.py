@@ -14,13 +14,11 @@ and noisy: what is compared is measured in one section, alternating.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +40,7 @@ from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.recognize import Reader
-from mmlib.runs import commit, hardware, results_root, utc, versions, views_of, write_atomic
+from mmlib.runs import commit, elsewhere, hardware, results_root, utc, versions, views_of, write_atomic
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.loop import Paused
 from mmlib.views import make_view
@@ -190,18 +188,6 @@ def peaks(repeats: int = 5) -> tuple[float, float]:
     return 2 * n**3 / times["product"].min(), 2 * source.nbytes / times["copy"].min()
 
 
-@contextmanager
-def elsewhere() -> Iterator[Path]:
-    """Results in a temporary folder, so that what is trained to be timed is not kept."""
-    before = os.environ.get("MMLIB_RESULTS")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["MMLIB_RESULTS"] = folder
-        try:
-            yield Path(folder)
-        finally:
-            os.environ.pop("MMLIB_RESULTS") if before is None else os.environ.update(MMLIB_RESULTS=before)
-
-
 def trained(stage: str, config: Any, count: int) -> np.ndarray:
     """Time a stage's own loop over `count` steps from random weights: (count, 3) of seconds a step, of which waiting for its
     batch, and expressions. Nothing of the stage is written again here: its feed is watched."""
@@ -217,7 +203,7 @@ def trained(stage: str, config: Any, count: int) -> np.ndarray:
                 yield batch
 
     module.Feed = Watched
-    with elsewhere():
+    with tempfile.TemporaryDirectory() as folder, elsewhere("MMLIB_RESULTS", folder):  # what is trained to be timed is not kept
         try:
             module.run(config, "desk", max_steps=count, progress=False)
         except Paused:

@@ -92,6 +92,19 @@ def full(path: str | os.PathLike, error: OSError) -> Exception:
                     "command goes on from the last checkpoint")
 
 
+@contextlib.contextmanager
+def elsewhere(name: str, folder: str | os.PathLike) -> Iterator[None]:
+    """Let `$MMLIB_RESULTS` or `$MMLIB_FIGURES` be another folder for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
     """Write the file whole or not at all: a temporary file beside it, flushed to disk, then renamed.
 

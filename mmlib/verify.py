@@ -20,7 +20,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +29,18 @@ from typing import Any
 
 from mmlib import records
 from mmlib.metrics.recognition import Outcomes
-from mmlib.runs import Run, RunError, digest, figures_root, find_runs, project_root, results_root, run_hash, training_cost
+from mmlib.runs import (
+    Run,
+    RunError,
+    digest,
+    elsewhere,
+    figures_root,
+    find_runs,
+    project_root,
+    results_root,
+    run_hash,
+    training_cost,
+)  # fmt: skip
 from mmlib.stages.evaluate import METRICS
 
 CLAIM = re.compile(r"(?<![\w.,])(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+(?=\s?%|\s+per\s+cent))"
@@ -204,14 +214,8 @@ def figure_faults() -> Iterator[str]:
     committed = figures_root()
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "figures"
-        before = os.environ.get("MMLIB_FIGURES")
-        os.environ["MMLIB_FIGURES"] = str(drawn)
-        try:
+        with elsewhere("MMLIB_FIGURES", drawn):
             reproduce(["06"], out=Path(folder))
-        finally:
-            os.environ.pop("MMLIB_FIGURES")
-            if before:
-                os.environ["MMLIB_FIGURES"] = before
         names = {path.name for place in (committed, drawn) for path in place.iterdir()}
         for name in sorted(names):
             a, b = (place / name for place in (committed, drawn))

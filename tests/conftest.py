@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
 import numpy as np
 import pytest
+import torch
 
+from mmlib.data import corpus as corpora
 from mmlib.data import data_root
 from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.ink import Ink, Symbol
@@ -47,6 +50,23 @@ INKML = """<ink xmlns="http://www.w3.org/2003/InkML">
 def pytest_collection_modifyitems(items):
     """The longest file first: of two processes one takes it, and the other the rest."""
     items.sort(key=lambda item: "tests/notebooks/" not in item.nodeid)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A context of a tiny embedded data set, packed in a cache of its own, and one thread; gives the patch that it undoes."""
+
+    @contextlib.contextmanager
+    def small(train: int, test: int):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
+            patch.setattr(corpora, "SYNTHETIC", {"train": (train, 1), "test": (test, 2)})
+            yield patch
+        torch.set_num_threads(threads)
+
+    return small
 
 
 @pytest.fixture

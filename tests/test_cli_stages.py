@@ -3,10 +3,8 @@
 import json
 
 import pytest
-import torch
 
 from mmlib.cli import main
-from mmlib.data import corpus as corpora
 from mmlib.runs import find_runs
 from mmlib.stages import attend, finetune, pretrain
 
@@ -15,15 +13,9 @@ FINETUNE = ["finetune", *SMALL, "--init", "none", "--eval-most", "2"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory):
-    """A tiny embedded data set, one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
-        patch.setattr(corpora, "SYNTHETIC", {"train": (100, 1), "test": (20, 2)})
+def small(small_data):
+    with small_data(100, 20):
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -208,7 +208,8 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     this = Run.open("finetune", profile, config, inputs, CODE_VERSION)
     if this.done:
         return this
-    start = initial_run(*before)
+    if start and not start.weights.is_file():
+        start = initial_run(*before)
     with this.lock(tools.is_main_process):
         vocabulary = corpus.vocabulary
         model = build(config, corpus, start)

@@ -7,7 +7,6 @@ kept, and the longer one goes on from there. It ends exactly as if it had been t
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -15,7 +14,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mmlib.models.layers import native_bfloat16
-from mmlib.runs import Run, RunError, flatten, results_root, run_hash, unflatten, write_atomic
+from mmlib.runs import Run, RunError, elsewhere, flatten, results_root, run_hash, unflatten, write_atomic
 from mmlib.stages.health import collapsed
 from mmlib.stages.muon import Muon
 
@@ -309,19 +308,6 @@ def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: f
         found = stage.run(config, profile, max_minutes, max_steps)
         if found.weights.is_file() or not weights:
             return found
-        with _elsewhere(results_root() / "retrained"):
+        with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
             return stage.run(config, profile, max_minutes, max_steps)
     return Run.load(results_root() / "runs" / name)
-
-
-@contextlib.contextmanager
-def _elsewhere(folder: Path) -> Iterator[None]:
-    """Keep results in another folder for a while."""
-    before = os.environ.get("MMLIB_RESULTS")
-    os.environ["MMLIB_RESULTS"] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.pop("MMLIB_RESULTS")
-        if before is not None:
-            os.environ["MMLIB_RESULTS"] = before

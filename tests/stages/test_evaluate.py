@@ -7,7 +7,6 @@ import torch
 from mmlib import records
 from mmlib.cli import main
 from mmlib.data import DataError
-from mmlib.data import corpus as corpora
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.samples import collate, from_pack
 from mmlib.latex import Vocabulary
@@ -23,15 +22,9 @@ VOCABULARY = Vocabulary.crohme()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory):
-    """A tiny embedded data set, one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
-        patch.setattr(corpora, "SYNTHETIC", {"train": (40, 1), "test": (12, 2)})
+def small(small_data):
+    with small_data(40, 12):
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

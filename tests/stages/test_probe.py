@@ -18,15 +18,10 @@ SMALL = {"fitted": 120, "read": 40, "views": 8}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
-        patch.setattr(corpora, "SYNTHETIC", {"train": (100, 1), "test": (20, 2)})
+def small(small_data):
+    with small_data(100, 20) as patch:
         patch.setattr(probes, "logistic", functools.partial(probes.logistic, steps=3))  # quick, and nowhere near the minimum
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib.data import corpus as corpora
 from mmlib.data.corpus import load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, collate
 from mmlib.latex import Vocabulary
@@ -24,16 +23,10 @@ VOCABULARY = Vocabulary.crohme()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory):
-    """A tiny embedded data set, packed once; one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
+def small(small_data, tmp_path_factory):
+    with small_data(120, 30) as patch:
         patch.setenv("MMLIB_RESULTS", str(tmp_path_factory.mktemp("results")))
-        patch.setattr(corpora, "SYNTHETIC", {"train": (120, 1), "test": (30, 2)})
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
