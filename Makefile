@@ -66,7 +66,7 @@ $(STAMP): requirements.txt pyproject.toml
 	with_uv() { \
 		command -v uv >/dev/null && uv --version >/dev/null 2>&1 \
 		&& { has_python || uv venv --quiet --clear --python "$$python" $(VENV); } \
-		&& uv pip install --python $(BIN)/python -r requirements.txt \
+		&& uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt \
 		&& uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .; \
 	}; \
 	with_pip() { \

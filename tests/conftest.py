@@ -75,7 +75,7 @@ def inkml() -> str:
     return INKML
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def crohme_root():
     """The folder of CROHME's archives; skips where `$MMLIB_DATA/crohme` is not there."""
     root = data_root() / "crohme"

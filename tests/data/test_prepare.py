@@ -9,6 +9,7 @@ import pytest
 from mmlib.data import DataError, cache_root, data_root, prepare
 from mmlib.data.pack import Pack
 from mmlib.data.pictures import PicturePack
+from mmlib.data.split import seen, split
 from mmlib.latex import Vocabulary
 
 
@@ -102,15 +103,23 @@ def test_own_folders_of_ink_and_of_pictures(data_dir, cache_dir, tmp_path):
         prepare.prepare([str(tmp_path / "nothing")])
 
 
-@pytest.mark.slow
-def test_all_of_crohme(crohme_root, cache_dir):
-    """Counts, faults by name, every token known; reading takes a minute on 2 cores, opening 0.1 s.
+@pytest.fixture(scope="module")
+def all_of_crohme(crohme_root, tmp_path_factory):
+    """Each archive's report and the seconds of processor time that all took, read into a cache that the module's tests share.
 
-    Times are processor time, so that whatever else the machine does has no part in them.
+    Processor time of this process and its workers, so that whatever else the machine does has no part in it.
     """
-    started = os.times()
-    train, t14, t16, t19 = prepare.prepare(show=str)
-    used = np.subtract(os.times(), started)[:4].sum()  # of this process and its workers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("crohme")))
+        started = os.times()
+        reports = prepare.prepare(show=str)
+        yield reports, np.subtract(os.times(), started)[:4].sum()
+
+
+@pytest.mark.slow
+def test_all_of_crohme(all_of_crohme):
+    """Counts, faults by name, every token known; reading takes a minute on 2 cores, opening 0.1 s."""
+    (train, t14, t16, t19), used = all_of_crohme
     assert used < 2 * 60
     assert (train["listed"], train["read"]) == (8836, 8834)
     assert [r.split(":")[0] for r in train["skipped"]] == [
@@ -135,3 +144,18 @@ def test_all_of_crohme(crohme_root, cache_dir):
         Pack.open(pack.path)
         times.append(time.process_time() - started)
     assert min(times) < 0.1
+
+
+@pytest.mark.slow
+def test_split_of_crohme(all_of_crohme):
+    pack = prepare.load_pack("train_2014")
+    train, valid, report = split(pack)
+    assert len(train) >= 0.85 * len(pack)
+    assert 500 <= len(valid) <= 700
+    assert report["formulas_seen"] == report["writers_seen"] == 0
+    assert {"HAMEX", "KAIST", "MathBrush", "MfrDB", "expressmatch"} <= set(report["valid_by_source"])
+    assert report["valid_formulas"] > 0.95 * len(valid)
+    formulas = {pack.tokens(i) for i in train}
+    for name, share in (("test_2014", 0.035), ("test_2019", 0.01)):
+        test = prepare.load_pack(name)
+        assert seen(test, range(len(test)), formulas) < share

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlib.data import prepare
 from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.data.split import leak, seen, split
 
@@ -62,18 +61,3 @@ def test_leak_counts_what_leaks(field):
     assert report["writers_seen"] == 0.25
     assert report["valid_by_source"] == {"few": 2, "nameless": 1, "unique": 1}
     assert seen(field, range(len(field)), {field.tokens(0)}) == 1 / len(field)
-
-
-@pytest.mark.slow
-def test_split_of_crohme(crohme_root):
-    pack = prepare.load_pack("train_2014")
-    train, valid, report = split(pack)
-    assert len(train) >= 0.85 * len(pack)
-    assert 500 <= len(valid) <= 700
-    assert report["formulas_seen"] == report["writers_seen"] == 0
-    assert {"HAMEX", "KAIST", "MathBrush", "MfrDB", "expressmatch"} <= set(report["valid_by_source"])
-    assert report["valid_formulas"] > 0.95 * len(valid)
-    formulas = {pack.tokens(i) for i in train}
-    for name, share in (("test_2014", 0.035), ("test_2019", 0.01)):
-        test = prepare.load_pack(name)
-        assert seen(test, range(len(test)), formulas) < share
