@@ -29,10 +29,10 @@ TOTAL = FIRST + SECOND + LABELLED
 Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a part of a configuration may be a mapping, too
 
 
-COVERED, LEVERS = "fine-tuned under covers", "levers of fine-tuning"
+COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
 OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
-REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised"}
+REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written"}
 RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
 
 
@@ -41,6 +41,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
     total = {"pictures": first + second + labelled}  # all of it in fine-tuning
 
     covered = {"cover": (0.0, 0.5)}  # share of ink under covers in fine-tuning
+    plain = {"composed": 0.0, "augment": dict.fromkeys(RECOMBINED, 0.0)}  # no ink composed or recombined from labelled symbols
 
     def alone(finetune: Mapping = {}, **changes: Any) -> Chain:
         """Stage 1 with stage 2's share."""
@@ -88,6 +89,15 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "slots alone": whole({}, {"model": {"modulate": False}}),
             "attention unused": whole({}, {"model": {"modulate": False, "slots": False}}),
         },
+        "rate of the pretrained encoder": {
+            "encoder at 0.3 of the rate": whole({}, {"encoder_rate": 0.3}),
+            "encoder at 0.1 of the rate": whole({}, {"encoder_rate": 0.1}),
+        },
+        PLAIN: {
+            "mask-match, as written": whole({}, plain),
+            "contrastive, as written": alone(plain),
+            "supervised-total, as written": {"finetune": total | plain},
+        },
         COVERED: {
             "mask-match, covers": whole({}, covered),
             "contrastive, covers": alone(covered),
@@ -96,7 +106,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         LEVERS: {
             "no composed ink": levered(composed=0.0),
             "no cuts, no recombination": levered(augment=dict.fromkeys(RECOMBINED, 0.0)),
-            "no composed ink, no recombination": levered(composed=0.0, augment=dict.fromkeys(RECOMBINED, 0.0)),
+            "no composed ink, no recombination": levered(**plain),
             "no warps": levered(view=asdict(ViewConfig().still())),
             "no point loss": levered(point_weight=0.0),
             "no guide loss": levered(guide_weight=0.0),
