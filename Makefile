@@ -22,7 +22,7 @@ reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synt
 	@echo "Notebooks 01 to 07, PROFILE=$(PROFILE) DATASET=$(DATASET)."
 	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
-test: $(STAMP)  ## all tests, notebooks too (about 14 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
+test: $(STAMP)  ## all tests, notebooks too (about 9 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser $(ARGS)
 
 test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs Chromium; about 10 min on 2 cores)
