@@ -791,8 +791,7 @@ def grid_figure(labels: float = 1.0) -> Figure:
     names = [f"{row.a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in found.itertuples()]
     ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5),
            xlabel="difference in TER (right: the second reads better)",
-           title=f"validation, {labels:.0%} of the labels")
-    plots.annotate_n(ax, int(found.n.iloc[0]))
+           title=f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions")
     return fig
 
 

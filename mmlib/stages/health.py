@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EARLY = 1_000  # pictures: a network that has seen fewer looks collapsed because it has learned nothing yet
+
 # Held-out number, the value from which it tells a collapse, whether above or below, and what has collapsed.
 SIGNS = (
     ("spread", 0.01, "below", "the embeddings of different expressions are the same"),
@@ -16,9 +18,10 @@ SIGNS = (
 )
 
 
-def collapsed(numbers: Mapping[str, float]) -> list[str]:
-    """A sentence for each sign of collapse among the numbers of a look at the validation split, naming the number."""
-    return [f"{what}: {name} is {numbers[name]:.4f}, {side} {limit}" for name, limit, side, what in SIGNS
+def collapsed(numbers: Mapping[str, float], pictures: int) -> list[str]:
+    """A sentence for each sign of collapse among the numbers of a look at the validation split after so many pictures, naming the
+    number; none before `EARLY`."""
+    return [] if pictures < EARLY else [f"{what}: {name} is {numbers[name]:.4f}, {side} {limit}" for name, limit, side, what in SIGNS
             if name in numbers and (numbers[name] > limit if side == "above" else numbers[name] < limit)]
 
 

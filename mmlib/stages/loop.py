@@ -275,7 +275,7 @@ class Loop:
             module.train(training[key])
         self.run.log(step=step, pictures=pictures, minutes=round(self.run.minutes, 3),
                      **{f"valid_{k}": v for k, v in numbers.items()})
-        for sign in collapsed(numbers) if self.accelerator.is_main_process else ():
+        for sign in collapsed(numbers, pictures) if self.accelerator.is_main_process else ():
             warnings.warn(f"{self.run.name} may have collapsed at {pictures:,} pictures: {sign}", stacklevel=2)
         return numbers
 

@@ -3,18 +3,19 @@
 import pytest
 import torch
 
-from mmlib.stages.health import SIGNS, collapsed, on_grid, positional
+from mmlib.stages.health import EARLY, SIGNS, collapsed, on_grid, positional
 
 
 def test_each_sign_is_given_beyond_its_limit_only():
     for name, limit, side, what in SIGNS:
         beyond, within = (limit + 5e-4, limit - 5e-4)[:: 1 if side == "above" else -1]
-        (said,) = collapsed({name: beyond, "other": 1.0})
+        (said,) = collapsed({name: beyond, "other": 1.0}, EARLY)
         assert what in said
         assert name in said
         assert f"{beyond:.4f}" in said
-        assert collapsed({name: within}) == []
-    assert collapsed({"ter": 1.0}) == []
+        assert collapsed({name: within}, EARLY) == []
+        assert collapsed({name: beyond}, EARLY - 1) == []
+    assert collapsed({"ter": 1.0}, EARLY) == []
 
 
 def test_maps_on_the_common_grid_know_only_their_own_canvas():

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mmlib.runs import Run, RunError
+from mmlib.stages import health
 from mmlib.stages import loop as loop_module
 from mmlib.stages.loop import Loop, OptimConfig, Paused, accelerator, half, initial_run, learning_rate, optimizer
 
@@ -395,7 +396,8 @@ def test_the_global_generator_goes_on_where_it_was(tmp_path, monkeypatch):
     assert toy.rows() == rows
 
 
-def test_a_collapse_is_said_aloud_with_the_number():
+def test_a_collapse_is_said_aloud_with_the_number(monkeypatch):
+    monkeypatch.setattr(health, "EARLY", 0)
     toy = Toy(evaluate=lambda pictures: {"spread": 0.001 if pictures >= 40 else 0.5})
     with pytest.warns(UserWarning, match=r"collapsed at 4. pictures: the embeddings .* spread is 0\.0010") as said:
         toy.train()
