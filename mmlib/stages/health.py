@@ -21,7 +21,9 @@ SIGNS = (
 def collapsed(numbers: Mapping[str, float], pictures: int) -> list[str]:
     """A sentence for each sign of collapse among the numbers of a look at the validation split after so many pictures, naming the
     number; none before `EARLY`."""
-    return [] if pictures < EARLY else [f"{what}: {name} is {numbers[name]:.4f}, {side} {limit}" for name, limit, side, what in SIGNS
+    if pictures < EARLY:
+        return []
+    return [f"{what}: {name} is {numbers[name]:.4f}, {side} {limit}" for name, limit, side, what in SIGNS
             if name in numbers and (numbers[name] > limit if side == "above" else numbers[name] < limit)]
 
 
