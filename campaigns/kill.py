@@ -1,10 +1,12 @@
 """SIGKILL at a random moment, then again until done: the end must be the uninterrupted run's, bit for bit.
 
     python -m campaigns.kill --times 50 --seed 0
+    python -m campaigns.kill --times 20 --targets grid notebook --out results/campaigns/kill_runners.json
 
-Each case trains one of the three stages in small, or packs a folder of InkML with two workers, is killed once at a random moment
-of the time that it takes when left alone, and is started again. Compared are weights, curves (all but minutes), summary; a pack's
-arrays and header (the file's own order of them is no part of it). Processes that outlive the killed one count as a fault.
+Each case trains one of the three stages in small, or packs a folder of InkML with two workers (`TARGETS`), or runs a grid of two
+arms or a notebook that trains (`RUNNERS`); it is killed once at a random moment of the time that it takes when left alone, and
+started again. Compared are weights, curves (all but minutes), summary; a pack's arrays and header (the file's own order of them
+is no part of it); the grid's records; what the notebook printed. Processes that outlive the killed one count as a fault.
 """
 
 from __future__ import annotations
@@ -23,16 +25,39 @@ from typing import Any
 
 import numpy as np
 
-from campaigns import STAGES, Campaign, differing, fork, kept, train, write_inks
+from campaigns import STAGES, Campaign, differing, fork, kept, small_corpus, train, write_inks
 
 TARGETS = (*STAGES, "pack")
+RUNNERS = ("grid", "notebook")
+CELLS = ("profile: str = 'smoke'", "from campaigns import train\nrun = train('pretrain', 60)", "print(run.name, run.summary)")
+TIMES = ("minutes", "utc", "run")  # columns of the records that differ: a reading is named by its weights' file, which has minutes
+
+
+def run_grid() -> None:
+    """Two arms of the grid, in small."""
+    from mmlib import ablate
+
+    small_corpus()
+    ablate.ARMS = {arm: chain for arms in ablate.grid(40, 40, 40).values() for arm, chain in arms.items()}
+    ablate.ablate([ablate.Cell("mask-match"), ablate.Cell("supervised")], "synthetic", "smoke")
+
+
+def run_notebook(path: Path) -> None:
+    """A notebook that trains a little."""
+    import nbformat
+
+    from mmlib.reproduce import reproduce
+
+    cells = [nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]} if not k else {}) for k, text in enumerate(CELLS)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    reproduce([str(path)])
 
 
 class Trials:
     """A folder for trials: the uninterrupted runs of each target, and a fresh place for each case."""
 
     def __init__(self, folder: Path, pictures: int, targets: Sequence[str] = TARGETS):
-        self.folder, self.pictures = folder, pictures
+        self.folder, self.pictures, self.targets = folder, pictures, targets
         os.environ["MMLIB_CACHE"] = str(folder / "packs")
         self.inks = write_inks(folder / "inks")
         os.environ["MMLIB_RESULTS"] = str(folder / "first")
@@ -71,12 +96,17 @@ class Trials:
 
                 prepare.CHUNK = 30
                 prepare.prepare([str(self.inks)], place / "packs", workers=2, show=lambda text: None)
+            elif target == "grid":
+                run_grid()
+            elif target == "notebook":
+                run_notebook(place / "trial.ipynb")
             else:
                 train(target, self.pictures, self.init[target], checkpoint_seconds)
 
         return do
 
     def result(self, target: str, place: Path) -> dict[str, Any]:
+        from mmlib import records
         from mmlib.data.pack import FORMAT, read_tensors
         from mmlib.runs import Run
 
@@ -85,12 +115,19 @@ class Trials:
             said = {key: value for key, value in json.loads(report.read_text()).items() if key != "seconds"}
             arrays, header = read_tensors(place / "packs" / f"{self.inks.name}.safetensors", FORMAT)
             return {"report": said, "header": header} | {name: array.tobytes() for name, array in arrays.items()}
+        if target == "grid":
+            rows = [{k: v for k, v in row.items() if k not in TIMES} for row in records.rows(place / "records.csv")]
+            runs = (place / "runs").glob("finetune-*")
+            return {"records": sorted(map(str, rows))} | {run.name: kept(Run.load(run)) for run in runs}
+        if target == "notebook":
+            cells = json.loads((place / "executed" / "trial.ipynb").read_text())["cells"]
+            return {"printed": cells[-1]["outputs"][0]["text"], "left": sorted(p.name for p in place.rglob("*.tmp"))}
         (run,) = (place / "runs").glob(f"{target}-*")
         return kept(Run.load(run)) | {"files": sorted(p.name for p in run.iterdir())}
 
     def case(self, seed: int, number: int) -> dict[str, Any]:
         """One kill and one resume."""
-        target = TARGETS[number % len(TARGETS)]
+        target = self.targets[number % len(self.targets)]
         rng = np.random.default_rng([seed, number])
         missed = 0
         while True:
@@ -129,7 +166,7 @@ class Trials:
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts, and the cases that ended otherwise."""
     return {"kills": len(cases), "identical": sum(not c["different"] for c in cases),
-            "by_target": {t: sum(c["target"] == t for c in cases) for t in TARGETS},
+            "by_target": {t: n for t in (*TARGETS, *RUNNERS) if (n := sum(c["target"] == t for c in cases))},
             "resumed_from_a_checkpoint": sum(c["checkpoints"] > 0 for c in cases),
             "different": [c for c in cases if c["different"]]}
 
@@ -140,12 +177,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=200, help="budget of each training (%(default)s)")
+    parser.add_argument("--targets", nargs="+", choices=(*TARGETS, *RUNNERS), default=TARGETS, help="(the stages and the packer)")
     parser.add_argument("--out", type=Path, help="the outcome's file (results/campaigns/kill.json)")
     args = parser.parse_args(argv)
-    campaign = Campaign("kill", {"times": args.times, "seed": args.seed, "pictures": args.pictures}, args.out)
+    chosen = {} if tuple(args.targets) == TARGETS else {"targets": args.targets}
+    asked = {"times": args.times, "seed": args.seed, "pictures": args.pictures} | chosen
+    campaign = Campaign("kill", asked, args.out)
     if not campaign.content["done"]:
         with tempfile.TemporaryDirectory() as folder:
-            trials = Trials(Path(folder), args.pictures)
+            trials = Trials(Path(folder), args.pictures, args.targets)
             campaign.run(args.times, lambda number: trials.case(args.seed, number), summary)
     print(json.dumps(campaign.content["summary"], indent=1))
     return int(campaign.content["summary"]["identical"] < args.times)

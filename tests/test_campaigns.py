@@ -27,6 +27,12 @@ def test_a_kill_of_each_stage_and_of_the_packer_leaves_no_trace(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_kill_of_the_grid_leaves_no_trace(tmp_path):
+    found = campaign("kill", "--times", 1, "--seed", 3, "--targets", "grid", "--out", tmp_path / "kill.json")
+    assert found["identical"] == found["by_target"]["grid"] == 1
+
+
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path):
     place = tmp_path / "try"
     place.mkdir()
