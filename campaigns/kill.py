@@ -30,7 +30,7 @@ from campaigns import STAGES, Campaign, differing, fork, kept, small_corpus, tra
 TARGETS = (*STAGES, "pack")
 RUNNERS = ("grid", "notebook")
 CELLS = ("profile: str = 'smoke'", "from campaigns import train\nrun = train('pretrain', 60)", "print(run.name, run.summary)")
-TIMES = ("minutes", "utc", "run")  # columns of the records that differ: a reading is named by its weights' file, which has minutes
+TIMES = ("minutes", "utc", "run")  # columns that differ: a reading is named by its weights' file, which says minutes
 
 
 def run_grid() -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 OURS = "mask-match"
-BLUR = 0.5  # cells; reaches one cell far: stage 2 lets a map lie so far beside the ink, so the map uniform over ink may, too
+BLUR = 0.5  # cells; reaches one cell far: a map may lie so far beside the ink, and so may the map uniform over ink
 GRID = (16, 64)  # cells on which maps of all sizes are averaged, relative to their canvas
 
 
