@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ def _load(path: Path, device: str) -> Reader:
         model = Recogniser(len(vocabulary), model_config(config["model"]))
         model.load_state_dict({k: v.float() for k, v in weights.items()})
         view = ViewConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["view"].items()})
-    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
     name, cost = metadata.get("run", path.parent.name), (metadata.get("pictures"), metadata.get("minutes"))
     if None in cost:  # a weights file in its run's folder, whose own files say it

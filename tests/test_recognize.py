@@ -98,6 +98,10 @@ def test_what_is_no_recogniser_is_named(tmp_path):
     save_weights(tmp_path / "other.safetensors", {"w": torch.zeros(1)}, {})
     with pytest.raises(RunError, match=r"other\.safetensors"):
         Reader.load(tmp_path / "other.safetensors")
+    twice = {"config": asdict(Config.preset("smoke")), "vocabulary": [*VOCABULARY.tokens, "x"]}
+    save_weights(tmp_path / "twice.safetensors", {"w": torch.zeros(1)}, twice)
+    with pytest.raises(RunError, match=r"twice\.safetensors .* each token once"):
+        Reader.load(tmp_path / "twice.safetensors")
 
 
 # --- what is taken ------------------------------------------------------------------------------------------------

@@ -233,6 +233,8 @@ class Pack:
             known = list(latex.Vocabulary.crohme().tokens)
             if header["vocabulary"][: len(known)] != known:
                 raise ValueError("it was written with another vocabulary")
+            if len(set(header["vocabulary"])) != len(header["vocabulary"]):
+                raise ValueError("its vocabulary has a token twice")
             strings = [header[k] for k in _STRINGS]
             if any(len(s) != len(sizes) for s in strings):
                 raise ValueError("its string lists do not fit")

@@ -214,6 +214,7 @@ def rewrite(make_pack, make_ink):
         (lambda a, h: h["id"].pop(), "do not fit"),
         (lambda a, h: h["latex"].pop(), "string lists"),
         (lambda a, h: h["vocabulary"].reverse(), "another vocabulary"),
+        (lambda a, h: h["vocabulary"].append("x"), "a token twice"),
         (lambda a, h: h.pop("vocabulary"), "vocabulary"),
     ],
 )
