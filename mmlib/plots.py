@@ -92,7 +92,7 @@ def style(**overrides: Any) -> Iterator[None]:
         yield
 
 
-def save(fig: Figure, name: str, folder: str | os.PathLike | None = None) -> list[Path]:
+def save(fig: Figure, name: str, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write ``<name>.png`` (200 dpi) and ``<name>.svg``, without dates; returns both paths.
 
     folder: default `mmlib.runs.figures_root`; made if missing.
