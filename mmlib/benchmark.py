@@ -35,7 +35,7 @@ from mmlib.data.pack import Pack, write_pack
 from mmlib.data.samples import AugmentConfig, Augmenter, collate
 from mmlib.latex import Vocabulary
 from mmlib.models.decoder import Cache
-from mmlib.models.layers import autocast
+from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
@@ -94,7 +94,7 @@ def endless(model: Recogniser, vocabulary: Vocabulary) -> Recogniser:
     """The model, never ending an expression of its own accord, so that all readings are equally long."""
     with torch.no_grad():
         model.decoder.logits.bias[[vocabulary.sos, vocabulary.eos]] = -1e4
-    return model.to(device(), memory_format=torch.channels_last).eval()
+    return channels_last(model, device()).eval()
 
 
 def reading(repeats: int = 7) -> list[dict[str, Any]]:
@@ -303,7 +303,7 @@ def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str,
 
         models = {"paper's model": (ours, 8), "DenseNet encoder": (dense, 16)}
         for model, _ in models.values():
-            model.to(device(), memory_format=torch.channels_last).train()
+            channels_last(model, device()).train()
         times = seconds({name: lambda pair=pair: step(*pair) for name, pair in models.items()}, repeats)
         for name, values in times.items():
             parameters = sum(p.numel() for p in models[name][0].parameters())
@@ -330,7 +330,7 @@ def growth(repeats: int = 5) -> list[dict[str, Any]]:
             found.append(row("open a pack", opened, "s", expressions=count))
             found.append(row("an epoch's batches", seconds({"epoch": lambda feed=feed: feed.epoch(0)}, 1)["epoch"], "s",
                              expressions=count))
-    model = Recogniser(len(vocabulary), ModelConfig()).to(device(), memory_format=torch.channels_last).eval()
+    model = channels_last(Recogniser(len(vocabulary), ModelConfig()), device()).eval()
     with torch.no_grad():
         calls = {}
         for batch, width in ((1, 128), (1, 256), (1, 512), (1, 1_024), (8, 256), (32, 256)):

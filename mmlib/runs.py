@@ -171,8 +171,8 @@ def hardware() -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{count} x {name} (CPU)"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} x {name} (CPU)"
 
 
 def utc() -> str:
@@ -259,13 +259,19 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
 
 def _plain(config: Any) -> dict[str, Any]:
     """A configuration dataclass (or a mapping) as JSON would give it back: tuples as lists, keys as text."""
-    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
+    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else dict(config)
     try:
-        return json.loads(_json(values, allow_nan=False))
+        plain: dict[str, Any] = json.loads(_json(values, allow_nan=False))
+        return plain
     except (TypeError, ValueError) as error:
         raise RunError(
             f"a configuration holds only numbers, text, None and lists of them: {error}"
         ) from error
+
+
+def fields_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a flat configuration from its JSON, where its tuples are lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str, kind: type | None = None) -> str:
@@ -331,7 +337,8 @@ class Run:
             asked = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(asked["config"], dict) and isinstance(asked["inputs"], dict)):
                 raise TypeError("config and inputs are objects")
-            return cls(*(asked[key] for key in ASKED), Path(folder))
+            stage, profile, config, inputs, version = (asked[key] for key in ASKED)
+            return cls(stage, profile, config, inputs, version, Path(folder))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} does not describe a run: {error!r}") from error
 
