@@ -43,11 +43,11 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
     covered = {"cover": (0.0, 0.5)}  # share of ink under covers in fine-tuning
     plain = {"composed": 0.0, "augment": dict.fromkeys(RECOMBINED, 0.0)}  # no ink composed or recombined from labelled symbols
 
-    def alone(finetune: Mapping = {}, **changes: Any) -> Chain:
+    def alone(finetune: Mapping[str, Any] = {}, **changes: Any) -> Chain:
         """Stage 1 with stage 2's share."""
         return {"pretrain": {"pictures": (first + second) // 2, **changes}, "finetune": {"pictures": labelled, **finetune}}
 
-    def whole(attend: Mapping = {}, finetune: Mapping = {}) -> Chain:
+    def whole(attend: Mapping[str, Any] = {}, finetune: Mapping[str, Any] = {}) -> Chain:
         """The whole method, with some choices of its last stages changed."""
         return {"pretrain": {"pictures": first // 2}, "attend": {"pictures": second // 2, **attend},
                 "finetune": {"pictures": labelled, **finetune}}
@@ -214,11 +214,12 @@ def recorded(dataset: str = "crohme", profile: str = PROFILE, split: str = "vali
 
 def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE) -> str:
     """What is done and what is to do, with the minutes of the kept runs as the measure of those to come."""
-    speed = {}  # minutes a picture
+    speed: dict[str, float] = {}  # minutes a picture, where there is a run that says it
     for name in STAGES:
         kept = [run for run in find_runs(name, profile) if run.config["dataset"] == dataset]
-        pictures = sum(run.summary["pictures"] * views_of(name, run.config) for run in kept)
-        speed[name] = sum(run.environment["minutes"] for run in kept) / pictures if pictures else None
+        seen = sum(run.summary["pictures"] * views_of(name, run.config) for run in kept)
+        if seen:
+            speed[name] = sum(run.environment["minutes"] for run in kept) / seen
     lines, known, total, done = [], set(), 0.0, recorded(dataset, profile)
     for cell in sorted(cells, key=lambda cell: cell not in done):
         pictures: dict[str, int] = {}
@@ -231,8 +232,7 @@ def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE)
         if cell in done:
             lines.append(f"done   {cell}")
             continue
-        unknown = any(speed[name] is None for name in pictures)
-        minutes = None if unknown else sum(speed[name] * n for name, n in pictures.items())
+        minutes = sum(speed[name] * n for name, n in pictures.items()) if pictures.keys() <= speed.keys() else None
         total += minutes or 0.0
         cost = ", ".join(f"{name} {n:,}" for name, n in pictures.items())
         lines.append(f"to do  {cell}: {cost} pictures" + ("" if minutes is None else f", about {minutes:.0f} minutes"))

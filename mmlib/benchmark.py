@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.pack import Pack, write_pack
-from mmlib.data.samples import AugmentConfig, Augmenter, collate
+from mmlib.data.samples import AugmentConfig, Augmenter, Batch, collate
 from mmlib.latex import Vocabulary
 from mmlib.models.decoder import Cache
-from mmlib.models.layers import autocast
+from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
@@ -43,7 +44,7 @@ from mmlib.recognize import Reader
 from mmlib.runs import commit, elsewhere, hardware, results_root, utc, versions, views_of, write_atomic
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.loop import Paused
-from mmlib.views import make_view
+from mmlib.views import View, make_view
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
 BEAMS = (1, 5, 10)
@@ -57,7 +58,7 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
+def seconds(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
     """Seconds of each call, (repeats,), the calls taking turns; the first round only warms up."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats + 1):
@@ -94,7 +95,7 @@ def endless(model: Recogniser, vocabulary: Vocabulary) -> Recogniser:
     """The model, never ending an expression of its own accord, so that all readings are equally long."""
     with torch.no_grad():
         model.decoder.logits.bias[[vocabulary.sos, vocabulary.eos]] = -1e4
-    return model.to(device(), memory_format=torch.channels_last).eval()
+    return channels_last(model, device()).eval()
 
 
 def reading(repeats: int = 7) -> list[dict[str, Any]]:
@@ -113,7 +114,7 @@ def reading(repeats: int = 7) -> list[dict[str, Any]]:
                 name = f"{height} {width} {batch} {beam}"
                 settings[name] = {"height": height, "width": width, "batch": batch, "beam": beam, "tokens": WRITTEN,
                                   "parameters": parameters}
-                calls[name] = lambda x=x, valid=valid, beam=beam: _read(model, x, valid, vocabulary, beam)
+                calls[name] = partial(_read, model, x, valid, vocabulary, beam)
     rows = [row("read a picture, paper's model", times / settings[name]["batch"], "s", **settings[name])
             for name, times in seconds(calls, repeats).items()]
     try:
@@ -124,7 +125,7 @@ def reading(repeats: int = 7) -> list[dict[str, Any]]:
     inks = [(pack[i].points, pack[i].stroke, 1.0) for i in range(24)]
     parameters = sum(p.numel() for p in reader.model.parameters())
     for beam in BEAMS:
-        times = [seconds({"one": lambda ink=ink, beam=beam: reader.read([ink], beam)}, 3)["one"].min() for ink in inks]
+        times = [seconds({"one": partial(reader.read, [ink], beam)}, 3)["one"].min() for ink in inks]
         rows.append(row("read a formula, the recogniser that ships", times, "s", batch=1, beam=beam, parameters=parameters))
     return [*rows, memory()]
 
@@ -151,12 +152,13 @@ def steps(repeats: int = 5) -> list[dict[str, Any]]:
             model.decoder(tokens[:, t : t + 1], here, cache)
         kept = dict(cache.layers)
 
-        def one(tokens=tokens, cache=cache, kept=kept, t=length - 1) -> None:
+        def one(tokens: torch.Tensor, cache: Cache, kept: dict[int, tuple[torch.Tensor, torch.Tensor]], t: int) -> None:
             cache.layers, cache.t = dict(kept), t
             model.decoder(tokens[:, -1:], here, cache)
             cache.select(torch.arange(rows, device=device()))
 
-        times = seconds({"cached": one, "whole prefix": lambda tokens=tokens: model.decoder(tokens, here)}, 4 * repeats)
+        calls = {"cached": partial(one, tokens, cache, kept, length - 1), "whole prefix": partial(model.decoder, tokens, here)}
+        times = seconds(calls, 4 * repeats)
         found += [row("decoding step", t, "s", way=name, written=length) for name, t in times.items()]
     return found
 
@@ -168,7 +170,7 @@ class Traffic(TorchDispatchMode):
     """Bytes that operations read and write: the sum of their tensors, as if nothing stayed in a cache."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -191,10 +193,11 @@ def peaks(repeats: int = 5) -> tuple[float, float]:
 def trained(stage: str, config: Any, count: int) -> np.ndarray:
     """Time a stage's own loop over `count` steps from random weights: (count, 3) of seconds a step, of which waiting for its
     batch, and expressions. Nothing of the stage is written again here: its feed is watched."""
-    module, marks = STAGES[stage], []
+    module: Any = STAGES[stage]
+    marks: list[tuple[float, float, int]] = []
 
     class Watched(Feed):
-        def __call__(self, start: int = 0) -> Iterator[tuple[int, Any]]:
+        def __call__(self, start: int = 0) -> Generator[tuple[int, Batch]]:
             batches = super().__call__(start)
             while True:
                 asked = time.perf_counter()
@@ -253,8 +256,11 @@ def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> 
     count = sum(map(len, groups))
     drawn = count / (time.perf_counter() - started)
     batches = [collate(group) for group in groups[:12]]
-    views = {str(k): lambda b=b: make_view(b.ink.to(device()), config.view, torch.Generator().manual_seed(0))
-             for k, b in enumerate(batches)}
+
+    def render(batch: Batch) -> View:
+        return make_view(batch.ink.to(device()), config.view, torch.Generator().manual_seed(0))
+
+    views = {str(k): partial(render, b) for k, b in enumerate(batches)}
     times = seconds(views, repeats)
     sizes = [len(b.tokens) for b in batches]
     rendered = [sum(sizes) / sum(times[str(k)][i] for k in range(len(batches))) for i in range(repeats)]
@@ -279,7 +285,8 @@ class DenseNetEncoder(torch.nn.Module):
         self.out = torch.nn.Conv2d(self.features.norm5.num_features, d, 1)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.relu(self.features(x)))
+        features: torch.Tensor = self.out(torch.relu(self.features(x)))
+        return features
 
 
 def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str, Any]]:
@@ -289,7 +296,7 @@ def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str,
     torch.manual_seed(0)
     ours = Recogniser(len(vocabulary), LARGE)
     dense = Recogniser(len(vocabulary), replace(LARGE, maps=0))
-    dense.encoder = DenseNetEncoder(LARGE.encoder.d)
+    dense.encoder = DenseNetEncoder(LARGE.encoder.d)  # type: ignore[assignment]  # a rival in its place
     for height, width in SIZES:
         x = (torch.rand(batch, 1, height, width, device=device()) > 0.95).float()
         labels = torch.randint(5, len(vocabulary), (batch, 2, tokens + 1), device=device())
@@ -303,8 +310,8 @@ def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str,
 
         models = {"paper's model": (ours, 8), "DenseNet encoder": (dense, 16)}
         for model, _ in models.values():
-            model.to(device(), memory_format=torch.channels_last).train()
-        times = seconds({name: lambda pair=pair: step(*pair) for name, pair in models.items()}, repeats)
+            channels_last(model, device()).train()
+        times = seconds({name: partial(step, *pair) for name, pair in models.items()}, repeats)
         for name, values in times.items():
             parameters = sum(p.numel() for p in models[name][0].parameters())
             found.append(row(f"training step, {name}", batch / values, "pictures/s", height=height, width=width, batch=batch,
@@ -324,32 +331,32 @@ def growth(repeats: int = 5) -> list[dict[str, Any]]:
             inks = [pack[i] for i in range(min(count, len(pack)))]
             copies = (replace(ink, id=f"{k}-{ink.id}") for k in range(count // len(inks)) for ink in inks)
             write_pack(((ink, 1.0) for ink in copies), path, split="growth")
-            opened = seconds({"open": lambda path=path: Pack.open(path)}, repeats)["open"]
+            opened = seconds({"open": partial(Pack.open, path)}, repeats)["open"]
             many = Pack.open(path)
             feed = Feed([(Augmenter(many, np.arange(count), AugmentConfig(), vocabulary), None)], 1_000.0, 48, 0)
             found.append(row("open a pack", opened, "s", expressions=count))
-            found.append(row("an epoch's batches", seconds({"epoch": lambda feed=feed: feed.epoch(0)}, 1)["epoch"], "s",
+            found.append(row("an epoch's batches", seconds({"epoch": partial(feed.epoch, 0)}, 1)["epoch"], "s",
                              expressions=count))
-    model = Recogniser(len(vocabulary), ModelConfig()).to(device(), memory_format=torch.channels_last).eval()
+    model = channels_last(Recogniser(len(vocabulary), ModelConfig()), device()).eval()
     with torch.no_grad():
         calls = {}
         for batch, width in ((1, 128), (1, 256), (1, 512), (1, 1_024), (8, 256), (32, 256)):
             x, valid = torch.rand(batch, 1, 96, width, device=device()), torch.ones(batch, 1, 12, width // 8, device=device())
-            calls[f"{batch} {width}"] = lambda x=x, valid=valid: model.encode(x, valid)
+            calls[f"{batch} {width}"] = partial(model.encode, x, valid)
         for name, times in seconds(calls, repeats).items():
             batch, width = map(int, name.split())
             found.append(row("encode", times / batch, "s", height=96, width=width, batch=batch))
         memory_ = model.encode(torch.rand(8, 1, 96, 256, device=device()), torch.ones(8, 1, 12, 32, device=device())).memory
         tokens = {n: torch.randint(5, len(vocabulary), (8, n), device=device()) for n in (8, 16, 32, 64, 128)}
-        for n, times in seconds({str(n): lambda t=t: model.decoder(t, memory_) for n, t in tokens.items()}, repeats).items():
+        for n, times in seconds({str(n): partial(model.decoder, t, memory_) for n, t in tokens.items()}, repeats).items():
             found.append(row("decode whole prefixes", times / 8, "s", written=int(n), batch=8))
     return [*found, memory()]
 
 
 # --- all of it --------------------------------------------------------------------------------------------------
 
-SECTIONS = {"reading": reading, "steps": steps, "training": training, "pipeline": pipeline, "rivals": rivals,
-            "growth": growth}
+SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "reading": reading, "steps": steps, "training": training, "pipeline": pipeline, "rivals": rivals, "growth": growth}
 
 
 def folder() -> Path:

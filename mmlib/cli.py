@@ -47,7 +47,7 @@ def field_options(kind: Any) -> dict[str, Any]:
     return {"type": kind, "metavar": kind.__name__.upper()}
 
 
-def add_config_options(parser: argparse.ArgumentParser, config: type) -> None:
+def add_config_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """One option a field of a stage's dataclass, with the comment behind the field as its help."""
     parser.add_argument(
         "--profile", choices=PROFILES, default="smoke", help="the preset to start from (%(default)s)"
@@ -64,7 +64,7 @@ def add_config_options(parser: argparse.ArgumentParser, config: type) -> None:
         )
 
 
-def config_from(args: argparse.Namespace, config: type) -> Any:
+def config_from(args: argparse.Namespace, config: type[Any]) -> Any:
     """The stage's dataclass: the profile's preset with the options that were given."""
     names = {field.name for field in dataclasses.fields(config)} - {"profile"}
     given = {name: value for name, value in vars(args).items() if name in names}
@@ -289,7 +289,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, text: str, where: Any = commands) -> argparse.ArgumentParser:
-        sub = where.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub: argparse.ArgumentParser = where.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(function=function)
         return sub
 
@@ -352,8 +352,9 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("sections", nargs="*", metavar="SECTION", choices=[*BENCHMARKS, []], help=", ".join(BENCHMARKS))
 
     sub = command("recognize", recognize, "LaTeX for pictures (PNG, JPEG, BMP) and InkML files, one formula each")
-    sub.description += (". Prints the file, the score and the LaTeX. The score is the mean log-probability a token, written from "
-                        "the left and from the right: near 0 is sure, below about -0.3 most readings have an error.")
+    sub.description = (f"{sub.description}. Prints the file, the score and the LaTeX. The score is the mean log-probability a "
+                       "token, written from the left and from the right: near 0 is sure, below about -0.3 most readings have an "
+                       "error.")
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--reader", metavar="RUN", help="weights, run folder or run's name; default: the recogniser that ships")
     sub.add_argument("--beam", type=int, default=5, help="hypotheses kept in each direction; 1 is quickest (%(default)s)")

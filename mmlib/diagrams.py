@@ -16,10 +16,12 @@ from mmlib import plots, report, story
 from mmlib.data.synthetic import HersheyBank, compose
 from mmlib.ink import Ink
 from mmlib.latex import canonical
+from mmlib.masking import mask_ratio
 from mmlib.metrics.recognition import outcomes
+from mmlib.objectives.contrast import common_points
 from mmlib.stages import attend
 from mmlib.stages.attention_report import view_ink
-from mmlib.stages.pretrain import HARD, common_points
+from mmlib.stages.pretrain import HARD
 from mmlib.views import STRIDE, InkBatch, View, make_view, sample
 
 if TYPE_CHECKING:
@@ -84,9 +86,10 @@ class Shown:
 @torch.no_grad()
 def _attention(reader: Reader, view: View, picture: torch.Tensor) -> torch.Tensor:
     """Maps (k, h, w) of a reader's attention network on the only expression of a view."""
-    maps = reader.model.encode(picture, view.valid).attention.maps[0]
+    attention = reader.model.encode(picture, view.valid).attention
+    assert attention is not None
     w, h = (view.extent[0] / STRIDE).int().tolist()
-    return maps[:, :h, :w]
+    return attention.maps[0, :, :h, :w]
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ def _page(view: View) -> torch.Tensor:
 def _heat(ax: Axes, view: View, batch: InkBatch, heat: torch.Tensor) -> None:
     """A map on the cells of a view, from its own least to its own most."""
     h, w = heat.shape
-    plots.heat_over_ink(ax, view_ink(view, batch, 0), (heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9),
+    plots.heat_over_ink(ax, view_ink(view, batch, 0), ((heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)).numpy(),
                         (0, STRIDE * w, STRIDE * h, 0), 1.0)
     ax.set(xlim=(0, STRIDE * w), ylim=(STRIDE * h, 0))
 
@@ -201,8 +204,8 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
         _box(ax, 3.5, at, 0.74, 0.6, name)
         _arrow(ax, (3.88, at), (4.18, at))
         _box(ax, 4.72, at, 1.06, 0.6, "$k$ maps, slots,\nfeatures", INPUT, fontsize=8.5)
-        for loss in (y + 1.65, y + 1.04, y + 0.43):
-            _arrow(ax, (5.26, at), (5.68, loss), lw=0.8)
+        for there in (y + 1.65, y + 1.04, y + 0.43):
+            _arrow(ax, (5.26, at), (5.68, there), lw=0.8)
     _arrow(ax, (3.5, y + 0.9), (3.5, y + 1.18), linestyle="--")
     ax.text(3.57, y + 1.04, "moving\naverage", va="center", fontsize=7.5, color="0.25", linespacing=1.0)
     for at, loss in ((y + 1.65, "slots: my own among\nother expressions'"),
@@ -251,7 +254,7 @@ def method(reader: Reader, seed: int = 0) -> Figure:
     stages = (0.0, 0.5, 1.0)
     with plots.style():
         fig = plt.figure(figsize=(6.4, 5.9), facecolor=PAPER)
-        top, middle, low = fig.subfigures(3, 1, height_ratios=(2.5, 1.0, 1.0))
+        top, middle, low = fig.subfigures(3, 1, squeeze=False, height_ratios=(2.5, 1.0, 1.0))[:, 0]
         ax = top.subplots()
         rng = torch.Generator().manual_seed(seed)
         story.joined_views(ax, shown.first, shown.second, common_points(shown.first, shown.second, shown.batch, 24, rng),
@@ -260,7 +263,7 @@ def method(reader: Reader, seed: int = 0) -> Figure:
         for ax, done in zip(middle.subplots(1, 3), stages):
             picture, _ = shown.covered(done, at.mean(1).clamp_min(0))
             _paper(ax, story.seen_by_student(picture))
-            ratio = attend.mask_ratio(round(1_000 * done), 1_000, *shown.config.ratio, shown.config.schedule)
+            ratio = mask_ratio(round(1_000 * done), 1_000, *shown.config.ratio, shown.config.schedule)
             ax.set_title(f"{done:.0%} of the stage:\n{ratio:.0%} of the ink hidden", loc="center", fontsize=9)
         middle.suptitle("Covers grow, and move to where the teacher looks", weight="bold", fontsize=11)
         axes = low.subplots(1, 3)
@@ -291,7 +294,7 @@ def read(reader: Reader, seed: int = 0, latex: str = READ, panels: int = 3) -> F
     steps = [steps[round(k)] for k in np.linspace(0, len(steps) - 1, min(panels, len(steps)))]
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)
-        top, low = fig.subfigures(2, 1, height_ratios=(2.3, 1.0))
+        top, low = fig.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 1.0))[:, 0]
         for (left, right), ink, one, errors in zip(top.subplots(2, 2), inks, looks, wrong):
             _paper(left, story.drawing(ink) / 255.0)
             right.text(0.5, 0.6, story.formula(one.tokens), ha="center", va="center", fontsize=18)

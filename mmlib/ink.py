@@ -6,13 +6,19 @@ document type declarations are refused, and whatever is wrong with a file is an 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmlib import latex as tex
+
+if TYPE_CHECKING:
+    from lxml import etree
+    from numpy.typing import ArrayLike
 
 INKML = "http://www.w3.org/2003/InkML"
 XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
@@ -57,7 +63,7 @@ class Ink:
     label_error: str | None = field(default=None)
 
     @classmethod
-    def from_strokes(cls, strokes, **meta) -> Ink:
+    def from_strokes(cls, strokes: Iterable[ArrayLike], **meta: Any) -> Ink:
         """Ink of a list of (m, 2) arrays; InkError for an empty list or stroke and for NaN or infinity."""
         arrays = [np.asarray(s, dtype=np.float64) for s in strokes]
         if not arrays or any(a.ndim != 2 or a.shape[1] != 2 or not len(a) for a in arrays):
@@ -76,7 +82,8 @@ class Ink:
 
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in ink units."""
-        return (*map(float, self.points.min(0)), *map(float, self.points.max(0)))
+        left, top, right, bottom = map(float, (*self.points.min(0), *self.points.max(0)))
+        return left, top, right, bottom
 
 
 def stroke_boxes(points: np.ndarray, stroke: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +112,7 @@ def typical_size(points: np.ndarray, stroke: np.ndarray) -> float:
     return 1.1 * float(sides.mean())
 
 
-def _parser():
+def _parser() -> etree.XMLParser:
     from lxml import etree
 
     # CROHME's xml:id values ("0:1:", "+_1") are no valid XML ids: with collect_ids libxml2 rejects most of
@@ -131,9 +138,9 @@ def _points(text: str | None, columns: tuple[int, int], where: str) -> np.ndarra
     try:
         points = np.array([(s[columns[0]], s[columns[1]]) for s in samples], dtype=np.float64)
     except (ValueError, IndexError):
-        bad = next((i, s) for i, s in enumerate(samples) if not _is_point(s, columns))
+        i, sample = next((i, s) for i, s in enumerate(samples) if not _is_point(s, columns))
         raise InkError(
-            f"{where}, point {bad[0]}: {' '.join(bad[1])[:40]!r} is not a pair of numbers"
+            f"{where}, point {i}: {' '.join(sample)[:40]!r} is not a pair of numbers"
         ) from None
     ok = np.abs(points) <= LARGEST_COORDINATE  # False for NaN too
     if not ok.all():
@@ -151,7 +158,7 @@ def _is_point(sample: list[str], columns: tuple[int, int]) -> bool:
         return False
 
 
-def _columns(root) -> tuple[int, int]:
+def _columns(root: etree._Element) -> tuple[int, int]:
     """Which of a point's numbers are x and y: as `traceFormat` says, by default the first two."""
     names = [(c.get("name") or "").upper() for c in root.iterfind(".//{*}traceFormat//{*}channel")]
     return (names.index("X"), names.index("Y")) if {"X", "Y"} <= set(names) else (0, 1)
@@ -167,9 +174,10 @@ def _symbol_label(label: str) -> str:
     return tokens[0] if len(tokens) == 1 else label
 
 
-def _symbols(root, stroke_of: dict[str, int]) -> tuple[Symbol, ...]:
+def _symbols(root: etree._Element, stroke_of: dict[str, int]) -> tuple[Symbol, ...]:
     """Leaf groups under the segmentation group; a stroke belongs to the first symbol that names it."""
-    symbols, taken = [], set()
+    symbols: list[Symbol] = []
+    taken: set[int] = set()
     for group in root.iterfind(".//{*}traceGroup//{*}traceGroup"):
         if group.find("{*}traceGroup") is not None:
             continue
@@ -213,7 +221,9 @@ def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
     if etree.QName(root).localname != "ink":
         raise InkError(f"{name}: the root element is <{etree.QName(root).localname}>, not <ink>")
 
-    columns, arrays, stroke_of = _columns(root), [], {}
+    columns = _columns(root)
+    arrays: list[np.ndarray] = []
+    stroke_of: dict[str, int] = {}
     for index, trace in enumerate(root.iterfind(".//{*}trace")):
         key = trace.get("id") or trace.get(XML_ID) or str(index)
         points = _points(trace.text, columns, f"{name}: trace {key!r} (line {trace.sourceline})")
@@ -248,7 +258,7 @@ def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
     )
 
 
-def _token_symbols(root, tokens: tuple[str, ...], symbols: tuple[Symbol, ...]) -> tuple[int, ...] | None:
+def _token_symbols(root: etree._Element, tokens: tuple[str, ...], symbols: tuple[Symbol, ...]) -> tuple[int, ...] | None:
     math = root.find("{*}annotationXML//{*}math")
     if math is None:
         return None
@@ -258,7 +268,7 @@ def _token_symbols(root, tokens: tuple[str, ...], symbols: tuple[Symbol, ...]) -
         return None
     if refs is None:
         return None
-    index = {s.ref: i for i, s in reversed(list(enumerate(symbols))) if s.ref is not None}
+    index: dict[str | None, int] = {s.ref: i for i, s in reversed(list(enumerate(symbols))) if s.ref is not None}
     return tuple(index.get(r, -1) for r in refs)
 
 
@@ -266,7 +276,7 @@ def write_inkml(ink: Ink, path: str | Path) -> None:
     """Write `ink` as CROHME's InkML: traces, label, writer, and the segmentation into symbols."""
     from lxml import etree
 
-    def annotate(parent, kind, text):
+    def annotate(parent: etree._Element, kind: str, text: str) -> None:
         etree.SubElement(parent, f"{{{INKML}}}annotation", type=kind).text = text
 
     root = etree.Element(f"{{{INKML}}}ink", nsmap={None: INKML})

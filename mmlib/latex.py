@@ -65,7 +65,7 @@ _SYNONYMS = {
     r"\lbrack": "{ [ }", r"\rbrack": "{ ] }",
 }  # fmt: skip
 # Letter by letter or by name: the ink is the same, and CROHME's ink truth has one symbol for either.
-_RUNS = {("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots"}
+_RUNS: dict[tuple[str, ...], str] = {("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots"}
 # These say how to draw, not what: size, spacing, upright or italic.
 _IGNORED = frozenset(
     _words(r"""

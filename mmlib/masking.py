@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def hide(
     symbol: float,
     generator: torch.Generator,
     block: tuple[float, float] = BLOCK,
-    **options,
+    **options: Any,
 ) -> tuple[Cover, Tensor]:
     """Cover a share of the ink that a view shows.
 
@@ -160,7 +160,8 @@ def under_cover(x: Tensor, boxes: Tensor, box_owner: Tensor) -> Tensor:
     return torch.cat([apply_cover(x, mask), mask], 1)
 
 
-def _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape) -> None:
+def _check(points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor, attended_share: float,
+           saliency: Tensor | None, block: tuple[float, float], shape: str) -> None:
     n = len(points)
     wanted = {"points": (points, (n, 2)), "owner": (owner, (n,)), "arc": (arc, (n,))}
     if saliency is not None:
@@ -172,8 +173,8 @@ def _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape)
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {size}")
     if not bool(points.isfinite().all()):
         raise ValueError("points must be finite")
-    for name, tensor in (("arc", arc), ("saliency", saliency)):
-        if tensor is not None and not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
+    for name, values in (("arc", arc), ("saliency", saliency)):
+        if values is not None and not bool(((values >= 0) & (values < torch.inf)).all()):
             raise ValueError(f"{name} must be finite and at least 0")
     if shape not in ("blocks", "attended"):
         raise ValueError(f"shape is {shape!r}, expected blocks or attended")
@@ -190,7 +191,8 @@ def _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape)
         raise ValueError(f"owner must be non-decreasing and in [0, {b})")
 
 
-def _cover(points, owner, arc, b, ratio, attended_share, saliency, block, shape, draw: Callable) -> Cover:
+def _cover(points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor, attended_share: float,
+           saliency: Tensor | None, block: tuple[float, float], shape: str, draw: Callable[[], Tensor]) -> Cover:
     """`cover` with ``draw() -> (b, CHUNK, 4)`` uniform numbers: so that an expression can have its own."""
     _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape)
     device, points = points.device, points.detach().float()
@@ -251,7 +253,8 @@ def _per_expression(values: Tensor, owner: Tensor, b: int) -> Tensor:
     return sums[ends].diff(dim=0, prepend=sums[:1])
 
 
-def _centres(own, length, saliency, e, chance, attended_share) -> tuple[Tensor, Tensor]:
+def _centres(own: Tensor, length: Tensor, saliency: Tensor, e: int, chance: Tensor, attended_share: float
+             ) -> tuple[Tensor, Tensor]:
     """Index of the point at the centre of each box, and whether saliency chose it: both (e, CHUNK).
 
     The point is drawn in proportion to its weight by inverting the cumulative sum of its expression.
@@ -270,7 +273,8 @@ def _centres(own, length, saliency, e, chance, attended_share) -> tuple[Tensor, 
     return torch.where(attends, places[1], places[0]), attends
 
 
-def _regions(xy, own, saliency, centre, attends, middle, half, block) -> tuple[Tensor, Tensor]:
+def _regions(xy: Tensor, own: Tensor, saliency: Tensor, centre: Tensor, attends: Tensor, middle: Tensor, half: Tensor,
+             block: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Middle and half sides (e, CHUNK, 2), those of boxes placed by saliency fitted to what is attended."""
     near = ((xy[:, None] - middle[own]).abs() <= 3 * block[1]).all(2)
     near &= saliency[:, None] >= saliency[centre][own] / 2  # (points, CHUNK)
@@ -284,7 +288,7 @@ def _regions(xy, own, saliency, centre, attends, middle, half, block) -> tuple[T
     return torch.where(attends, (low + high) / 2, middle), torch.where(attends, fitted, half)
 
 
-def _shrink(reach, first, own, length, last, missing, e) -> Tensor:
+def _shrink(reach: Tensor, first: Tensor, own: Tensor, length: Tensor, last: Tensor, missing: Tensor, e: int) -> Tensor:
     """Scale (e,) of each expression's last box at which it newly covers a length nearest to what is missing.
 
     0 drops the box: covering nothing more is nearer than covering one more point.

@@ -114,12 +114,14 @@ def follow(steps: Iterable[Step], max_minutes: float | None = None, show: Any = 
             show(f"the time is up before {step.name}; the same command goes on from here")
             return False
         if step.stage == "evaluate":
+            assert run is not None  # a chain begins with training
             if not _read(run, step, limit):
                 score = evaluate(run.folder, run.config["dataset"], step.split, limit=limit, arm=step.arm, profile="paper")
                 show(f"{step.name}: {score}")
             continue
         config = step.config
         if getattr(config, "init", "none") != "none":
+            assert run is not None
             config = replace(config, init=run.name)
         try:
             run = importlib.import_module(f"mmlib.stages.{step.stage}").run(
@@ -191,7 +193,7 @@ def operations(step: Step) -> float:
     config = replace(step.config, batch_area=120.0, batch_most=8, **({} if step.stage == "pretrain" else {"init": "none"}))
     with FlopCounterMode(display=False) as counter:
         seen = trained(step.stage, config, COUNTED)[:, 2].sum()
-    return counter.get_total_flops() / (seen * views_of(step.stage))
+    return float(counter.get_total_flops() / (seen * views_of(step.stage)))
 
 
 def draw_seconds(dataset: str, count: int = 500) -> float:
@@ -234,7 +236,8 @@ def take(folder: str | Path) -> list[str]:
     if not (folder / ARCHIVE).is_file():
         raise RunError(f"{folder} has no {ARCHIVE}: it is not what `mmlib paper --out` writes")
     with tarfile.open(folder / ARCHIVE) as archive:
-        members = {member.name: archive.extractfile(member).read() for member in archive.getmembers() if member.isfile()}
+        members = {member.name: file.read() for member in archive.getmembers()
+                   if member.isfile() and (file := archive.extractfile(member)) is not None}
     for name, data in members.items():
         parts = Path(name).parts
         if len(parts) != 3 or parts[0] != "runs" or f"runs/{parts[1]}/environment.json" not in members:

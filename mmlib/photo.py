@@ -57,7 +57,8 @@ def long_rows(ink: np.ndarray) -> np.ndarray:
 
     length = max(20, ink.shape[1] // 5)
     thick = ndimage.binary_dilation(ink, np.ones((3, 1), bool))
-    return ndimage.binary_opening(thick, np.ones((1, length), bool)) & ink
+    rows: np.ndarray = ndimage.binary_opening(thick, np.ones((1, length), bool)) & ink
+    return rows
 
 
 def slope_of_rules(even: np.ndarray, most: float = 0.2) -> float:
@@ -133,8 +134,9 @@ def imitate(levels: np.ndarray, rng: np.random.Generator, shade: float = 0.5, bl
     moved += rng.uniform(-1, 1, moved.shape) * perspective * H / 2
     matrix = ProjectiveTransform.from_estimate(moved, corners)
     dark = warp(dark, matrix, output_shape=(H, W), cval=0.0)
-    x, y = np.meshgrid(np.linspace(-1, 1, W), np.linspace(-1, 1, H))
+    across, down = np.meshgrid(np.linspace(-1, 1, W), np.linspace(-1, 1, H))
     turn = rng.uniform(0, 2 * np.pi)
-    light = 1 - shade * (1 + np.cos(turn) * x / 1.5 + np.sin(turn) * y / 1.5) / 2
+    light = 1 - shade * (1 + np.cos(turn) * across / 1.5 + np.sin(turn) * down / 1.5) / 2
     seen = 235 * light * (1 - gaussian(dark, blur)) + rng.normal(0, noise, page.shape)
-    return np.clip(seen, 0, 255).astype(np.uint8)
+    grey: np.ndarray = np.clip(seen, 0, 255).astype(np.uint8)
+    return grey

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
+from matplotlib.rcsetup import cycler
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,10 +75,10 @@ def style(**overrides: Any) -> Iterator[None]:
     """The project's rc settings for the figures made inside; `overrides` are further rc settings."""
     import seaborn as sns
 
-    settings = {
+    settings: dict[Any, Any] = {  # matplotlib's types know the names alone that its own version has
         **sns.axes_style("ticks"),
         **sns.plotting_context("paper"),
-        "axes.prop_cycle": mpl.cycler(color=_COLOURS),
+        "axes.prop_cycle": cycler(color=_COLOURS),
         "axes.spines.right": False,
         "axes.spines.top": False,
         "axes.titlelocation": "left",
@@ -87,12 +88,13 @@ def style(**overrides: Any) -> Iterator[None]:
         "legend.frameon": False,
         "savefig.dpi": 200,
         "svg.hashsalt": "mmlib",
+        **overrides,
     }
-    with mpl.rc_context({**settings, **overrides}):
+    with mpl.rc_context(settings):
         yield
 
 
-def save(fig: Figure, name: str, folder: str | os.PathLike | None = None) -> list[Path]:
+def save(fig: Figure, name: str, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write ``<name>.png`` (200 dpi) and ``<name>.svg``, without dates; returns both paths.
 
     folder: default `mmlib.runs.figures_root`; made if missing.
@@ -116,13 +118,14 @@ def draw_ink(ax: Axes, ink: Ink, color: str = "order", width: float = 1.5) -> No
     or any matplotlib colour.
     """
     strokes = ink.strokes()
+    colors: np.ndarray | list[str]
     if color == "order":
         colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(strokes)))
     elif color == "symbol":
-        colors = [GREY] * len(strokes)
+        colors = shades = [GREY] * len(strokes)
         for i, symbol in enumerate(ink.symbols):
             for s in symbol.strokes:
-                colors[s] = _COLOURS[i % (len(_COLOURS) - 1)]
+                shades[s] = _COLOURS[i % (len(_COLOURS) - 1)]
     else:
         colors = [color] * len(strokes)
     dots = [len(s) == 1 or not np.ptp(s, axis=0).any() for s in strokes]
@@ -132,7 +135,8 @@ def draw_ink(ax: Axes, ink: Ink, color: str = "order", width: float = 1.5) -> No
         at, shade = zip(
             *[(s[0], c) for s, c, dot in zip(strokes, colors, dots, strict=True) if dot], strict=True
         )
-        ax.scatter(*np.array(at).T, s=(2 * width) ** 2, color=shade, lw=0)
+        x, y = np.array(at).T
+        ax.scatter(x, y, s=(2 * width) ** 2, color=shade, lw=0)
     left, top, right, bottom = ink.bounds()
     margin = 0.04 * max(right - left, bottom - top) or 1.0
     ax.set(xlim=(left - margin, right + margin), ylim=(bottom + margin, top - margin), aspect="equal")

@@ -18,10 +18,10 @@ from mmlib.ink import Ink, InkError, read_inkml, stroke_boxes, typical_size
 from mmlib.latex import LatexError, Vocabulary, to_tree
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import EncoderConfig
-from mmlib.models.layers import autocast
+from mmlib.models.layers import autocast, channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import beam_search
-from mmlib.runs import Run, RunError, load_weights, results_root, training_cost
+from mmlib.runs import Run, RunError, fields_of, load_weights, results_root, training_cost
 from mmlib.views import InkBatch, ViewConfig, make_view
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def _is_expression(tokens: tuple[str, ...]) -> bool:
 def model_config(values: dict[str, Any]) -> ModelConfig:
     """A `ModelConfig` from the nested dict that a weights file keeps."""
     values = dict(values)
-    encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("encoder").items()}
-    return ModelConfig(EncoderConfig(**encoder), DecoderConfig(**values.pop("decoder")), **values)
+    encoder, decoder = EncoderConfig(**fields_of(values.pop("encoder"))), DecoderConfig(**values.pop("decoder"))
+    return ModelConfig(encoder, decoder, **values)
 
 
 @lru_cache(maxsize=4)
@@ -131,13 +131,13 @@ def _load(path: Path, device: str) -> Reader:
         vocabulary = Vocabulary(metadata["vocabulary"][len(Vocabulary.SPECIALS):])
         model = Recogniser(len(vocabulary), model_config(config["model"]))
         model.load_state_dict({k: v.float() for k, v in weights.items()})
-        view = ViewConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["view"].items()})
+        view = ViewConfig(**fields_of(config["view"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
     name, cost = metadata.get("run", path.parent.name), (metadata.get("pictures"), metadata.get("minutes"))
     if None in cost:  # a weights file in its run's folder, whose own files say it
         cost = training_cost(Run.load(path.parent))
-    return Reader(model.to(device, memory_format=torch.channels_last).eval(), vocabulary, view, config, path, name, *cost)
+    return Reader(channels_last(model, device).eval(), vocabulary, view, config, path, name, *cost)
 
 
 def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -248,7 +248,8 @@ def _grey(array: np.ndarray) -> np.ndarray:
         raise DataError("a picture must have pixels, all of them finite")
     if array.dtype.kind in "fb" and array.max() <= 1:
         array = array * 255
-    return np.clip(array, 0, 255).astype(np.uint8)
+    grey: np.ndarray = np.clip(array, 0, 255).astype(np.uint8)
+    return grey
 
 
 def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None, photo: bool | None = None

@@ -43,7 +43,7 @@ def arc_length(points: Tensor, stroke: Tensor) -> Tensor:
     joined = (torch.roll(stroke, -1, 0) == stroke)[:, None]
     if len(joined):
         joined[-1] = False
-    after = ((torch.roll(points, -1, 0) - points) * joined).norm(dim=1)
+    after: Tensor = ((torch.roll(points, -1, 0) - points) * joined).norm(dim=1)
     return ((after + torch.roll(after, 1, 0) * (torch.roll(stroke, 1, 0) == stroke)) / 2).clamp(min=1e-3)
 
 

@@ -54,7 +54,7 @@ def arm_of(run: Run) -> str:
     if run.stage == "evaluate":
         return run.summary["arm"] or run.name
     if run.stage == "finetune":
-        named = {other.summary["arm"] for other in find_runs("evaluate") if other.summary.get("trained") == run.name
+        named: set[str] = {other.summary["arm"] for other in find_runs("evaluate") if other.summary.get("trained") == run.name
                  and other.summary["arm"] and not other.config["without"]}
         if named:  # an arm's run may ship as the recogniser, too
             return min(named, key=lambda name: (name == "recogniser", name))
@@ -83,7 +83,7 @@ def arm_of(run: Run) -> str:
 
 def _start_arm(run: Run) -> str:
     """The arm of the run whose weights this one starts from."""
-    init = run.config["init"]
+    init: str = run.config["init"]
     if init in ("none", "pretrain", "attend"):
         return {"none": "random weights", "pretrain": "contrastive", "attend": "mask-match"}[init]
     try:
@@ -233,8 +233,8 @@ def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "
     p is there only where both arms have two seeds or more, after Holm's correction over all those (column `p`); with one seed
     the interval is about the expressions alone, and no p-value is given.
     """
-    pairs = {arm: ablate.REFERENCE.get(factor, "mask-match") for factor, arms in ablate.GRID.items() for arm in arms}
-    pairs = [(arm, reference) for arm, reference in pairs.items() if arm != reference]
+    references = {arm: ablate.REFERENCE.get(factor, "mask-match") for factor, arms in ablate.GRID.items() for arm in arms}
+    pairs = [(arm, reference) for arm, reference in references.items() if arm != reference]
     found = differences(pairs, split, "ter", dataset, labels, profile)
     several = found.seeds.map(min) > 1
     found["p"] = found.p.where(several)
@@ -444,8 +444,7 @@ def write_traits(split: str, dataset: str = "crohme") -> Path:
     trained = {corpus.pack.tokens(int(i)) for i in corpus.train} - {None}
     lines = ["id,depth,seen"]
     for name, tokens in zip(part.ids, part.tokens, strict=True):
-        known = tokens is not None
-        lines.append(f"{name},{depth(tokens) if known else ''},{int(tuple(tokens) in trained) if known else ''}")
+        lines.append(f"{name},," if tokens is None else f"{name},{depth(tokens)},{int(tokens in trained)}")
     path = traits_path(split, dataset)
     write_atomic(path, "\n".join(lines) + "\n")
     return path
@@ -557,10 +556,10 @@ def look(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: in
     h, w = view.valid.shape[2:]
     cross = cross[0, 0, : len(tokens), : h * w].reshape(-1, h, w)
     cell, margin = STRIDE / reader.view.symbol * size, reader.view.margin / reader.view.symbol * size
-    extent = (left - margin, left - margin + w * cell, top - margin + h * cell, top - margin)
+    extent = (float(left - margin), float(left - margin + w * cell), float(top - margin + h * cell), float(top - margin))
     seen = encoded.attention
     return Looked(tuple(tokens), cross.float().numpy(), seen and seen.saliency[0, 0].numpy(), seen and seen.maps[0].numpy(),
-                  tuple(float(x) for x in extent))
+                  extent)
 
 
 # --- benchmarks ---------------------------------------------------------------------------------------------------

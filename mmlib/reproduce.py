@@ -52,7 +52,7 @@ def parameters_of(notebook: Path) -> dict[str, str]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             declared[node.target.id] = ast.unparse(node.annotation)
         elif isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) for target in node.targets):
-            declared |= {target.id: "" for target in node.targets}
+            declared |= {target.id: "" for target in node.targets if isinstance(target, ast.Name)}
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring is fine
             raise RunError(
                 f"{notebook.name}: the parameters cell holds more than assignments: {ast.unparse(node)}"
@@ -177,8 +177,8 @@ def lighter(picture: str) -> str:
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
         if image.mode == "P":
             return picture
-        image = image.convert("RGBA")
-        flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        drawn = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
     file = io.BytesIO()
     flat.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     small = base64.b64encode(file.getvalue()).decode() + "\n"

@@ -84,7 +84,7 @@ def figures_root() -> Path:
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def full(path: str | os.PathLike, error: OSError) -> Exception:
+def full(path: str | os.PathLike[str], error: OSError) -> Exception:
     """What to raise where a write fails: for a full disk or quota a RunError that says what to do, else the error itself."""
     if error.errno not in FULL:
         return error
@@ -93,7 +93,7 @@ def full(path: str | os.PathLike, error: OSError) -> Exception:
 
 
 @contextlib.contextmanager
-def elsewhere(name: str, folder: str | os.PathLike) -> Iterator[None]:
+def elsewhere(name: str, folder: str | os.PathLike[str]) -> Iterator[None]:
     """Let `$MMLIB_RESULTS` or `$MMLIB_FIGURES` be another folder for a while."""
     before = os.environ.get(name)
     os.environ[name] = str(folder)
@@ -105,7 +105,7 @@ def elsewhere(name: str, folder: str | os.PathLike) -> Iterator[None]:
             os.environ[name] = before
 
 
-def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write the file whole or not at all: a temporary file beside it, flushed to disk, then renamed.
 
     Raises RunError where the disk is full. What a killed process left of an earlier try is removed after an hour.
@@ -129,7 +129,7 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def digest(path: str | os.PathLike) -> str:
+def digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, 16 hex digits: the identity of a pack or of weights as a run's input."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -171,8 +171,8 @@ def hardware() -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{count} x {name} (CPU)"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} x {name} (CPU)"
 
 
 def utc() -> str:
@@ -235,14 +235,14 @@ def unflatten(tensors: Mapping[str, torch.Tensor], structure: Any) -> Any:
 
 
 def save_weights(
-    path: str | os.PathLike, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+    path: str | os.PathLike[str], weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
 ) -> None:
     """Write a flat `state_dict` and JSON metadata (what rebuilds the model) as one safetensors file."""
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
     write_atomic(path, safetensors.save(tensors, {"metadata": _json(dict(metadata))}))
 
 
-def load_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read `(state_dict, metadata)` on the CPU. Raises FileNotFoundError, or RunError for a damaged file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path}")
@@ -259,13 +259,19 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
 
 def _plain(config: Any) -> dict[str, Any]:
     """A configuration dataclass (or a mapping) as JSON would give it back: tuples as lists, keys as text."""
-    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
+    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else dict(config)
     try:
-        return json.loads(_json(values, allow_nan=False))
+        plain: dict[str, Any] = json.loads(_json(values, allow_nan=False))
+        return plain
     except (TypeError, ValueError) as error:
         raise RunError(
             f"a configuration holds only numbers, text, None and lists of them: {error}"
         ) from error
+
+
+def fields_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a flat configuration from its JSON, where its tuples are lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str, kind: type | None = None) -> str:
@@ -324,14 +330,15 @@ class Run:
         return cls(stage, profile, _plain(config), dict(inputs), str(version), results_root() / "runs" / name)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> Run:
+    def load(cls, folder: str | os.PathLike[str]) -> Run:
         """The run that a folder holds. Raises RunError when its config.json is missing or damaged."""
         path = Path(folder) / "config.json"
         try:
             asked = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(asked["config"], dict) and isinstance(asked["inputs"], dict)):
                 raise TypeError("config and inputs are objects")
-            return cls(*(asked[key] for key in ASKED), Path(folder))
+            stage, profile, config, inputs, version = (asked[key] for key in ASKED)
+            return cls(stage, profile, config, inputs, version, Path(folder))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} does not describe a run: {error!r}") from error
 

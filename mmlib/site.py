@@ -67,8 +67,9 @@ def formula(tex: str, display: bool = False) -> str:
         outline = TextPath((0, 0), f"${known}$", size=size)
         width, height, depth = text_to_path.get_text_width_height_descent(f"${known}$", FontProperties(size=size), True)
     letter = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}  # matplotlib.path.Path's codes
-    drawn = "".join(letter[code] + ("" if code == 79 else " ".join(f"{x:.2f}" for x in (points.reshape(-1, 2) * (1, -1)).ravel()))
-                    for points, code in outline.iter_segments(simplify=False, curves=True))
+    drawn = "".join(
+        letter[int(code)] + ("" if code == 79 else " ".join(f"{x:.2f}" for x in (points.reshape(-1, 2) * (1, -1)).ravel()))
+        for points, code in outline.iter_segments(simplify=False, curves=True))
     where = f"width:{width / size:.3f}em;height:{height / size:.3f}em;vertical-align:{-depth / size:.3f}em"
     return (f'<svg role="img" aria-label="{html.escape(tex.strip())}" style="{where}" '
             f'viewBox="0 {depth - height:.2f} {width:.2f} {height:.2f}"><path d="{drawn}"/></svg>')
@@ -99,11 +100,12 @@ class Pages(HTMLExporter):
     """Notebooks to HTML without a script; remembers which files of the project the pages link to."""
 
     def __init__(self, **options: Any):
-        super().__init__(raw_template=TEMPLATE, **options)
-        self.folder, self.files = project_root(), set()  # of the page at work; linked by all pages
+        super().__init__(raw_template=TEMPLATE, **options)  # type: ignore[no-untyped-call]
+        self.folder = project_root()  # of the page at work
+        self.files: set[Path] = set()  # linked by all pages
 
     def default_filters(self) -> Iterator[tuple[str, Any]]:
-        yield from super().default_filters()
+        yield from super().default_filters()  # type: ignore[no-untyped-call]
         yield "markdown2html", lambda source: MarkdownWithMath(renderer=_Renderer(self)).render(source)
 
     def linked(self, url: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +83,7 @@ def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owne
     same in both; `owner` (n,) is the batch's."""
     import matplotlib.pyplot as plt
     from matplotlib.collections import LineCollection
+    from matplotlib.patches import Rectangle
 
     chosen = chosen[owner[chosen] == which].cpu()
     (w1, h1), (w2, h2) = (tuple(map(int, view.extent[which])) for view in (first, second))
@@ -91,12 +91,13 @@ def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owne
     offsets = np.array([[(width - w1) / 2, 0], [(width - w2) / 2, h1 + gap]])
     for view, (x, y), w, h in zip((first, second), offsets, (w1, w2), (h1, h2)):
         ax.imshow(view.picture[which, 0, :h, :w].cpu(), cmap="Greys", extent=(x, x + w, y + h, y), vmin=0, vmax=1)
-        ax.add_patch(plt.Rectangle((x, y), w, h, fill=False, lw=0.5, ec="0.7"))
+        ax.add_patch(Rectangle((x, y), w, h, fill=False, lw=0.5, ec="0.7"))
     at = [view.points[chosen].cpu().numpy() + offset for view, offset in zip((first, second), offsets)]
     ends = np.stack(at, 1)  # (m, 2, 2)
     colors = plt.get_cmap("turbo")(np.argsort(np.argsort(ends[:, 0, 0])) / max(1, len(ends) - 1))
-    ax.add_collection(LineCollection(ends, colors=colors, lw=0.7, alpha=0.9))
-    ax.scatter(*ends.reshape(-1, 2).T, s=9, c=np.repeat(colors, 2, 0), lw=0)
+    ax.add_collection(LineCollection(list(ends), colors=colors, lw=0.7, alpha=0.9))
+    x, y = ends.reshape(-1, 2).T
+    ax.scatter(x, y, s=9, c=np.repeat(colors, 2, 0), lw=0)
     ax.set(xlim=(-1, width + 1), ylim=(h1 + h2 + gap + 1, -1), aspect="equal")
     ax.axis("off")
 
@@ -163,7 +164,8 @@ def crohme_statistics(fresh: dict[str, Any] | None = None) -> dict[str, Any]:
     path = results_root() / "crohme_statistics.json"
     if fresh is not None:
         write_atomic(path, json.dumps(fresh, ensure_ascii=False) + "\n")
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
 
 
 def quantiles(counts: Sequence[int], at: Sequence[float]) -> list[int]:

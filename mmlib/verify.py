@@ -22,7 +22,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ def record_faults() -> Iterator[str]:
         copy = own.pop(records.key(row), None)
         if copy is None:
             yield f"{place}: the run's own records.csv has no such row"
-        for key in records.COLUMNS if copy else ():
+            continue
+        for key in records.COLUMNS:
             if row[key] != copy[key]:
                 yield f"{place}: {key} is {row[key]}, the run's own records.csv says {copy[key]}"
     for run in find_runs():
@@ -242,7 +243,7 @@ def prose_faults() -> Iterator[str]:
         yield from _unheld(f"notebooks/{path.name}", prose, own, sections)
 
 
-def _unheld(place: str, text: str, held: set[float], sections: set[str] = frozenset()) -> Iterator[str]:
+def _unheld(place: str, text: str, held: set[float], sections: Container[str] = ()) -> Iterator[str]:
     for pattern in NOT_PROSE:
         text = re.sub(pattern, " ", text, flags=re.DOTALL)
     for claim in CLAIM.finditer(text):

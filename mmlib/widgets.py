@@ -22,19 +22,21 @@ from mmlib import plots, report, story
 from mmlib.data.pack import Pack
 from mmlib.data.samples import collate, from_pack
 from mmlib.ink import Ink, InkError, write_inkml
+from mmlib.masking import mask_ratio
 from mmlib.objectives.contrast import common_points
 from mmlib.recognize import Reader, Reading, recognize
 from mmlib.stages import attend, attention_report
 from mmlib.views import STRIDE, InkBatch, View, ViewConfig, make_view, sample
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDE = ipywidgets.Layout(width="320px")
 NAMED = {"description_width": "90px"}
 
 
-class Panel(ipywidgets.VBox):
+class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
     """Controls above a picture that follows them.
 
     Args:
@@ -60,7 +62,8 @@ class Panel(ipywidgets.VBox):
         self.picture.value = png(fig)
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        return super()._repr_mimebundle_(**options) | {"image/png": bytes(self.picture.value)}
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
+        return bundle | {"image/png": bytes(self.picture.value)}
 
 
 def png(fig: Figure) -> bytes:
@@ -82,8 +85,7 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
     depth = {i: story.depth(t) for i, t in tokens.items()}
     written = sorted({t for some in tokens.values() for t in some} - {"{", "}", "^", "_"})
     longest, deepest = max(map(len, tokens.values()), default=1), max(depth.values(), default=1)
-    writers = sorted({pack.writers[i] for i in chosen} - {None})
-    sources = sorted({pack.sources[i] for i in chosen} - {None})
+    writers, sources = (sorted({n for i in chosen if (n := names[i]) is not None}) for names in (pack.writers, pack.sources))
     controls = {
         "contains": ipywidgets.Dropdown(options=["anything", *story.CONTAINS]),
         "symbol": ipywidgets.Dropdown(options=["any", *written]),
@@ -176,7 +178,7 @@ def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig,
         fig, axes = plt.subplots(1, 4, figsize=(11, 2.1), width_ratios=(1, 1.6, 1.6, 1.6))
         t = np.linspace(0, 1, 101)
         for (start, end), name, line in ((asked.ratio, "covered", "-"), (asked.attended, "attended", "--")):
-            axes[0].plot(t, [attend.mask_ratio(round(1_000 * x), 1_000, start, end, schedule) for x in t], line, label=name)
+            axes[0].plot(t, [mask_ratio(round(1_000 * x), 1_000, start, end, schedule) for x in t], line, label=name)
         axes[0].axvline(done, color=plots.GREY)
         axes[0].set(xlabel="share of the stage done", ylabel="share", ylim=(0, 1))
         axes[0].legend(fontsize=7)
@@ -207,6 +209,7 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
         seen = make_view(ink, view.still(), torch.Generator().manual_seed(0))
         fig, axes = plt.subplots(1, len(networks) + 1, figsize=(3.2 * len(networks) + 3, 2.2), squeeze=False)
         symbols = [symbol.label for symbol in original.symbols]
+        assert ink.symbol is not None
         share = np.bincount(ink.symbol[ink.symbol >= 0], minlength=len(symbols)) / max(1, int((ink.symbol >= 0).sum()))
         axes[0, -1].bar(np.arange(len(symbols)) - 0.3, share, 0.2, color=plots.GREY, label="ink")
         for k, (ax, (name, network)) in enumerate(zip(axes[0], networks.items())):
@@ -228,11 +231,11 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
     return Panel(controls, draw)
 
 
-def _heat(ax: plt.Axes, heat: torch.Tensor, view: View, ink: InkBatch) -> None:
+def _heat(ax: Axes, heat: torch.Tensor, view: View, ink: InkBatch) -> None:
     """A map (h, w) on the cells of the only expression of a view, its ink on top."""
     width, height = (view.extent[0] / STRIDE).int().tolist()
     extent = (0, STRIDE * width, STRIDE * height, 0)
-    plots.heat_over_ink(ax, attention_report.view_ink(view, ink, 0), heat[:height, :width], extent)
+    plots.heat_over_ink(ax, attention_report.view_ink(view, ink, 0), heat[:height, :width].numpy(), extent)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
@@ -274,7 +277,7 @@ def changes(truth: Sequence[str], said: Sequence[str]) -> list[tuple[tuple[int, 
     return [((a, b), (c, d)) for kind, a, b, c, d in codes if kind != "equal"]
 
 
-def _row(ax: plt.Axes, name: str, tokens: Sequence[str], bad: set[int], first: int | None) -> None:
+def _row(ax: Axes, name: str, tokens: Sequence[str], bad: set[int], first: int | None) -> None:
     """Typeset above; below, the tokens in a row, those that differ red, the first difference with a bar before it."""
     ax.text(0, 1, f"{name}:  {story.formula(tokens)}", fontsize=11, va="top", transform=ax.transAxes)
     x = 0.0
@@ -293,7 +296,7 @@ def _row(ax: plt.Axes, name: str, tokens: Sequence[str], bad: set[int], first: i
 class Pad(anywidget.AnyWidget):
     """Paper for mouse, pen or finger; `strokes` are lists of [x, y] in pixels of the pad."""
 
-    strokes = traitlets.List().tag(sync=True)
+    strokes: traitlets.List[list[list[float]]] = traitlets.List().tag(sync=True)
     width = traitlets.Int(720).tag(sync=True)
     height = traitlets.Int(220).tag(sync=True)
 
@@ -332,7 +335,7 @@ class Pad(anywidget.AnyWidget):
         max-width: 100%; }"""
 
 
-class Draw(ipywidgets.VBox):
+class Draw(ipywidgets.VBox):  # type: ignore[misc]
     """Write with mouse, pen or finger, or upload a picture; read what the recogniser makes of it.
 
     Args:
@@ -344,7 +347,8 @@ class Draw(ipywidgets.VBox):
 
     def __init__(self, reader: Reader | None = None, start: Ink | None = None, beam: int = 5, save_as: str = "drawn.inkml"):
         self.reader, self.beam, self.save_as = reader or Reader.load(), beam, save_as
-        self.seconds, self.found = 0.0, []
+        self.seconds = 0.0
+        self.found: list[Reading] = []
         self.pad = Pad(strokes=_on_pad(start) if start is not None else [])
         self.latex, self.table = ipywidgets.HTMLMath(), ipywidgets.HTML()
         self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", display="none"))
@@ -423,7 +427,8 @@ class Draw(ipywidgets.VBox):
                 plots.draw_ink(ax, self.ink, plots.BLACK)
                 tokens = self.found[0].tokens if self.found else ()
                 ax.set_title(f"read as  {story.formula(tokens)}", loc="left", fontsize=12)
-        return super()._repr_mimebundle_(**options) | {"image/png": png(fig)}
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
+        return bundle | {"image/png": png(fig)}
 
 
 def _on_pad(ink: Ink, height: float = 130.0, corner: tuple[float, float] = (40.0, 45.0)) -> list[list[list[float]]]:

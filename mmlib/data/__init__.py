@@ -27,8 +27,14 @@ def the_file(path: str | Path) -> Path:
 def leave_with_parent() -> None:
     """In a worker process: end when the process that started it is gone, a killed one too, instead of waiting for ever."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def data_root() -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -67,7 +67,7 @@ class Feed:
         workers: processes that draw samples, an epoch ahead, so that a fast device does not wait; what is drawn is the same.
     """
 
-    def __init__(self, sources: list[tuple[Augmenter, int | None]], area: float, most: int, seed: int, longest: int = 150,
+    def __init__(self, sources: Sequence[tuple[Augmenter, int | None]], area: float, most: int, seed: int, longest: int = 150,
                  scale: float = 0.0, share: tuple[int, int] = (0, 1), workers: int = 0):
         self.sources, self.area, self.most, self.seed, self.longest = sources, area, most, seed, longest
         self.scale, self.share, self.workers = scale, share, workers
@@ -101,7 +101,7 @@ class Feed:
         order = batches_by_area(sizes, self.area, self.most, np.random.default_rng([self.seed, epoch, 13]))
         return [[samples[i] for i in group] for group in order]
 
-    def __call__(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
+    def __call__(self, start: int = 0) -> Generator[tuple[int, Batch]]:
         """(expressions of all processes, this one's batch) from step `start` on."""
         rank, processes = self.share
         seen = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmlib.data import DataError, cache_root
-from mmlib.data.pack import Pack, PackError, normalised, write_pack
+from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
 from mmlib.data.prepare import load_pack
 from mmlib.data.samples import from_pack
 from mmlib.data.split import split
@@ -45,11 +45,11 @@ class Corpus:
     def identity(self) -> str:
         return f"{self.name}-{self.pack.digest[:12]}-{_digest(self.train)}-{_digest(self.valid)}"
 
-    def composed_name(self, indices: Sequence[int], count: int = COMPOSED) -> str:
+    def composed_name(self, indices: Indices, count: int = COMPOSED) -> str:
         """What names the pack that `composed` gives, in the cache and in a run's hash."""
         return f"composed{GENERATOR}-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}-{count}"
 
-    def composed(self, indices: Sequence[int], count: int = COMPOSED) -> Pack:
+    def composed(self, indices: Indices, count: int = COMPOSED) -> Pack:
         """A pack of synthetic formulas written with the symbols of these expressions alone (training ones, that is)."""
         return cached_pack(self.composed_name(indices, count),
                            lambda: synthetic_ink(count, 0, bank=InkBank(self.pack, indices)))
@@ -97,6 +97,7 @@ def load_corpus(dataset: str = "auto") -> Corpus:
         dataset = "crohme" if crohme_found() else "synthetic"
     if dataset == "crohme":
         pack = load_pack("train_2014")
+        assert isinstance(pack, Pack)  # it is InkML
     elif dataset == "synthetic":
         pack = synthetic_pack("train")
     elif Path(dataset).exists():

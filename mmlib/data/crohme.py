@@ -56,7 +56,9 @@ def iter_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
                     raise DataError(
                         f"{path}: member {member.name!r} is beyond the size limits; do not use this file"
                     )
-                yield member.name, archive.extractfile(member).read()
+                file = archive.extractfile(member)
+                assert file is not None  # it is a regular file
+                yield member.name, file.read()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such archive; see the README for where CROHME goes") from None
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:

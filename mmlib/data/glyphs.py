@@ -14,6 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from mmlib.data.grammar import number
+from mmlib.data.pack import Pack
 from mmlib.ink import Ink, stroke_boxes
 from mmlib.latex import Node, align, to_tree
 
@@ -268,7 +269,7 @@ class InkBank:
     time. Raises ValueError where nothing is left.
     """
 
-    def __init__(self, inks: Sequence[Ink], indices: Iterable[int] | None = None):
+    def __init__(self, inks: Sequence[Ink] | Pack, indices: Iterable[int] | None = None):
         self._glyphs: dict[str, dict[str, list[Glyph]]] = defaultdict(lambda: defaultdict(list))
         for i in range(len(inks)) if indices is None else indices:
             for label, glyph in _cut(ink := inks[int(i)]):
@@ -313,13 +314,13 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
     tree = to_tree(ink.tokens)
     number(tree)
     strokes, corners = ink.strokes(), np.concatenate(stroke_boxes(ink.points, ink.stroke), 1).tolist()
-    parts: dict[str, tuple[int, ...]] = {}
-    boxes: dict[str, tuple[float, float, float, float]] = {}  # left, top, right, bottom
+    parts: dict[str | None, tuple[int, ...]] = {}
+    boxes: dict[str | None, tuple[float, float, float, float]] = {}  # left, top, right, bottom
     for ref, symbol in zip(align(ink.tokens, tree) or (), ink.token_symbols, strict=True):
         if ref is not None and symbol >= 0:
             parts[ref] = ink.symbols[symbol].strokes
-            left, top, right, bottom = zip(*(corners[k] for k in parts[ref]), strict=True)
-            boxes[ref] = min(left), min(top), max(right), max(bottom)
+            lefts, tops, rights, bottoms = zip(*(corners[k] for k in parts[ref]), strict=True)
+            boxes[ref] = min(lefts), min(tops), max(rights), max(bottoms)
     pending: list[tuple[list[Node], float | None]] = [(tree, None)]
     while pending:
         row, expected = pending.pop()
@@ -337,10 +338,10 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
             lines.append(((left + right) / 2, (top + bottom - size * (extent[0] + extent[1])) / 2))
         pending += [(inner, size * _SHRINK[side]) for node in row for side, inner in node.children.items()]
         for node in known:
-            left, right = boxes[node.ref][::2]
+            left, _, right, _ = boxes[node.ref]
             # A row may climb: its baseline at a symbol is the median over the five nearest.
-            near = sorted(lines, key=lambda line, x=(left + right) / 2: abs(line[0] - x))[:5]
-            origin = np.array((left, median(base for _, base in near)), np.float32)
+            near = sorted((abs(x - (left + right) / 2), k) for k, (x, _) in enumerate(lines))[:5]
+            origin = np.array((left, median(lines[k][1] for _, k in near)), np.float32)
             own = [strokes[k] for k in parts[node.ref]]
             glyph = Glyph.of([(stroke - origin) / size for stroke in own])
             if _plausible(node.label, glyph):

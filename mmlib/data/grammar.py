@@ -132,7 +132,8 @@ class _Draw:
     """One expression in the making."""
 
     def __init__(self, grammar: Grammar, rng: np.random.Generator) -> None:
-        self.g, self.rng, self.pool = grammar, rng, []
+        self.g, self.rng = grammar, rng
+        self.pool: list[float] = []
         # Formulas use few letters again and again; a third of ours do not.
         own = 1 + int(self.uniform() * 5)
         self.own = [self.pick(grammar.letters) for _ in range(own)] if self.uniform() < 0.67 else []

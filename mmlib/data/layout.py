@@ -82,6 +82,12 @@ class _Leaf(NamedTuple):
     sy: float
 
 
+def _ref(node: Node) -> int:
+    """The number of a node with a label."""
+    assert node.ref is not None
+    return int(node.ref)
+
+
 class _Box:
     """Placed content: its extent around the origin (baseline, left edge) and its parts at their offsets."""
 
@@ -124,7 +130,7 @@ class Layout:
 
     def near(self, median: float, spread: float) -> float:
         """A positive number around its median, with a spread of its logarithm."""
-        return median * 2.718281828 ** self.normal(spread)
+        return float(median * 2.718281828 ** self.normal(spread))
 
     def ink(self, tree: Sequence[Node]) -> tuple[list[np.ndarray], list[tuple[str, int]]]:
         """Strokes, (m, 2) arrays, and each symbol's label and number of strokes, in the order of their `ref`.
@@ -185,19 +191,19 @@ class Layout:
             sy = max(height[1] - height[0], 0.8 * size) / max(glyph.bottom - glyph.top, 0.05)
             y, sx = height[0] - glyph.top * sy, sx * max(sy / sx, 0.5) ** 0.35
         box = _Box(glyph.width * sx, y + glyph.top * sy, y + glyph.bottom * sy)
-        box.parts.append((0.0, y, _Leaf(int(node.ref), node.label, glyph, sx, sy)))
+        box.parts.append((0.0, y, _Leaf(_ref(node), node.label, glyph, sx, sy)))
         return box
 
     def row(self, nodes: Sequence[Node], size: float) -> _Box:
         """Items side by side; brackets are stretched over what they hold."""
-        items: list[_Box | None] = [None] * len(nodes)
+        items: dict[int, _Box] = {}
         partner = _pairs(nodes)
         for i, node in enumerate(nodes):
             if i not in partner:
                 items[i] = self.item(node, size)
         for start, end in sorted(partner.items(), key=lambda pair: abs(pair[1] - pair[0])):  # inner ones first
             if start < end:
-                inner = [box for box in items[start + 1 : end] if box]
+                inner = [items[i] for i in range(start + 1, end) if i in items]
                 top = min((box.top for box in inner), default=-size)
                 bottom = max((box.bottom for box in inner), default=0.0)
                 spare = 0.24 * size
@@ -206,11 +212,11 @@ class Layout:
                     height = top + self.normal(0.14) * size, bottom + self.normal(0.14) * size
                     items[at] = self.scripts(nodes[at], self.glyph(nodes[at], size, height), size)
         out, x, y = _Box(), 0.0, 0.0
-        for i, (node, box) in enumerate(zip(nodes, items, strict=True)):
+        for i, node in enumerate(nodes):
             if i:
                 x += self.gap(nodes[i - 1], node, partner.get(i - 1, -1) > i - 1, -1 < partner.get(i, i) < i) * size
-            out.add(x, y, box)
-            x += box.width
+            out.add(x, y, items[i])
+            x += items[i].width
             y += (self.normal(0.03) - 0.15 * y / size) * size  # wander, and come back to the line
         return out.settle()
 
@@ -273,7 +279,7 @@ class Layout:
         middle = (bar.top + bar.bottom) / 2 * sy
         thick = min((bar.bottom - bar.top) * sy, 0.25 * size) / 2
         leaf = _Box(width, axis - thick, axis + thick)
-        leaf.parts.append((0.0, axis - middle, _Leaf(int(node.ref), node.label, bar, sx, sy)))
+        leaf.parts.append((0.0, axis - middle, _Leaf(_ref(node), node.label, bar, sx, sy)))
         out = _Box()
         out.add(0.0, 0.0, leaf)
         for box, up, extra in zip(parts, (True, False), (0.0, 0.05), strict=True):
@@ -297,7 +303,7 @@ class Layout:
         shaped[:, 0] = np.where(x < split, x * (left / split), left + (x - split) * (span / rest))
         glyph = Glyph(shaped, glyph.stroke, left + span, glyph.top, glyph.bottom)
         sign = _Box(left + span, top, bottom)
-        sign.parts.append((0.0, top - glyph.top * sy, _Leaf(int(node.ref), node.label, glyph, 1.0, sy)))
+        sign.parts.append((0.0, top - glyph.top * sy, _Leaf(_ref(node), node.label, glyph, 1.0, sy)))
         out = _Box()
         out.add(0.0, 0.0, sign)
         out.add(left + self.near(0.25, 0.4) * size, 0.0, inside)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ FORMAT = "mmlib-pack-1"
 RESOLUTION = 256  # steps per typical symbol size: 0.2 % of a symbol at worst, and 256 symbols wide at most
 TOLERANCE = 0.01  # how far the simplified stroke may leave the written one, in typical symbol sizes
 GAP = 0.25  # longest piece between two points, so that a warp can bend a long fraction bar
+
+
+Indices = Sequence[int] | np.ndarray  # of expressions in a pack
 
 
 class PackError(ValueError):
@@ -102,11 +106,11 @@ def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, split: str) 
     vocabulary = list(latex.Vocabulary.crohme().tokens)
     number = {t: i for i, t in enumerate(vocabulary)}
 
-    def encode(tokens):
+    def encode(tokens: Iterable[str]) -> list[int]:
         return [number.setdefault(t, len(number)) for t in tokens]
 
-    columns: dict[str, list] = {k: [] for k in _DTYPES}
-    strings: dict[str, list] = {k: [] for k in _STRINGS}
+    columns: dict[str, list[Any]] = {k: [] for k in _DTYPES}
+    strings: dict[str, list[str | None]] = {k: [] for k in _STRINGS}
     for ink, size in items:
         of_stroke = np.full(ink.stroke[-1] + 1, -1)
         for k, symbol in enumerate(ink.symbols):
@@ -126,7 +130,7 @@ def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, split: str) 
             values.append(getattr(ink, key))
     if len(set(strings["id"])) != len(items):
         raise PackError(f"{path}: two expressions have the same id; give each file its own name")
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         k: np.ascontiguousarray(np.concatenate(v) if v else np.zeros(_SHAPES.get(k, (0,))), dtype=_DTYPES[k])
         for k, v in columns.items()
     }
@@ -152,7 +156,7 @@ _SHAPES = {"points": (0, 2), "counts": (0, 3), "flags": (0, 2)}
 _STRINGS = ("id", "writer", "source", "latex", "label_error")
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the JSON header of one of our safetensors files; PackError for anything else."""
     from safetensors import SafetensorError, safe_open
 
@@ -235,12 +239,12 @@ class Pack:
                 raise ValueError("it was written with another vocabulary")
             if len(set(header["vocabulary"])) != len(header["vocabulary"]):
                 raise ValueError("its vocabulary has a token twice")
-            strings = [header[k] for k in _STRINGS]
+            strings = ids, writers, sources, labels, errors = [header[k] for k in _STRINGS]
             if any(len(s) != len(sizes) for s in strings):
                 raise ValueError("its string lists do not fit")
             vocabulary = tuple(header["vocabulary"])
-            ends = header["code"], header["digest"]
-            return cls(path, header["split"], flat, arrays["typical"], sizes, vocabulary, *strings, *ends)
+            return cls(path, header["split"], flat, arrays["typical"], sizes, vocabulary, ids, writers, sources, labels, errors,
+                       header["code"], header["digest"])
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise PackError(f"{path}: {error}; delete it and run `mmlib data prepare`") from None
 

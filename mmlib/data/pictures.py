@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ import numpy as np
 from mmlib import latex as tex
 from mmlib.data import DataError
 from mmlib.data.crohme import MAX_MEMBER, iter_archive
-from mmlib.data.pack import PackError, code_version, read_tensors, write_atomic
+from mmlib.data.pack import PackError, code_version, read_tensors
 from mmlib.photo import clean, is_photo
+from mmlib.runs import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,14 +75,14 @@ def grey_of(image: Image) -> np.ndarray:
 
 def decode(content: bytes) -> np.ndarray:
     """Grey (H, W) uint8 of a PNG, JPEG or BMP file, as `grey_of` has it; DataError, with the remedy, where it fails."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} pixels are too many")
             return grey_of(image)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise DataError(f"unreadable picture: {_other(content)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"unreadable picture ({error})") from None
@@ -127,6 +128,7 @@ def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | 
     caption that is no valid LaTeX is not: its picture comes with `tokens` None and `label_error`.
     """
     path = Path(path)
+    files: Mapping[str, Path | bytes]
     if path.is_dir():
         files = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*")) if p.is_file()}
     else:
@@ -148,6 +150,7 @@ def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | 
             found.setdefault((str(file.parent), file.name), name)
             found.setdefault((str(file.parent), file.stem), name)
     captions = [n for n in files if PurePosixPath(n).name == "caption.txt" or n.lower().endswith(".tsv")]
+    rows: Iterator[tuple[str, tuple[str, str | None] | DataError]]
     if captions:
         rows = ((n, row) for n in captions for row in _labels(n, load(n)))
     else:
@@ -157,17 +160,17 @@ def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | 
             yield row
             continue
         folder = PurePosixPath(origin).parent
-        name = next((found[k] for f in (folder, folder / "img") if (k := (str(f), row[0])) in found), None)
-        if name is None:
+        named = next((found[k] for f in (folder, folder / "img") if (k := (str(f), row[0])) in found), None)
+        if named is None:
             yield DataError(f"{path}: {origin} names {row[0]!r}, and there is no such picture")
             continue
         try:
-            grey = decode(load(name))
+            grey = decode(load(named))
             array = ink_levels(clean(grey) if photos and is_photo(grey) else grey)
         except DataError as error:
-            yield DataError(f"{path}: {name}: {error}")
+            yield DataError(f"{path}: {named}: {error}")
             continue
-        yield _labelled(PurePosixPath(name).stem, array, row[1])
+        yield _labelled(PurePosixPath(named).stem, array, row[1])
 
 
 def _labelled(key: str, array: np.ndarray, latex: str | None) -> Picture:
@@ -226,23 +229,15 @@ class PicturePack:
         try:
             pixels, shapes = arrays["pixels"], arrays["shapes"]
             offsets = np.concatenate([[0], np.cumsum(shapes.prod(1, dtype=np.int64))])
-            strings = [header[k] for k in ("ids", "tokens", "latex", "label_errors")]
+            strings = ids, tokens, latex, errors = [header[k] for k in ("ids", "tokens", "latex", "label_errors")]
             if (
                 pixels.dtype != np.uint8
                 or offsets[-1] != len(pixels)
                 or any(len(s) != len(shapes) for s in strings)
             ):
                 raise ValueError("its parts do not fit together")
-            return cls(
-                Path(path),
-                header["split"],
-                pixels,
-                offsets,
-                shapes,
-                *strings,
-                header["code"],
-                header["digest"],
-            )
+            return cls(Path(path), header["split"], pixels, offsets, shapes, ids, tokens, latex, errors, header["code"],
+                       header["digest"])
         except (KeyError, ValueError, TypeError) as error:
             raise PackError(f"{path}: {error}; delete it and run `mmlib data prepare`") from None
 
@@ -251,7 +246,8 @@ class PicturePack:
 
     def tokens(self, i: int) -> tuple[str, ...] | None:
         """Canonical tokens of picture i, None where it has no valid label."""
-        return None if self.labels[i] is None else tuple(self.labels[i])
+        label = self.labels[i]
+        return None if label is None else tuple(label)
 
     def __getitem__(self, i: int) -> Picture:
         i = range(len(self))[i]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from mmlib.data import DataError, cache_root, leave_with_parent
 from mmlib.data.crohme import DATASETS, find, iter_files, read_member
@@ -21,7 +22,7 @@ CHUNK = 100  # files that a worker takes at a time
 
 
 def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
-    done: list = []
+    done: list[tuple[Ink, float] | str] = []
     for name, content in files:
         try:
             done.append(normalised(read_member(name, content)))
@@ -30,7 +31,7 @@ def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
     return done
 
 
-def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, workers: int) -> dict:
+def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, workers: int) -> dict[str, Any]:
     """Pack the InkML files of one data set as `<out_dir>/<name>.safetensors`; returns its report."""
     started = time.perf_counter()
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
@@ -64,7 +65,7 @@ def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, worker
     return {**report, "pack_bytes": path.stat().st_size, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def prepare_pictures(name: str, out_dir: Path) -> dict:
+def prepare_pictures(name: str, out_dir: Path) -> dict[str, Any]:
     """Pack pictures with captions as `<out_dir>/<name>.safetensors`; returns the report."""
     started = time.perf_counter()
     results = list(read_pictures(find(name), photos=name not in DATASETS))  # a benchmark's pictures stay what they are
@@ -91,7 +92,7 @@ def pack_name(name: str) -> str:
     return name if name in DATASETS else Path(name).name.split(".")[0]
 
 
-def summary(report: dict) -> str:
+def summary(report: dict[str, Any]) -> str:
     """A report as the lines that `mmlib data prepare` prints."""
     lines = [
         f"{report['dataset']}: {report['listed']} listed, {report['read']} read, "
@@ -118,7 +119,7 @@ def prepare(
     out_dir: str | Path | None = None,
     workers: int | None = None,
     show: Callable[[str], object] = print,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Pack data sets, show each one's report and keep it beside the pack as `<name>.report.json`.
 
     datasets: names of `crohme.DATASETS`, or paths of archives or folders, of InkML or of pictures with

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from mmlib.data.pack import Pack
+from mmlib.data.pack import Indices, Pack
 from mmlib.latex import Vocabulary
 from mmlib.views import InkBatch
 
@@ -71,7 +71,7 @@ class Augmenter:
     them is left out, and a cut, join or recombination that happens to be one is replaced by the expression that it was made from.
     """
 
-    def __init__(self, pack: Pack, indices: Sequence[int], config: AugmentConfig, vocabulary: Vocabulary | None = None,
+    def __init__(self, pack: Pack, indices: Indices, config: AugmentConfig, vocabulary: Vocabulary | None = None,
                  held: Container[tuple[int, ...]] = frozenset()):
         self.pack, self.config, self.held = pack, config, held
         self.indices = np.array([i for i in indices if not self._is_held(from_pack(pack, int(i)))] if held else indices)
@@ -213,11 +213,11 @@ class Augmenter:
         if self.config.relabel and rng.random() < 0.5:
             single = np.bincount(sample.token_symbols[sample.token_symbols >= 0], minlength=len(labels)) == 1
             for s in np.flatnonzero(rng.random(len(labels)) < self.config.relabel):
-                options = self.shapes.get(int(labels[s]))
-                if options is None or not single[s]:
+                alike = self.shapes.get(int(labels[s]))
+                if alike is None or not single[s]:
                     continue
                 at = int(np.flatnonzero(sample.token_symbols == s)[0])
-                options = [o for o in options if o in self.bank()]
+                options = [o for o in alike if o in self.bank()]
                 if tokens[at] == labels[s] and options:
                     labels[s] = tokens[at] = rng.choice(options)
                     change[s] = True
@@ -286,7 +286,7 @@ class Batch:
     ids: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)[:-1]), self.ids)
+        return Batch(self.ink.to(device), self.tokens.to(device), self.token_symbols.to(device), self.labels.to(device), self.ids)
 
 
 def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:

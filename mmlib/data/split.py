@@ -7,11 +7,12 @@ formulas by many hands, and a recogniser that has memorised them looks as if it 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import NamedTuple
+from collections.abc import Set
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmlib.data.pack import Pack
+from mmlib.data.pack import Indices, Pack
 
 
 class Split(NamedTuple):
@@ -19,7 +20,7 @@ class Split(NamedTuple):
 
     train: np.ndarray
     valid: np.ndarray
-    report: dict
+    report: dict[str, Any]
 
 
 def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies: int = 2) -> Split:
@@ -48,7 +49,7 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
     unnamed_sources = set()
     for source in sorted(sources, key=str):
         members = sources[source]
-        by_writer = defaultdict(list)
+        by_writer: dict[Any, list[int]] = defaultdict(list)  # by name, or by place where the source names none
         for i in members:
             by_writer[pack.writers[i]].append(i)
         unknown = by_writer.pop(None, [])
@@ -56,12 +57,12 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
             unnamed_sources.add(source)
             by_writer = {i: [i] for i in unknown}
         writers = sorted(by_writer)
-        distinct = {formulas[i] for i in members} - {None}
+        distinct = {f for i in members if (f := formulas[i]) is not None}
         part = (
             share * np.clip(np.mean([len(f) for f in distinct]) / mean_length, 0.5, 1.5) if distinct else 0.0
         )
         uncommon = sum(count[f] <= rare for f in distinct)
-        taken: list = []
+        taken: list[Any] = []
         found: set[tuple[str, ...]] = set()
         seen = 0
         for writer in (writers[k] for k in rng.permutation(len(writers))):
@@ -71,29 +72,31 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
                 continue
             taken.append(writer)
             seen += len(by_writer[writer])
-            found |= {formulas[i] for i in by_writer[writer] if formulas[i] and count[formulas[i]] <= rare}
-        written = sorted({formulas[i] for w in taken for i in by_writer[w]} - found - {None})
+            found |= {f for i in by_writer[writer] if (f := formulas[i]) and count[f] <= rare}
+        written = sorted({f for w in taken for i in by_writer[w] if (f := formulas[i]) is not None} - found)
         written = sorted((written[k] for k in rng.permutation(len(written))), key=count.__getitem__)
         held_formulas |= found | set(written[: max(0, 3 - len(found))])
         if source not in unnamed_sources:
             held_writers |= set(taken)
 
     held_sources = {s for s in sources if any(pack.writers[i] in held_writers for i in sources[s])}
-    train, valid, used = [], [], Counter()
+    trained: list[int] = []
+    looked: list[int] = []
+    used: Counter[tuple[str, ...] | None] = Counter()
     for i in rng.permutation(len(pack)):
         formula, writer, source = formulas[i], pack.writers[i], pack.sources[i]
         held = writer in held_writers or (writer is None and source in held_sources)
         if formula in held_formulas:
             if (writer in held_writers or source in unnamed_sources) and used[formula] < copies:
                 used[formula] += 1
-                valid.append(i)
+                looked.append(i)
         elif not held:
-            train.append(i)
-    train, valid = np.sort(np.array(train, dtype=np.int64)), np.sort(np.array(valid, dtype=np.int64))
+            trained.append(i)
+    train, valid = np.sort(np.array(trained, dtype=np.int64)), np.sort(np.array(looked, dtype=np.int64))
     return Split(train, valid, {"seed": seed, "share": share, **leak(pack, train, valid)})
 
 
-def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict:
+def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
     """Sizes by source, lengths, and how many validation formulas and writers training has seen."""
     formulas = {pack.tokens(i) for i in train}
     writers = {pack.writers[i] for i in train} - {None}
@@ -115,10 +118,10 @@ def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict:
     }
 
 
-def seen(pack: Pack, indices, formulas: set) -> float:
+def seen(pack: Pack, indices: Indices, formulas: Set[tuple[str, ...] | None]) -> float:
     """Share of the expressions of a pack (a test set, say) whose canonical formula is in `formulas`."""
     return float(np.mean([pack.tokens(i) in formulas for i in indices])) if len(indices) else 0.0
 
 
-def _by_source(pack: Pack, indices) -> dict[str, int]:
+def _by_source(pack: Pack, indices: Indices) -> dict[str, int]:
     return dict(sorted(Counter(str(pack.sources[i]) for i in indices).items()))

@@ -7,6 +7,8 @@ returns a scalar. ``gather=True`` takes negatives from all processes: the mean o
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,15 +92,15 @@ def local_info_nce(
         bias = _negative_log_weights(weights, own)
     other = owner[:, None] != owner
     other.fill_diagonal_(True)  # the positive is never left out
-    total = 0.0
+    totals = []
     for anchors, candidates, position in ((u1, all2, position1), (u2, all1, position2)):
         x, y = position.detach().float().unbind(1)
         far = (x[:, None] - x).square_().add_((y[:, None] - y).square_()) > radius**2
         logits = anchors @ candidates.T / temperature + bias  # (n, n of all processes)
         # Points of other processes are of other expressions, so only this process's columns lose any.
         logits[:, start : start + n].masked_fill_(~(far | other), -torch.inf)
-        total = total + F.cross_entropy(logits, own, reduction="sum")
-    return mean_over_processes(total, 2 * n, gather)
+        totals.append(F.cross_entropy(logits, own, reduction="sum"))
+    return mean_over_processes(totals[0] + totals[1], 2 * n, gather)
 
 
 def _same(weights: Tensor, shape: tuple[int, int]) -> None:
@@ -215,5 +217,5 @@ class ContrastLoss(nn.Module):
                 self.gather,
             )
         share = {"global": self.balance, "local": 1 - self.balance}
-        total = sum(share[name] * term for name, term in terms.items())
+        total = reduce(torch.add, (share[name] * term for name, term in terms.items()))
         return total, {name: term.detach() for name, term in terms.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -11,13 +13,13 @@ class _Gather(torch.autograd.Function):
     """All-gather of equally shaped tensors; the backward pass returns each its gradient from every loss."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.stack(parts)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad[dist.get_rank()]
@@ -32,11 +34,11 @@ def gather_rows(x: Tensor, gather: bool = True) -> tuple[Tensor, int]:
     if not (gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x, 0
     count = torch.tensor([len(x)], device=x.device)
-    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    counts = torch.cat(counts).tolist()
+    found = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, count)
+    counts: list[int] = torch.cat(found).tolist()
     padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
-    rows = _Gather.apply(padded)
+    rows = _Gather.apply(padded)  # type: ignore[no-untyped-call]
     return torch.cat([part[:n] for part, n in zip(rows, counts)]), sum(counts[: dist.get_rank()])
 
 

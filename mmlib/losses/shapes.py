@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
@@ -17,8 +21,8 @@ def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for part in spec.split(","):
-        name, axes = part.split(":")
-        name, axes = name.strip(), axes.split()
+        name, letters = part.split(":")
+        name, axes = name.strip(), letters.split()
         tensor = tensors[name]
         wanted = [int(a) if a.isdigit() else sizes.get(a) for a in axes]
         if tensor.ndim != len(axes) or any(w not in (None, s) for w, s in zip(wanted, tensor.shape)):
@@ -31,15 +35,15 @@ def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
     return sizes
 
 
-def full_precision(loss: Callable) -> Callable:
+def full_precision(loss: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
     """Run a loss in at least float32 even under autocast: log-sum-exp in bfloat16 loses small gradients."""
 
-    def widen(value):
+    def widen(value: Any) -> Any:
         half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
         return value.float() if half else value
 
     @functools.wraps(loss)
-    def wrapped(first: Tensor, *args, **kwargs):
+    def wrapped(first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with torch.autocast(first.device.type, enabled=False):
             return loss(widen(first), *map(widen, args), **{k: widen(v) for k, v in kwargs.items()})
 

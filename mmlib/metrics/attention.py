@@ -111,7 +111,8 @@ def point_symbols(ink: Ink) -> np.ndarray:
     owner = np.full(int(ink.stroke.max()) + 1, -1, np.int64)
     for i, symbol in enumerate(ink.symbols):
         owner[list(symbol.strokes)] = i
-    return owner[ink.stroke]
+    found: np.ndarray = owner[ink.stroke]
+    return found
 
 
 def uniform_over_ink(
@@ -166,7 +167,9 @@ class Shares(NamedTuple):
     @property
     def ratio(self) -> np.ndarray:
         """(parts,); NaN for a part without ink."""
-        return np.divide(self.saliency, self.ink, out=np.full(len(self.ink), np.nan), where=self.ink > 0)
+        found = np.full(len(self.ink), np.nan)
+        np.divide(self.saliency, self.ink, out=found, where=self.ink > 0)
+        return found
 
 
 def symbol_shares(values: np.ndarray, length: np.ndarray, symbol: np.ndarray, count: int) -> Shares:
@@ -291,13 +294,15 @@ def mean_map(saliencies: Sequence[np.ndarray], shape: tuple[int, int]) -> np.nda
     for saliency in saliencies:
         h, w = (_stretch(n, m) for n, m in zip(np.shape(saliency), shape, strict=True))
         total += h @ (saliency / np.sum(saliency)) @ w.T
-    return total / total.sum()
+    total /= total.sum()
+    return total
 
 
 def _stretch(n: int, m: int) -> np.ndarray:
     """(m, n) matrix that interpolates n cell centres linearly at m."""
     at = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
+    weights: np.ndarray = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
+    return weights
 
 
 class _Grid:
@@ -319,10 +324,11 @@ class _Grid:
         self.parts = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
         self.blurs = [_gaussian(n, blur) for n in shape]
         flat = np.bincount(self.cells.ravel(), (self.parts * length / length.sum()).ravel(), minlength=h * w)
-        self.ink = self.blurs[0] @ flat.reshape(shape) @ self.blurs[1].T
+        self.ink: np.ndarray = self.blurs[0] @ flat.reshape(shape) @ self.blurs[1].T
 
     def read(self, values: np.ndarray) -> np.ndarray:
-        return (self.parts * (self.blurs[0].T @ values @ self.blurs[1]).ravel()[self.cells]).sum(0)
+        found: np.ndarray = (self.parts * (self.blurs[0].T @ values @ self.blurs[1]).ravel()[self.cells]).sum(0)
+        return found
 
 
 def _gaussian(n: int, sigma: float) -> np.ndarray:
@@ -330,8 +336,9 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
     if sigma <= 0:
         return np.eye(n)
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
-    kernel = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= 3 * sigma)
-    return kernel / kernel.sum(0)
+    kernel: np.ndarray = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= 3 * sigma)
+    kernel /= kernel.sum(0)
+    return kernel
 
 
 def _check_points(points: np.ndarray, shape: tuple[int, int], stride: float) -> np.ndarray:

@@ -61,7 +61,8 @@ def interval(
         ValueError: shapes that do not fit, NaN at a positive weight, no or negative weight.
     """
     values, weights = _prepare(values, weights)
-    draws = _resample(*_counts(values.shape, n_boot, np.random.default_rng(seed)), values, weights)
+    seeds, expressions = _counts(values.shape, n_boot, np.random.default_rng(seed))
+    draws = _resample(seeds, expressions, values, weights)
     own = values.sum(1) / weights.sum(1)
     return Interval(
         value=float(values.sum() / weights.sum()),
@@ -140,7 +141,8 @@ def _resample(
 ) -> np.ndarray:
     top, bottom = (np.einsum("bs,bs->b", seeds, expressions @ x.T) for x in (values, weights))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return top / bottom  # NaN where no weight at all was drawn
+        share: np.ndarray = top / bottom  # NaN where no weight at all was drawn
+    return share
 
 
 def _bounds(draws: np.ndarray, level: float) -> dict[str, float]:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 
 def export(
-    directory: str | os.PathLike,
+    directory: str | os.PathLike[str],
     ids: Sequence[str],
     predictions: Sequence[str | Sequence[str] | None],
     references: Sequence[str | Sequence[str] | None],
@@ -57,7 +57,7 @@ def export(
             (path / f"{name}.txt").write_text(f"%{name}\n${_latex(formula)}$\n", encoding="utf-8")
 
 
-def read_export(directory: str | os.PathLike) -> tuple[list[str], list[str], list[str]]:
+def read_export(directory: str | os.PathLike[str]) -> tuple[list[str], list[str], list[str]]:
     """Ids (sorted), predicted LaTeX and true LaTeX of what `export` wrote; "" where it was None.
 
     Raises ValueError for a file of another layout, and for a prediction or a truth without the other.
@@ -66,7 +66,8 @@ def read_export(directory: str | os.PathLike) -> tuple[list[str], list[str], lis
     if folders[0].keys() != folders[1].keys():
         raise ValueError(f"without a partner: {sorted(folders[0].keys() ^ folders[1].keys())[:5]}")
     ids = sorted(folders[0])
-    return ids, *([_read(folder[name], name) for name in ids] for folder in folders)
+    predicted, true = ([_read(folder[name], name) for name in ids] for folder in folders)
+    return ids, predicted, true
 
 
 def _latex(formula: str | Sequence[str] | None) -> str:

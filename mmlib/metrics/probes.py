@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlib.data.batches import batches_by_area
-from mmlib.data.pack import Pack
+from mmlib.data.pack import Indices, Pack
 from mmlib.data.samples import collate, from_pack
 from mmlib.ink import Ink
 from mmlib.latex import Node
@@ -78,23 +78,24 @@ class Symbols:
         return self.features[torch.from_numpy(self.pairs)].flatten(1)
 
 
-def enough(pack: Pack, indices: Sequence[int], symbols: int, seed: int) -> np.ndarray:
+def enough(pack: Pack, indices: Indices, symbols: int, seed: int) -> np.ndarray:
     """Random expressions whose symbols are aligned with their tokens: as few as hold so many symbols; all if they hold fewer."""
     flat, order = pack.flat, np.random.default_rng([seed, 23]).permutation(np.asarray(indices))
     order = order[flat.aligned[order]]
     held = np.cumsum(np.diff(flat.symbol_offsets)[order])
-    return order[: np.searchsorted(held, symbols) + 1]
+    chosen: np.ndarray = order[: np.searchsorted(held, symbols) + 1]
+    return chosen
 
 
-def _batches(pack: Pack, indices: Sequence[int], area: float, most: int) -> Iterator[tuple[np.ndarray, InkBatch]]:
+def _batches(pack: Pack, indices: Indices, area: float, most: int) -> Iterator[tuple[np.ndarray, InkBatch]]:
     """Places in `indices`, and their ink; `area` in square typical symbols."""
-    indices = np.asarray(indices)
-    for group in batches_by_area(pack.sizes[indices] + 0.4, area, most):
-        yield group, collate([from_pack(pack, int(i)) for i in indices[group]]).ink
+    chosen = np.asarray(indices)
+    for group in batches_by_area(pack.sizes[chosen] + 0.4, area, most):
+        yield group, collate([from_pack(pack, int(i)) for i in chosen[group]]).ink
 
 
 @torch.no_grad()
-def describe(encoder: Encoder, pack: Pack, indices: Sequence[int], view: ViewConfig, area: float = 1_500.0, most: int = 64
+def describe(encoder: Encoder, pack: Pack, indices: Indices, view: ViewConfig, area: float = 1_500.0, most: int = 64
              ) -> Symbols:
     """The symbols of the (aligned) expressions `indices` as the encoder sees them, drawn plainly. In the order of `indices`."""
     device, flat = next(encoder.parameters()).device, pack.flat
@@ -106,6 +107,7 @@ def describe(encoder: Encoder, pack: Pack, indices: Sequence[int], view: ViewCon
         owner = ink.owner.to(device)
         inside = torch.minimum(seen.cells, (seen.extent / STRIDE - 0.5)[owner])  # else a larger neighbour's padding mixes in
         at_points = sample(encoder(seen.picture, seen.valid), inside, owner).float().cpu()
+        assert ink.symbol is not None
         known = ink.symbol >= 0
         rows.append((torch.from_numpy(first[group])[ink.owner] + ink.symbol)[known])
         points.append(ink.points[known])
@@ -158,8 +160,8 @@ def logistic(x: Tensor, y: np.ndarray, test: Tensor, decay: float, steps: int = 
 
     The mean cross-entropy plus decay / 2 times the squared weights is convex, and L-BFGS from zero has nothing random in it.
     """
-    classes, target = np.unique(y, return_inverse=True)
-    target = torch.from_numpy(target)
+    classes, found = np.unique(y, return_inverse=True)
+    target = torch.from_numpy(found)
     weights, bias = (torch.zeros(shape, requires_grad=True) for shape in ((len(classes), x.shape[1]), len(classes)))
     optim = torch.optim.LBFGS([weights, bias], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
 
@@ -170,7 +172,8 @@ def logistic(x: Tensor, y: np.ndarray, test: Tensor, decay: float, steps: int = 
         return value
 
     optim.step(loss)
-    return classes[F.linear(test, weights, bias).argmax(1).numpy()]
+    read: np.ndarray = classes[F.linear(test, weights, bias).argmax(1).numpy()]
+    return read
 
 
 def knn_probe(x: Tensor, y: np.ndarray, test: Tensor, k: int = 20, temperature: float = 0.07) -> np.ndarray:
@@ -185,7 +188,8 @@ def knn_probe(x: Tensor, y: np.ndarray, test: Tensor, k: int = 20, temperature: 
     for part in test.split(1_000):
         near = (part @ x.T).topk(min(k, len(x)), dim=1)
         found.append((votes[near.indices] * (near.values / temperature).exp()[..., None]).sum(1).argmax(1))
-    return classes[torch.cat(found).numpy()]
+    read: np.ndarray = classes[torch.cat(found).numpy()]
+    return read
 
 
 def most_common(x: Tensor, y: np.ndarray, test: Tensor) -> np.ndarray:
@@ -207,7 +211,8 @@ def accuracies(truth: np.ndarray, predicted: np.ndarray, expression: np.ndarray,
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
     with np.errstate(invalid="ignore"):
         draws = np.nanmean((drawn @ right) / (drawn @ total), 1)
-    macro = Interval(float((right.sum(0) / total.sum(0)).mean()), *map(float, np.quantile(draws, [0.025, 0.975])), math.nan, n, 1)
+    low, high = map(float, np.quantile(draws, [0.025, 0.975]))
+    macro = Interval(float((right.sum(0) / total.sum(0)).mean()), low, high, math.nan, n, 1)
     return interval(right.sum(1), total.sum(1), n_boot=n_boot, seed=seed), macro
 
 
@@ -225,7 +230,7 @@ def cues(view: View, ink: InkBatch) -> Tensor:
 
 
 @torch.no_grad()
-def two_views(encoder: Encoder, pack: Pack, indices: Sequence[int], view: ViewConfig, seed: int = 0, area: float = 1_500.0,
+def two_views(encoder: Encoder, pack: Pack, indices: Indices, view: ViewConfig, seed: int = 0, area: float = 1_500.0,
               most: int = 64) -> tuple[Tensor, Tensor]:
     """Of two random views of expressions: unit features pooled over ink cells (2, n, d), and their cues (2, n, 4)."""
     device = next(encoder.parameters()).device
@@ -255,7 +260,8 @@ def uniformity(z: Tensor, t: float = 2.0, n_boot: int = 1_000, seed: int = 0) ->
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
     pairs = drawn.sum(1) ** 2 - (drawn**2).sum(1)
     draws = np.log(((drawn @ kernel) * drawn).sum(1) / pairs)
-    return Interval(float(np.log(kernel.sum() / (n * (n - 1)))), *map(float, np.quantile(draws, [0.025, 0.975])), math.nan, n, 1)
+    low, high = map(float, np.quantile(draws, [0.025, 0.975]))
+    return Interval(float(np.log(kernel.sum() / (n * (n - 1)))), low, high, math.nan, n, 1)
 
 
 def whitened(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ class Outcomes:
             hallucination=float(np.nansum(self.insertions)) / tokens,
         )
 
-    def write_csv(self, path: str | os.PathLike) -> None:
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `outcomes.csv`; what is not known stays empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -84,7 +84,7 @@ class Outcomes:
         write_atomic(path, text.getvalue())
 
     @classmethod
-    def read_csv(cls, path: str | os.PathLike) -> Outcomes:
+    def read_csv(cls, path: str | os.PathLike[str]) -> Outcomes:
         """Read what `write_csv` wrote."""
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +113,8 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Token logits given what has been written so far and the picture's memory."""
 
+    rate: Tensor
+
     def __init__(self, vocabulary: int, config: DecoderConfig | None = None):
         super().__init__()
         self.config = config = config or DecoderConfig()
@@ -125,7 +128,7 @@ class Decoder(nn.Module):
 
     def prepare(self, memory: Memory) -> Memory:
         """Compute each layer's keys and values of the memory once."""
-        memory.projected = [layer.project(memory) for layer in self.layers]
+        memory.projected = [cast(DecoderLayer, layer).project(memory) for layer in self.layers]
         return memory
 
     def forward(self, tokens: Tensor, memory: Memory, cache: Cache | None = None, want_attention: bool = False

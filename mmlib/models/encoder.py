@@ -50,12 +50,13 @@ class ResidualBlock(nn.Module):
         self.norm = ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for p in self.conv2.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.conv1(self.norm(x) * mask)
-        return x + self.conv2(F.relu(y) * mask)
+        y: Tensor = self.conv1(self.norm(x) * mask)
+        y = self.conv2(F.relu(y) * mask)
+        return x + y
 
 
 class ContextBlock(nn.Module):
@@ -74,9 +75,10 @@ class ContextBlock(nn.Module):
     def forward(self, x: Tensor, position: Tensor, bias: Tensor) -> Tensor:
         b, cells, d = x.shape
         q, k, v = self.qkv(self.norm1(x) + position).view(b, cells, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y = dot_attention(q, k, v, bias)
+        y: Tensor = dot_attention(q, k, v, bias)
         x = x + self.out(y.transpose(1, 2).reshape(b, cells, d))
-        return x + self.down(F.relu(self.up(self.norm2(x))).square())
+        y = self.down(F.relu(self.up(self.norm2(x))).square())
+        return x + y
 
 
 class Encoder(nn.Module):
@@ -111,31 +113,32 @@ class Encoder(nn.Module):
             x = F.pad(x, (0, 0, 0, 0, 0, self.config.inputs - c))
         x = x.contiguous(memory_format=torch.channels_last)
         step = self.stride
-        for down, blocks, stride in zip(self.down, self.blocks, self.config.strides, strict=True):
+        for down, blocks, kernel, stride in zip(self.down, self.blocks, self.config.kernels, self.config.strides, strict=True):
             step //= stride
             mask = valid if step == 1 else valid.repeat_interleave(step, 2).repeat_interleave(step, 3)
             mask = mask.to(x.dtype)
             x = down(x)
-            if step > 1 and down.kernel_size > down.stride:
+            if step > 1 and kernel > stride:
                 x = F.relu(x)
             x = x * mask
-            for block in blocks:
+            for block in blocks.children():
                 x = block(x, mask)
             x = x * mask
-        if self.context:
-            x = (x + self._around(x, valid)) * valid.to(x.dtype)
-        features = self.out(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        if self.shrink is not None and self.grow is not None:
+            x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
+        features: Tensor = self.out(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         return features * valid
 
-    def _around(self, x: Tensor, valid: Tensor) -> Tensor:
+    def _around(self, x: Tensor, valid: Tensor, shrink: nn.Conv2d, grow: nn.ConvTranspose2d) -> Tensor:
         """What the Transformer blocks see of x (b, c, h, w) at half its resolution, back at full resolution."""
         b, _, h, w = x.shape
         odd = (0, w % 2, 0, h % 2)
-        coarse = self.shrink(F.pad(x, odd))
+        coarse: Tensor = shrink(F.pad(x, odd))
         rows, columns = coarse.shape[-2:]
         bias = F.max_pool2d(F.pad(valid, odd), 2).sub(1).mul(1e4).view(b, 1, 1, rows * columns)
         tokens = coarse.permute(0, 2, 3, 1).reshape(b, rows * columns, -1)
         position = positions_2d(rows, columns, tokens.shape[-1], x.device).view(rows * columns, -1)
         for block in self.context:
             tokens = block(tokens, position, bias)
-        return self.grow(tokens.view(b, rows, columns, -1).permute(0, 3, 1, 2))[..., :h, :w]
+        around: Tensor = grow(tokens.view(b, rows, columns, -1).permute(0, 3, 1, 2))
+        return around[..., :h, :w]

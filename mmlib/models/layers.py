@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def default_device() -> str:
@@ -22,6 +25,12 @@ def native_bfloat16(device: torch.device | str = "cpu") -> bool:
 def autocast(device: torch.device | str = "cpu") -> torch.autocast:
     """bfloat16 products where the device has them natively; nothing elsewhere."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=native_bfloat16(device))
+
+
+def channels_last(module: M, device: torch.device | str | None = None) -> M:
+    """The module, moved to a device where one is named, with its kernels in the order in which convolutions run fastest."""
+    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stub lacks it
+    return module
 
 
 def dot_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:

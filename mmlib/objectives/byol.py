@@ -62,8 +62,8 @@ class ByolObjective(Objective):
 
     def embed(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """z and p of the network and z of the target, each (2b, d): first views, then second views."""
-        views = [make_view(batch.ink, self.config.view, rng) for _ in range(2)]
-        views = [(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner)) for v in views]
+        drawn = [make_view(batch.ink, self.config.view, rng) for _ in range(2)]
+        views = [(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner)) for v in drawn]
         with torch.no_grad():
             there, _ = self.target(views)
         return *self.network(views), there

@@ -59,15 +59,16 @@ class ContrastObjective(Objective):
 
     def embed(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, ...]:
         """What `ContrastLoss` takes: z and u of both views, the points' owners and their places in both views."""
-        views = [make_view(batch.ink, self.config.view, rng) for _ in range(2)]
-        chosen = common_points(*views, batch.ink, self.config.points, rng)
+        first, second = (make_view(batch.ink, self.config.view, rng) for _ in range(2))
+        chosen = common_points(first, second, batch.ink, self.config.points, rng)
         owner = batch.ink.owner[chosen]
         (z1, u1), (z2, u2) = (self.network(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner), v.cells[chosen], owner)
-                              for v in views)
-        return z1, z2, u1, u2, owner, views[0].cells[chosen], views[1].cells[chosen]
+                              for v in (first, second))
+        return z1, z2, u1, u2, owner, first.cells[chosen], second.cells[chosen]
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> tuple[Tensor, dict[str, Any]]:
-        return self.contrast(*self.embed(batch, rng))
+        loss, numbers = self.contrast(*self.embed(batch, rng))
+        return loss, numbers
 
     def look(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
         """Retrieval of the other view within the batch, of whole expressions and of ink points; spread of z."""

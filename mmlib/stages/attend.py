@@ -23,6 +23,7 @@ from mmlib.masking import BLOCK, Cover, attended_share, mask_ratio
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
+from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.runs import Run
 from mmlib.stages.health import on_grid, positional
@@ -151,7 +152,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         student = Student(config.encoder, config.maps)
         if start:
             student.encoder.load_state_dict(encoder_weights(start))
-        student.to(memory_format=torch.channels_last)
+        channels_last(student)
         teacher = copy.deepcopy(student).requires_grad_(False)
         if not config.encoder_rate:
             student.encoder.requires_grad_(False)
@@ -182,10 +183,11 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             common, there = chosen[shown], maps_there[shown]
             here, maps_here = at_points(features, seen, part, ink.owner, common)
             drawn = ink_cells(part, ink.b, ink.owner)
-            return loss_fn(student_slots=seen.slots, teacher_slots=attention.slots, visible=visible, pred=bare.predictor(here),
-                           target=target[shown], covered=hidden.covered[common], student_at_points=maps_here,
-                           teacher_at_points=there, owner=ink.owner[common], maps=seen.maps, valid=part.valid[:, 0] > 0,
-                           ink=drawn[:, 0])
+            loss, numbers = loss_fn(
+                student_slots=seen.slots, teacher_slots=attention.slots, visible=visible, pred=bare.predictor(here),
+                target=target[shown], covered=hidden.covered[common], student_at_points=maps_here, teacher_at_points=there,
+                owner=ink.owner[common], maps=seen.maps, valid=part.valid[:, 0] > 0, ink=drawn[:, 0])
+            return loss, numbers
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)

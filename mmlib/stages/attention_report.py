@@ -9,7 +9,8 @@ the saliency's lead over it. Labels serve to measure here; nothing is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch
 from mmlib import records
 from mmlib.data.batches import batches_by_area
 from mmlib.data.corpus import load_corpus
-from mmlib.data.pack import Pack
+from mmlib.data.pack import Indices, Pack
 from mmlib.data.samples import collate, from_pack
 from mmlib.ink import Ink
 from mmlib.metrics.attention import (
@@ -35,7 +36,7 @@ from mmlib.metrics.attention import (
 from mmlib.metrics.intervals import interval, paired_difference
 from mmlib.models.encoder import EncoderConfig
 from mmlib.render import arc_length, densify
-from mmlib.runs import Run, results_root, training_cost
+from mmlib.runs import Run, fields_of, results_root, training_cost
 from mmlib.stages import attend
 from mmlib.views import STRIDE, InkBatch, View, ViewConfig, make_view
 
@@ -47,7 +48,8 @@ BLUR = 0.5  # cells; reaches one cell far: a map may lie so far beside the ink, 
 GRID = (16, 64)  # cells on which maps of all sizes are averaged, relative to their canvas
 
 
-class Seen(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Seen:
     """What the network makes of one expression, drawn plainly; its own canvas only, no padding."""
 
     index: int  # in the pack
@@ -60,17 +62,17 @@ class Seen(NamedTuple):
     @property
     def saliency(self) -> np.ndarray:
         """(h, w): the mean of the maps."""
-        return self.maps.mean(0)
+        mean: np.ndarray = self.maps.mean(0)
+        return mean
 
 
 def load(run: Run) -> tuple[attend.Student, ViewConfig]:
     """A finished stage 2's network (its teacher, the moving average) and the view it was trained with."""
     weights, metadata = run.load_weights()
     config = metadata["config"]
-    encoder, view = ({k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()} for part in ("encoder", "view"))
-    student = attend.Student(EncoderConfig(**encoder), config["maps"])
+    student = attend.Student(EncoderConfig(**fields_of(config["encoder"])), config["maps"])
     student.load_state_dict({k: v.float() for k, v in weights.items()})
-    return student.eval(), ViewConfig(**view)
+    return student.eval(), ViewConfig(**fields_of(config["view"]))
 
 
 def untrained(student: attend.Student, seed: int = 0) -> attend.Student:
@@ -93,13 +95,14 @@ def course(run: Run, seed: int = 0) -> dict[str, attend.Student]:
 
 
 @torch.no_grad()
-def see(student: attend.Student, pack: Pack, indices: Sequence[int], view: ViewConfig, area: float = 3_000.0,
+def see(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig, area: float = 3_000.0,
         most: int = 64) -> list[Seen]:
     """Maps for the expressions `indices` of a pack, in their order; `area` in square typical symbols a batch."""
-    indices, device = np.asarray(indices), next(student.parameters()).device
-    found: list[Seen | None] = [None] * len(indices)
-    for group in batches_by_area(pack.sizes[indices] + 0.4, area, most):
-        ink = collate([from_pack(pack, int(i)) for i in indices[group]]).ink
+    chosen, device = np.asarray(indices), next(student.parameters()).device
+    found: dict[int, Seen] = {}
+    for group in batches_by_area(pack.sizes[chosen] + 0.4, area, most):
+        ink = collate([from_pack(pack, int(i)) for i in chosen[group]]).ink
+        assert ink.symbol is not None
         seen = make_view(ink.to(device), view.still(), torch.Generator().manual_seed(0))
         features, attention = student(seen.picture, seen.valid)
         points, source = densify(seen.points.cpu(), ink.stroke, 1.0)
@@ -108,9 +111,9 @@ def see(student: attend.Student, pack: Pack, indices: Sequence[int], view: ViewC
         for row, place in enumerate(group):
             own, (w, h) = owner == row, (int(side) // STRIDE for side in seen.extent[row])
             maps = attention.maps[row, :, :h, :w].cpu().numpy().astype(np.float64)
-            found[place] = Seen(int(indices[place]), maps, norm[row, :h, :w], points[own].numpy(), length[own].numpy(),
+            found[place] = Seen(int(chosen[place]), maps, norm[row, :h, :w], points[own].numpy(), length[own].numpy(),
                                 symbol[own].numpy())
-    return found
+    return [found[place] for place in range(len(chosen))]
 
 
 def position_map(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -138,7 +141,7 @@ def _ink_cells(seen: Seen) -> np.ndarray:
     return cells
 
 
-def report(student: attend.Student, pack: Pack, indices: Sequence[int], view: ViewConfig, seed: int = 0, blur: float = BLUR,
+def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig, seed: int = 0, blur: float = BLUR,
            n_boot: int = 1000) -> list[dict[str, Any]]:
     """Rows {arm, metric, part, value, low, high, n}: part a class of symbols or '', n expressions, the interval resamples them.
 
@@ -216,7 +219,8 @@ def _symbol_sizes(seen: Seen, count: int) -> np.ndarray:
     known = seen.symbol >= 0
     np.minimum.at(low, seen.symbol[known], seen.points[known])
     np.maximum.at(high, seen.symbol[known], seen.points[known])
-    return np.maximum((high - low).max(1), 1.0)
+    sizes: np.ndarray = np.maximum((high - low).max(1), 1.0)
+    return sizes
 
 
 def _matched(arm: str, name: str, symbols: Shares, member: np.ndarray, sizes: np.ndarray, counts: np.ndarray, n: int,

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 from mmlib.data import DataError
 from mmlib.data.batches import batches_by_area
 from mmlib.data.corpus import load_corpus, synthetic_pack
-from mmlib.data.pack import Pack
+from mmlib.data.pack import Indices, Pack
 from mmlib.data.prepare import load_pack
 from mmlib.data.samples import Sample, collate, from_pack
 from mmlib.latex import Vocabulary
@@ -107,8 +108,8 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
     return found
 
 
-def read_pack(model: Recogniser, pack: Pack, indices: Sequence[int], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
-              **options) -> list[list[Hypothesis]]:
+def read_pack(model: Recogniser, pack: Pack, indices: Indices, vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
+              **options: Any) -> list[list[Hypothesis]]:
     """`read_samples` of the expressions `indices` of a pack."""
     return read_samples(model, [from_pack(pack, int(i)) for i in indices], vocabulary, view, beam, **options)
 
@@ -137,18 +138,17 @@ def load_part(dataset: str, split: str) -> Part:
     if dataset == "synthetic" and split == "test":
         pack = synthetic_pack("test")
         return _part(pack, range(len(pack)), pack.digest)
-    if dataset == "crohme" and split in ("test_2014", "test_2019"):
-        pack = load_pack(split)
-        return _part(pack, range(len(pack)), pack.digest)
-    if dataset == "crohme" and split == "test_2016":
-        pack = load_pack(split)
-        pictures = [pack[i] for i in range(len(pack))]
-        return Part([picture_sample(p.array) for p in pictures], pack.ids, [p.tokens for p in pictures],
-                    [p.latex for p in pictures], pack.digest)
+    if dataset == "crohme" and split in ("test_2014", "test_2016", "test_2019"):
+        found = load_pack(split)
+        if isinstance(found, Pack):
+            return _part(found, range(len(found)), found.digest)
+        pictures = [found[i] for i in range(len(found))]
+        return Part([picture_sample(p.array) for p in pictures], found.ids, [p.tokens for p in pictures],
+                    [p.latex for p in pictures], found.digest)
     raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, test_2014, test_2016, test_2019")
 
 
-def _part(pack: Pack, indices: Sequence[int], identity: str) -> Part:
+def _part(pack: Pack, indices: Indices, identity: str) -> Part:
     indices = [int(i) for i in indices]
     return Part([from_pack(pack, i) for i in indices], [pack.ids[i] for i in indices], [pack.tokens(i) for i in indices],
                 [pack.latex[i] for i in indices], identity)

@@ -23,6 +23,7 @@ from mmlib.latex import Vocabulary
 from mmlib.losses.gather import mean_over_processes
 from mmlib.masking import hide
 from mmlib.metrics.recognition import score
+from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import both_directions, prefixes
 from mmlib.recognize import Reader
@@ -89,6 +90,7 @@ def symbol_classes(batch: Batch) -> Tensor:
 def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor, most: int = 3_000,
                gather: bool = False) -> Tensor:
     """Cross-entropy of the symbol's class at ink points (of all processes); features (b, d, h, w), classes (b, s)."""
+    assert ink.symbol is not None
     known = torch.nonzero((ink.symbol >= 0) & view.kept)[:, 0]
     known = known[:: max(1, len(known) // most)]  # every so-manieth point: neighbours say the same
     target = classes[ink.owner[known], ink.symbol[known]]
@@ -105,6 +107,7 @@ def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabula
     """
     b, _, h, w = view.valid.shape
     ink, symbols, cells = batch.ink, batch.labels.shape[1], view.cells.long()
+    assert ink.symbol is not None
     known = (ink.symbol >= 0) & view.kept
     place = (ink.owner * symbols + ink.symbol) * h * w + cells[:, 1].clamp(0, h - 1) * w + cells[:, 0].clamp(0, w - 1)
     held = attention.new_zeros(b * symbols * h * w)
@@ -148,7 +151,7 @@ def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
     """The recogniser; its encoder and attention network come from the run `start` where there is one."""
     torch.manual_seed(config.seed)
     model = Recogniser(len(corpus.vocabulary), config.model)
-    model.to(memory_format=torch.channels_last)
+    channels_last(model)
     # What no loss reaches is frozen: several processes wait for every gradient.
     model.symbols.requires_grad_(config.point_weight > 0)
     uses = {"gamma": config.model.modulate, "slot_gate": config.model.slots, "slot_position": config.model.slots}
@@ -218,7 +221,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         optim = optimizer([model.decoder, model.symbols, model.scalars], config.optim,
                           slow=[m for m in (model.encoder, model.attention) if m is not None], factor=config.encoder_rate)
         held = frozenset() if config.full_data else corpus.held_formulas()
-        sources = [(Augmenter(corpus.pack, indices, config.augment, vocabulary, held), None)]
+        sources: list[tuple[Augmenter, int | None]] = [(Augmenter(corpus.pack, indices, config.augment, vocabulary, held), None)]
         if config.composed:
             with tools.main_process_first():
                 pack = corpus.composed(indices)

@@ -269,6 +269,7 @@ class Loop:
         training = {k: m.training for k, m in self.modules.items()}
         for module in self.modules.values():
             module.eval()
+        assert self.evaluate is not None
         with torch.no_grad(), self.accelerator.autocast():
             numbers = self.evaluate(pictures)
         for key, module in self.modules.items():
@@ -305,9 +306,10 @@ def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: f
     if name in ("pretrain", "attend"):
         stage = importlib.import_module(f"mmlib.stages.{name}")
         config = stage.Config.preset(profile, dataset=dataset, seed=seed)
-        found = stage.run(config, profile, max_minutes, max_steps)
+        found: Run = stage.run(config, profile, max_minutes, max_steps)
         if found.weights.is_file() or not weights:
             return found
         with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
-            return stage.run(config, profile, max_minutes, max_steps)
+            found = stage.run(config, profile, max_minutes, max_steps)
+        return found
     return Run.load(results_root() / "runs" / name)

@@ -26,15 +26,17 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices if wide else matrices.transpose(1, 2)
+    x: Tensor = matrices if wide else matrices.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    gram, whole = x @ x.transpose(1, 2), None
+    gram = x @ x.transpose(1, 2)
+    whole: Tensor | None = None
     for _ in range(iterations):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G G
         factor.diagonal(dim1=1, dim2=2).add_(a)
         whole = factor if whole is None else factor @ whole
         gram = factor @ gram @ factor
-    x = whole @ x
+    if whole is not None:
+        x = whole @ x
     return x if wide else x.transpose(1, 2)
 
 
@@ -74,7 +76,7 @@ class Muon(torch.optim.AdamW):
                 if "momentum" not in self.state[weight]:
                     self.state[weight]["momentum"] = torch.zeros_like(weight)
             moments = [self.state[w]["momentum"] for w in weights]
-            gradients = [w.grad for w in weights]
+            gradients = [w.grad for w in weights if w.grad is not None]
             torch._foreach_lerp_(moments, gradients, 1 - self.momentum)
             ahead = torch._foreach_lerp(gradients, moments, self.momentum)  # Nesterov's
             update = orthogonalised(torch.stack([g.flatten(1) for g in ahead]))

@@ -18,6 +18,7 @@ from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch, collate
 from mmlib.models.encoder import EncoderConfig
+from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.objectives import find_objective
 from mmlib.objectives.contrast import Contrast, common_points, matched  # noqa: F401 (notebook 02 has them from here)
@@ -85,7 +86,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         torch.manual_seed(config.seed)
         objective = find_objective(config.objective)(config, gather=tools.num_processes > 1)
         for module in objective.modules.values():
-            module.to(tools.device, memory_format=torch.channels_last)
+            channels_last(module, tools.device)
         optim = optimizer([objective.network], config.optim)
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
                     config.batch_most, config.seed, **feeding(tools))

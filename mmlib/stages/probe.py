@@ -17,7 +17,7 @@ from mmlib.metrics import probes
 from mmlib.metrics.intervals import Interval, interval
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.layers import default_device
-from mmlib.runs import Run, training_cost
+from mmlib.runs import Run, fields_of, training_cost
 from mmlib.stages.attend import encoder_weights
 from mmlib.stages.pretrain import HARD
 from mmlib.views import ViewConfig
@@ -42,7 +42,7 @@ def load(run: Run, random: int | None = None) -> tuple[Encoder, float]:
     values = run.config.get("model", run.config)["encoder"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random or 0)
-        encoder = Encoder(EncoderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+        encoder = Encoder(EncoderConfig(**fields_of(values)))
     if random is None:
         encoder.load_state_dict(encoder_weights(run))
     return encoder.eval().requires_grad_(False).to(default_device()), run.config["view"]["symbol"]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def values(rows, metric, arm=report.OURS):
 
 def rigged(monkeypatch, seen, make):
     """`report` on maps (h, w) that `make(seen)` gives, all k alike; untrained weights see what they see."""
-    ours = [s._replace(maps=np.stack([make(s) / make(s).sum()] * TINY.maps)) for s in seen]
+    ours = [replace(s, maps=np.stack([make(s) / make(s).sum()] * TINY.maps)) for s in seen]
     answers = iter([ours, seen])
     monkeypatch.setattr(report, "see", lambda *_: next(answers))
 
