@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,9 @@ from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.ink import Ink, Symbol
 from mmlib.latex import canonical
 from mmlib.runs import project_root
+
+hypothesis.settings.register_profile("here", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("here")
 
 INKML = """<ink xmlns="http://www.w3.org/2003/InkML">
 <traceFormat><channel name="X" type="decimal"/><channel name="Y" type="decimal"/></traceFormat>

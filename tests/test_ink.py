@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -148,7 +148,6 @@ strokes_of_points = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(strokes_of_points, st.randoms(use_true_random=False))
 def test_inkml_round_trip(tmp_path_factory, strokes, random):
     path = tmp_path_factory.mktemp("ink") / "one.inkml"
@@ -176,7 +175,6 @@ def test_stroke_boxes():
     assert high.tolist() == [[2, 5], [7, 7]]
 
 
-@settings(deadline=None)
 @given(strokes_of_points, st.floats(0.01, 100))
 def test_typical_size_is_positive_and_scales(strokes, factor):
     strokes = [np.round(s) for s in strokes]

@@ -119,7 +119,7 @@ def same(a, b):
 
 
 @given(nested)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_flatten_and_unflatten_are_inverse_even_through_json(state):
     found, structure = flatten(state)
     assert same(state, unflatten(found, json.loads(json.dumps(structure))))

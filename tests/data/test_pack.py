@@ -39,7 +39,6 @@ def distance(points, line):
     return best
 
 
-@settings(deadline=None)
 @given(polylines, st.sampled_from([0.01, 0.1, 1.0]), st.sampled_from([0.25, 2.0]))
 def test_simplify_keeps_the_shape(strokes, tolerance, gap):
     ink = Ink.from_strokes(strokes)
@@ -109,7 +108,7 @@ def test_flat_arrays_agree_with_single_inks(make_pack, make_ink):
     assert flat.aligned.all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1e-3, 1e4), st.floats(-1e4, 1e4))
 def test_a_pack_does_not_depend_on_the_device(scale, shift):
     strokes = [np.array([[0, 0], [3, 9], [7, 2]]), np.array([[12.0, 1], [12, 11]])]

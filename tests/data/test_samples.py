@@ -310,7 +310,7 @@ def test_a_join_keeps_loose_strokes_loose(augmenter):
 # --- drawing ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.integers(0, 149), st.integers(0, 2**32 - 1))
 def test_every_drawn_sample_is_true(augmenter, pack, i, seed):
     points, tokens = pack.flat.points.sum(), pack.flat.tokens.sum()

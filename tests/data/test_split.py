@@ -23,7 +23,7 @@ def field(tmp_path_factory, make_ink):
     return Pack.open(path)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 def test_disjoint_in_writers_and_formulas(field, seed):
     train, valid, report = split(field, seed=seed)
