@@ -53,7 +53,7 @@ def test_only_documented_errors_come_out(kinds, kind):
     for number in range(60):
         _, _, fault, seconds = fuzz.one(kinds, 7, number, kind)
         assert fault is None
-        assert seconds < 5 * fuzz.LONGEST  # a busy machine
+        assert seconds < fuzz.LONGEST
 
 
 def test_an_undocumented_error_is_a_fault(kinds, monkeypatch):
