@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,7 @@ from mmlib.latex import Vocabulary
 from mmlib.models.decoder import Cache, Memory
 from mmlib.models.recogniser import Recogniser
 
+FEW = 64  # rows: the products of a step with fewer are too small to be shared by threads, which then wait for one another
 MARGIN = 2.0  # nats: how far an unfinished hypothesis may lie below the best finished one and still be followed
 
 
@@ -45,7 +48,19 @@ def prefixes(tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
-@torch.no_grad()
+@contextmanager
+def threads_for(rows: int, device: torch.device) -> Iterator[None]:
+    """One thread for the steps of few rows on a CPU, all of torch's else."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and rows <= FEW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
 def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int = 5, longest: int = 120,
                 both: bool = True) -> list[list[Hypothesis]]:
     """Read the b pictures of a memory.
@@ -89,28 +104,30 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
                         if ended:
                             known[direction] = total
 
-    for _ in range(longest + 1):
-        logits, _ = model.decoder(written[..., -1].reshape(-1, 1), here, cache)
-        step = logits[:, -1].float().log_softmax(-1).view(*score.shape, v) + forbidden[:, None]
-        step = torch.where(done[..., None], frozen, step)
-        score, flat = (score[..., None] + step).flatten(2).topk(beam, -1)
-        parent, token = flat // v, flat % v
-        written = torch.cat([written.gather(2, parent[..., None].expand(-1, -1, -1, written.shape[-1])), token[..., None]], -1)
-        done = done.gather(2, parent) | (token == ends.view(1, -1, 1))
-        # A log-probability only falls, so a hypothesis far below a finished one will not come back: its search is over.
-        lost = score < score.masked_fill(~done, -torch.inf).amax(-1, keepdim=True) - MARGIN
-        over = (done | lost).flatten(1).all(1)
-        rows = (torch.arange(len(active) * directions, device=device).view(-1, directions, 1) * beam + parent)
-        if 4 * int(over.sum()) >= len(active):  # finished pictures leave the batch, a quarter of it at a time
-            keep(over)
-            rest = torch.nonzero(~over)[:, 0]
-            if not len(rest):
-                break
-            written, score, done, rows, active = written[rest], score[rest], done[rest], rows[rest], active[rest]
-            here = here.select(rest)
-        cache.select(rows.flatten())
-    else:
-        keep(torch.arange(len(active), device=device))
+    with threads_for(b * directions * beam, device):
+        for _ in range(longest + 1):
+            logits, _ = model.decoder(written[..., -1].reshape(-1, 1), here, cache)
+            step = logits[:, -1].float().log_softmax(-1).view(*score.shape, v) + forbidden[:, None]
+            step = torch.where(done[..., None], frozen, step)
+            score, flat = (score[..., None] + step).flatten(2).topk(beam, -1)
+            parent, token = flat // v, flat % v
+            kept = written.gather(2, parent[..., None].expand(-1, -1, -1, written.shape[-1]))
+            written = torch.cat([kept, token[..., None]], -1)
+            done = done.gather(2, parent) | (token == ends.view(1, -1, 1))
+            # A log-probability only falls, so a hypothesis far below a finished one will not come back: its search is over.
+            lost = score < score.masked_fill(~done, -torch.inf).amax(-1, keepdim=True) - MARGIN
+            over = (done | lost).flatten(1).all(1)
+            rows = (torch.arange(len(active) * directions, device=device).view(-1, directions, 1) * beam + parent)
+            if 4 * int(over.sum()) >= len(active):  # finished pictures leave the batch, a quarter of it at a time
+                keep(over)
+                rest = torch.nonzero(~over)[:, 0]
+                if not len(rest):
+                    break
+                written, score, done, rows, active = written[rest], score[rest], done[rest], rows[rest], active[rest]
+                here = here.select(rest)
+            cache.select(rows.flatten())
+        else:
+            keep(torch.arange(len(active), device=device))
     return _scored(model, memory, vocabulary, found, directions)
 
 
