@@ -12,6 +12,7 @@ is no part of it); the grid's records; what the notebook printed. Processes that
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -96,10 +97,9 @@ class Trials:
 
                 prepare.CHUNK = 30
                 prepare.prepare([str(self.inks)], place / "packs", workers=2, show=lambda text: None)
-            elif target == "grid":
-                run_grid()
-            elif target == "notebook":
-                run_notebook(place / "trial.ipynb")
+            elif target in RUNNERS:
+                with contextlib.redirect_stdout(sys.stderr):  # what they say is no outcome
+                    run_grid() if target == "grid" else run_notebook(place / "trial.ipynb")
             else:
                 train(target, self.pictures, self.init[target], checkpoint_seconds)
 

@@ -120,7 +120,7 @@ def all_of_crohme(crohme_root, tmp_path_factory):
 def test_all_of_crohme(all_of_crohme):
     """Counts, faults by name, every token known; reading takes a minute on 2 cores, opening 0.1 s."""
     (train, t14, t16, t19), used = all_of_crohme
-    assert used < 2 * 60
+    assert used < 2 * 60 or "COVERAGE_RUN" in os.environ  # which takes its own time
     assert (train["listed"], train["read"]) == (8836, 8834)
     assert [r.split(":")[0] for r in train["skipped"]] == [
         "train_2014/MfrDB/MfrDB0104.inkml",
