@@ -49,6 +49,7 @@ PANELS = {  # in the order of their cells
 # Cells are on the page whether in sight or not, so that what is missing can be told from what is not yet drawn.
 SETTINGS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
             "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
+IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
 RUN_ALL = """async () => {
     const app = window.jupyterapp, panel = app.shell.currentWidget;
     await panel.context.ready; await panel.sessionContext.ready;
@@ -216,6 +217,7 @@ def test_each_control_changes_the_picture(widgets_page, name):
         last = None  # several presses redraw several times: go on when it has come to rest
         while last != (last := picture.get_attribute("src")):
             widgets_page.wait_for_timeout(500)
+            widgets_page.wait_for_function(IDLE, timeout=20_000)  # while a kernel is busy, a change and its undoing are no change
 
     handles = panel.locator(".noUi-handle")
     for k in range(handles.count()):
