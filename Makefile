@@ -13,6 +13,9 @@ SUITABLE := import sys, ssl; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 
 PINS := uv pip compile pyproject.toml --extra test --universal --fork-strategy fewest --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt
 
+# One thread for each of two processes: four threads on two cores would wait for one another.
+SUITE := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser
+
 .PHONY: help reproduce test coverage test-browser figures docs lab lint clean pins install
 
 help:  ## this list
@@ -23,12 +26,11 @@ reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synt
 	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
 test: $(STAMP)  ## all tests, notebooks too (about 9 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python $(SUITE) $(ARGS)
 
 coverage: $(STAMP)  ## the tests' branch coverage of mmlib, at least 90 % (about 15 min on 2 cores)
 	@rm -f .coverage .coverage.*
-	@OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-		--ignore tests/browser $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m coverage run $(SUITE) $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --skip-covered
 
