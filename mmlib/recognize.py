@@ -135,7 +135,7 @@ def _load(path: Path, device: str) -> Reader:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
     name, cost = metadata.get("run", path.parent.name), (metadata.get("pictures"), metadata.get("minutes"))
-    if None in cost:  # a weights file in its run's folder, whose own files say it
+    if None in cost or (path.parent / "environment.json").is_file():  # in its run's folder, whose own files say it to the end
         cost = training_cost(Run.load(path.parent))
     return Reader(channels_last(model, device).eval(), vocabulary, view, config, path, name, *cost)
 

@@ -98,9 +98,6 @@ def run_faults() -> Iterator[str]:
             yield f"{run.name}: cannot be checked: {error!r}"
 
 
-TICK = 0.011  # minutes: weights are written a moment before their run's end is noted, so the rounded times may differ by one step
-
-
 def _equal(a: Any, b: Any) -> bool:
     numbers = all(isinstance(x, int | float) for x in (a, b))
     return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15) if numbers else a == b
@@ -122,8 +119,6 @@ def record_faults() -> Iterator[str]:
             expected, values, own = runs[row["run"]]
             for key, value in (expected | ({"value": values[row["metric"]]} if values else {})).items():
                 if row[key] != (cell := records.cell(key, value)) and (key, row[key]) != ("stage", "evaluate"):
-                    if key == "minutes" and abs(float(row[key]) - value) < TICK:
-                        continue
                     yield f"{place}: {key} is {row[key]}, its run's files say {cell}"
         except (RunError, KeyError, OSError, ValueError) as error:
             yield f"{place}: {error!r}"
