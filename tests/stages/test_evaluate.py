@@ -118,12 +118,12 @@ def recogniser(tmp_path, monkeypatch):
     """The weights of an untrained recogniser, in results of their own."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     torch.manual_seed(0)
-    run = Run.open("finetune", "smoke", {"seed": 4}, {})
+    run = Run.open("finetune", "smoke", {"seed": 4, "init": "none"}, {})
     config = {"seed": 4, "labels": 0.5, "model": module.asdict(TINY), "view": module.asdict(ViewConfig(symbol=8.0))}
     with run.lock():
         run.save_weights(Recogniser(len(VOCABULARY), TINY).state_dict(), {
             "config": config, "vocabulary": list(VOCABULARY.tokens), "run": run.name, "pictures": 9, "minutes": 0.5})
-        run.finish()
+        run.finish(pictures=9)
     assert Reader.load(run.folder).config["labels"] == 0.5
     return run
 
