@@ -30,6 +30,7 @@ Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a
 
 
 COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
+RATES = "learning rate of fine-tuning"  # half and twice the preset's
 OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
 REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written"}
@@ -92,6 +93,12 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         "rate of the pretrained encoder": {
             "encoder at 0.3 of the rate": whole({}, {"encoder_rate": 0.3}),
             "encoder at 0.1 of the rate": whole({}, {"encoder_rate": 0.1}),
+        },
+        RATES: {
+            f"{arm}, rate {rate:g}": {**chain, "finetune": {**chain["finetune"], "optim": {"lr": rate}}}
+            for arm, chain in (("mask-match", whole()), ("contrastive", alone()), ("simclr", alone(balance=1.0)),
+                               ("mae", alone(objective="mae", pictures=first + second)), ("supervised-total", {"finetune": total}))
+            for rate in (2.5e-3, 1e-2)
         },
         PLAIN: {
             "mask-match, as written": whole({}, plain),

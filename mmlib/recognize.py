@@ -136,7 +136,11 @@ def _load(path: Path, device: str) -> Reader:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
     name, cost = metadata.get("run", path.parent.name), (metadata.get("pictures"), metadata.get("minutes"))
     if None in cost or (path.parent / "environment.json").is_file():  # in its run's folder, whose own files say it to the end
-        cost = training_cost(Run.load(path.parent))
+        try:
+            cost = training_cost(Run.load(path.parent))
+        except RunError:  # what it started from is gone: the header's word is all there is
+            if None in cost:
+                raise
     return Reader(channels_last(model, device).eval(), vocabulary, view, config, path, name, *cost)
 
 

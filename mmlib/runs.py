@@ -545,11 +545,20 @@ def views_of(stage: str, config: Mapping[str, Any] | None = None) -> int:
 
 
 def training_cost(run: Run) -> tuple[int, float]:
-    """Pictures seen and minutes spent by a finished run and the runs that it started from; two views are two pictures."""
+    """Pictures seen and minutes spent by a finished run and all that it started from; two views are two pictures.
+
+    Raises RunError where what it started from is not kept here.
+    """
     pictures = run.summary["pictures"] * views_of(run.stage, run.config)
     minutes = run.environment["minutes"]
     before = run.inputs.get("init", "none")
     if before == "none":
         return pictures, minutes
+    if before.startswith("recogniser-"):  # a weights file, whose header says what it cost
+        shipped = results_root() / "checkpoints" / "recogniser.safetensors"
+        if not shipped.is_file() or before != f"recogniser-{digest(shipped)}":
+            raise RunError(f"{run.name} was fine-tuned from another recogniser than {shipped}: what that one cost is not known here")
+        header = load_weights(shipped)[1]
+        return pictures + header["pictures"], minutes + header["minutes"]
     earlier = training_cost(Run.load(run.folder.parent / before))
     return pictures + earlier[0], minutes + earlier[1]

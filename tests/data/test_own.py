@@ -1,5 +1,6 @@
 """One's own data: folders and archives, with and without labels, as a corpus that all stages take."""
 
+import shutil
 import tarfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from mmlib.data.own import load_own, parts
 from mmlib.ink import write_inkml
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.recognize import Reader
+from mmlib.runs import RunError, digest, training_cost
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.evaluate import best_tokens, read_pack
 from mmlib.views import ViewConfig
@@ -110,9 +112,16 @@ def test_every_stage_trains_on_a_folder(folder, tmp_path, monkeypatch):
     assert run.summary["expressions"] == len(load_corpus(str(folder)).train)
     mine = Reader.load(run.folder)
     assert r"\hbar" in mine.vocabulary.tokens
-    monkeypatch.setattr(Reader, "load", classmethod(lambda cls, path=None, device="cpu": mine))
+    shipped = tmp_path / "results" / "checkpoints" / "recogniser.safetensors"
+    shipped.parent.mkdir(parents=True)
+    shutil.copy(run.weights, shipped)
     next_run = finetune.run(small(finetune, folder, init="recogniser", eval_most=2, pictures=1, seed=5), "smoke", progress=False)
-    assert next_run.inputs["init"].startswith("recogniser-")
+    assert next_run.inputs["init"] == f"recogniser-{digest(shipped)}"
+    assert Reader.load(next_run.folder).pictures == next_run.summary["pictures"] + mine.pictures
+    shipped.write_bytes(b"another")
+    with pytest.raises(RunError, match="from another recogniser"):
+        training_cost(next_run)
+    Reader.load(shutil.copytree(next_run.folder, tmp_path / next_run.name))  # reads on: its header says the cost
 
 
 def test_a_recogniser_is_taken_over_with_its_readings(folder):
