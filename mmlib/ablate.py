@@ -96,8 +96,13 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         },
         RATES: {
             f"{arm}, rate {rate:g}": {**chain, "finetune": {**chain["finetune"], "optim": {"lr": rate}}}
-            for arm, chain in (("mask-match", whole()), ("contrastive", alone()), ("simclr", alone(balance=1.0)),
-                               ("mae", alone(objective="mae", pictures=first + second)), ("supervised-total", {"finetune": total}))
+            for arm, chain in {
+                "mask-match": whole(),
+                "contrastive": alone(),
+                "simclr": alone(balance=1.0),
+                "mae": alone(objective="mae", pictures=first + second),
+                "supervised-total": {"finetune": total},
+            }.items()
             for rate in (2.5e-3, 1e-2)
         },
         PLAIN: {

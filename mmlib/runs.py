@@ -557,7 +557,7 @@ def training_cost(run: Run) -> tuple[int, float]:
     if before.startswith("recogniser-"):  # a weights file, whose header says what it cost
         shipped = results_root() / "checkpoints" / "recogniser.safetensors"
         if not shipped.is_file() or before != f"recogniser-{digest(shipped)}":
-            raise RunError(f"{run.name} was fine-tuned from another recogniser than {shipped}: what that one cost is not known here")
+            raise RunError(f"{run.name} was fine-tuned from another recogniser than {shipped}: its cost is not known here")
         header = load_weights(shipped)[1]
         return pictures + header["pictures"], minutes + header["minutes"]
     earlier = training_cost(Run.load(run.folder.parent / before))
