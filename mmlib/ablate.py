@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmlib import records
-from mmlib.runs import Run, RunError, find_runs, training_cost, views_of
+from mmlib.runs import Run, RunError, elsewhere, find_runs, results_root, training_cost, views_of
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.evaluate import evaluate
 from mmlib.views import ViewConfig
@@ -173,12 +173,19 @@ def train(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "croh
     Raises Paused when `max_minutes()` are over; the same call goes on.
     """
     done: dict[str, Run] = {}
-    start = "none"
     for name, config in configs(cell, chain, profile, dataset, preset).items():
-        if name != "pretrain":
-            config = replace(config, init=start)
-        done[name] = STAGES[name].run(config, profile, max_minutes(), progress=progress)
-        start = done[name].name
+        last = next(reversed(done.values()), None)
+        if last:
+            config = replace(config, init=last.name)
+        try:
+            done[name] = STAGES[name].run(config, profile, max_minutes(), progress=progress)
+        except FileNotFoundError:
+            if last is None or last.weights.is_file():
+                raise
+            print(f"{last.name} came without its weights: training it again")  # `initial_run` finds them there
+            with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
+                train(cell, {stage: chain[stage] for stage in done}, profile, dataset, preset, progress, max_minutes)
+            done[name] = STAGES[name].run(config, profile, max_minutes(), progress=progress)
     return done
 
 

@@ -9,7 +9,7 @@ from mmlib import ablate, records
 from mmlib.ablate import ARMS, GRID, LABELLED, LEVERS, STAGES, TOTAL, Cell
 from mmlib.metrics.recognition import Score
 from mmlib.runs import Run, RunError, training_cost, views_of
-from mmlib.stages.loop import Paused
+from mmlib.stages.loop import Paused, initial_run
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -52,8 +52,11 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
             if not this.done:
                 if max_minutes == 0:
                     raise Paused(this.name)
+                if before != "none":
+                    initial_run(before, "ablate", "crohme", 0).load_weights()
                 with this.lock():
                     trained.append(this.name)
+                    this.save_weights({}, {})
                     this.finish(pictures=config.pictures)
             return this
 
@@ -86,3 +89,10 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     assert costs == {cell.arm: LABELLED if cell.arm == "supervised" else TOTAL for cell in cells}
     shares = {arm: sorted(float(row["occlusion"]) for row in records.rows() if row["arm"] == arm) for arm in costs}
     assert shares == {arm: [0.0, *ablate.OCCLUSION] if "covers" in arm else [0.0] for arm in costs}
+    kept = sorted(tmp_path.glob("runs/*/weights.safetensors"))
+    for path in kept:  # as in a fresh clone
+        path.unlink()
+    trained.clear()
+    ablate.ablate(ablate.cells(["modulation alone"], labels=(0.1,)))
+    assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", "finetune"]
+    assert not any(path.exists() for path in kept), "what is committed stays as it is"

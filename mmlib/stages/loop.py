@@ -299,7 +299,7 @@ def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: f
     where it is not there; else the run folder of that name.
 
     Weights are not committed. Where a finished run of the profile has none and `weights` are asked for, it is trained again,
-    under `retrained/` in the results: what is committed stays as it is.
+    under `retrained/` in the results: what is committed stays as it is. A named run is looked for there, too.
     """
     if name == "none":
         return None
@@ -312,4 +312,5 @@ def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: f
         with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
             found = stage.run(config, profile, max_minutes, max_steps)
         return found
-    return Run.load(results_root() / "runs" / name)
+    kept, again = (results_root() / folder / name for folder in ("runs", "retrained/runs"))
+    return Run.load(again if weights and again.is_dir() and not (kept / "weights.safetensors").is_file() else kept)
