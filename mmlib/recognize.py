@@ -138,7 +138,7 @@ def _load(path: Path, device: str) -> Reader:
     if None in cost or (path.parent / "environment.json").is_file():  # in its run's folder, whose own files say it to the end
         try:
             cost = training_cost(Run.load(path.parent))
-        except RunError:  # what it started from is gone: the header's word is all there is
+        except RunError:  # a run that it started from is not here: the header's word is all there is
             if None in cost:
                 raise
     return Reader(channels_last(model, device).eval(), vocabulary, view, config, path, name, *cost)

@@ -554,11 +554,7 @@ def training_cost(run: Run) -> tuple[int, float]:
     before = run.inputs.get("init", "none")
     if before == "none":
         return pictures, minutes
-    if before.startswith("recogniser-"):  # a weights file, whose header says what it cost
-        shipped = results_root() / "checkpoints" / "recogniser.safetensors"
-        if not shipped.is_file() or before != f"recogniser-{digest(shipped)}":
-            raise RunError(f"{run.name} was fine-tuned from another recogniser than {shipped}: its cost is not known here")
-        header = load_weights(shipped)[1]
-        return pictures + header["pictures"], minutes + header["minutes"]
+    if before.startswith("recogniser-"):  # a weights file, not a run
+        return pictures + run.summary["earlier_pictures"], minutes + run.summary["earlier_minutes"]
     earlier = training_cost(Run.load(run.folder.parent / before))
     return pictures + earlier[0], minutes + earlier[1]

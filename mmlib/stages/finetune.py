@@ -269,6 +269,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         this.save_weights(half(tools.unwrap_model(model).state_dict()), {
             "config": this.config, "vocabulary": list(vocabulary.tokens), "run": this.name,
             "pictures": last["pictures"] + earlier[0], "minutes": round(this.minutes + earlier[1], 2)})
-        this.finish(**last, expressions=len(indices))
+        known = {"earlier_pictures": reader.pictures, "earlier_minutes": round(reader.minutes, 2)} if reader else {}
+        this.finish(**last, expressions=len(indices), **known)  # of a weights file no run says what it cost
         tools.wait_for_everyone()
     return this
