@@ -147,17 +147,19 @@ def steps(repeats: int = 5) -> list[dict[str, Any]]:
     here, rows, found = model.decoder.prepare(memory_), 20, []
     for length in (1, 10, 20, 40, 80, 120):
         tokens = torch.randint(5, len(vocabulary), (rows, length), device=device())
-        cache = Cache()
+        cache = Cache(rows // 2)
+        parents = torch.arange(rows, device=device()).view(2, -1) % cache.beam
         for t in range(length - 1):
             model.decoder(tokens[:, t : t + 1], here, cache)
-        kept = dict(cache.layers)
+        kept = dict(cache.layers), cache.bias
 
-        def one(tokens: torch.Tensor, cache: Cache, kept: dict[int, tuple[torch.Tensor, torch.Tensor]], t: int) -> None:
-            cache.layers, cache.t = dict(kept), t
+        def one(tokens: torch.Tensor, cache: Cache, kept: tuple[Any, Any], parents: torch.Tensor, t: int) -> None:
+            (cache.layers, cache.bias), cache.t = kept, t
             model.decoder(tokens[:, -1:], here, cache)
-            cache.select(torch.arange(rows, device=device()))
+            cache.select(parents)
 
-        calls = {"cached": partial(one, tokens, cache, kept, length - 1), "whole prefix": partial(model.decoder, tokens, here)}
+        cached = partial(one, tokens, cache, kept, parents, length - 1)
+        calls = {"cached": cached, "whole prefix": partial(model.decoder, tokens, here)}
         times = seconds(calls, 4 * repeats)
         found += [row("decoding step", t, "s", way=name, written=length) for name, t in times.items()]
     return found

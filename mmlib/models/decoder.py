@@ -44,21 +44,44 @@ class Memory:
 
 
 class Cache:
-    """Keys and values of the tokens decoded so far: per layer (rows, heads, t, d / heads)."""
+    """Keys and values of the tokens decoded so far, of rows in groups of `beam` that may take over one another's past.
 
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.t = 0
+    A row attends to all that its group has written, under a bias (groups, beam, tokens) that hides what is not of its own past:
+    when hypotheses change places the bias alone is copied, and no key or value.
+    """
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        if layer in self.layers:
-            k, v = torch.cat([self.layers[layer][0], k], 2), torch.cat([self.layers[layer][1], v], 2)
-        self.layers[layer] = k, v
-        return k, v
+    def __init__(self, beam: int = 1):
+        self.beam, self.t = beam, 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # per layer (groups, heads, room, d / heads)
+        self.bias = torch.empty(0)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order: the parents of the surviving hypotheses."""
-        self.layers = {i: (k.index_select(0, rows), v.index_select(0, rows)) for i, (k, v) in self.layers.items()}
+    def begin(self, rows: int, device: torch.device) -> None:
+        """A step of one token a row: each row sees its own."""
+        own = torch.full((self.beam, self.beam), -torch.inf, device=device).fill_diagonal_(0).expand(rows // self.beam, -1, -1)
+        self.bias = torch.cat([self.bias, own], 2) if self.t else own
+        self.t += 1
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Self-attention of a step: q, k, v (rows, heads, 1, d / heads) to what each row attends to, of the same shape."""
+        rows, heads, _, e = q.shape
+        q, k, v = (x.reshape(-1, self.beam, heads, e).transpose(1, 2) for x in (q, k, v))
+        end = self.t * self.beam
+        if layer not in self.layers or self.layers[layer][0].shape[2] < end:
+            room = [x.new_empty(len(x), heads, 2 * end + 31 * self.beam, e) for x in (k, v)]
+            for new, old in zip(room, self.layers.get(layer, ()), strict=False):
+                new[:, :, : end - self.beam] = old[:, :, : end - self.beam]
+            self.layers[layer] = room[0], room[1]
+        keys, values = self.layers[layer]
+        keys[:, :, end - self.beam : end], values[:, :, end - self.beam : end] = k, v
+        y = dot_attention(q, keys[:, :, :end], values[:, :, :end], self.bias[:, None])
+        return y.transpose(1, 2).reshape(rows, heads, 1, e)
+
+    def select(self, parents: Tensor, groups: Tensor | None = None) -> None:
+        """Give each row the past of a row of its group: parents (groups, beam). Of these groups alone, where they are named."""
+        if groups is not None:
+            self.layers = {i: (k[groups], v[groups]) for i, (k, v) in self.layers.items()}
+            self.bias = self.bias[groups]
+        self.bias = self.bias.gather(1, parents[..., None].expand(-1, -1, self.bias.shape[2]))
 
 
 class DecoderLayer(nn.Module):
@@ -86,9 +109,7 @@ class DecoderLayer(nn.Module):
         share its memory. Returns x and the first head's cross-attention (rows, t, cells) where wanted."""
         rows, t, d = x.shape
         q, k, v = (self.split(part) for part in self.qkv(self.norm1(x)).chunk(3, -1))
-        if cache is not None:
-            k, v = cache.extend(index, k, v)
-        y = dot_attention(q, k, v, causal=cache is None)
+        y = dot_attention(q, k, v, causal=True) if cache is None else cache.attend(index, q, k, v)
         x = x + self.drop(self.out(y.transpose(1, 2).reshape(rows, t, d)))
 
         key, value = memory.projected[index]
@@ -127,23 +148,24 @@ class Decoder(nn.Module):
         self.register_buffer("rate", rate, persistent=False)
 
     def prepare(self, memory: Memory) -> Memory:
-        """Compute each layer's keys and values of the memory once."""
-        memory.projected = [cast(DecoderLayer, layer).project(memory) for layer in self.layers]
+        """Compute each layer's keys and values of the memory, once."""
+        both = (cast(DecoderLayer, layer).project(memory) for layer in self.layers)
+        memory.projected = [(key.contiguous(), value.contiguous()) for key, value in both]  # read at every step, head by head
         return memory
 
     def forward(self, tokens: Tensor, memory: Memory, cache: Cache | None = None, want_attention: bool = False
                 ) -> tuple[Tensor, Tensor | None]:
-        """tokens (rows, t) int: whole prefixes, or with a cache only what is new. Returns logits (rows, t, v) and, where
-        wanted, the guided head's cross-attention (rows, t, cells)."""
+        """tokens (rows, t) int: whole prefixes, or with a cache the one new token of each row. Returns logits (rows, t, v) and,
+        where wanted, the guided head's cross-attention (rows, t, cells)."""
         if not memory.projected:
             self.prepare(memory)
         start = cache.t if cache is not None else 0
+        if cache is not None:
+            cache.begin(len(tokens), tokens.device)
         angle = torch.arange(start, start + tokens.shape[1], device=tokens.device)[:, None] * self.rate
         x = self.embed(tokens) * math.sqrt(self.config.d) * 0.25 + torch.cat([angle.sin(), angle.cos()], -1)
         attention = None
         for index, layer in enumerate(self.layers):
             x, weights = layer(x, memory, index, cache, want_attention and index == self.config.guided)
             attention = weights if weights is not None else attention
-        if cache is not None:
-            cache.t += tokens.shape[1]
         return self.logits(self.norm(x)), attention

@@ -89,23 +89,22 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
     frozen = torch.full((v,), -torch.inf, device=device)
     frozen[vocabulary.pad] = 0  # a finished hypothesis only pads
     found: list[dict[tuple[int, ...], list[float]]] = [{} for _ in range(b)]  # of each text, its sums in both directions
-    cache, here, active = Cache(), model.decoder.prepare(memory), torch.arange(b, device=device)
+    cache, here, active = Cache(beam), model.decoder.prepare(memory), torch.arange(b, device=device)
 
     def keep(which: Tensor) -> None:
-        """Note down the hypotheses of these rows of `active`: the finished ones, with their sums, or all where none is."""
+        """Note down the finished hypotheses of these rows of `active`, with their sums."""
         parts = (active, written[..., 1:], done & score.isfinite(), score)
         for picture, lists, whole, sums in zip(*(x[which].tolist() for x in parts), strict=True):
             for direction, rows in enumerate(lists):
-                unfinished = not any(whole[direction])
                 for ids, ended, total in zip(rows, whole[direction], sums[direction], strict=True):
-                    if ended or (unfinished and total > -math.inf):
+                    if ended:
                         text = tuple(t for t in ids if t > vocabulary.unk)[:: -1 if direction else 1]
-                        known = found[picture].setdefault(text, [math.nan] * directions)
-                        if ended:
-                            known[direction] = total
+                        found[picture].setdefault(text, [math.nan] * directions)[direction] = total
 
     with threads_for(b * directions * beam, device):
-        for _ in range(longest + 1):
+        for t in range(longest + 1):
+            if t == longest:  # what has not ended ends now
+                forbidden = torch.full_like(forbidden, -torch.inf).scatter(1, ends[:, None], 0)
             logits, _ = model.decoder(written[..., -1].reshape(-1, 1), here, cache)
             step = logits[:, -1].float().log_softmax(-1).view(*score.shape, v) + forbidden[:, None]
             step = torch.where(done[..., None], frozen, step)
@@ -117,17 +116,15 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
             # A log-probability only falls, so a hypothesis far below a finished one will not come back: its search is over.
             lost = score < score.masked_fill(~done, -torch.inf).amax(-1, keepdim=True) - MARGIN
             over = (done | lost).flatten(1).all(1)
-            rows = (torch.arange(len(active) * directions, device=device).view(-1, directions, 1) * beam + parent)
+            groups = None
             if 4 * int(over.sum()) >= len(active):  # finished pictures leave the batch, a quarter of it at a time
                 keep(over)
                 rest = torch.nonzero(~over)[:, 0]
                 if not len(rest):
                     break
-                written, score, done, rows, active = written[rest], score[rest], done[rest], rows[rest], active[rest]
-                here = here.select(rest)
-            cache.select(rows.flatten())
-        else:
-            keep(torch.arange(len(active), device=device))
+                written, score, done, parent, active = written[rest], score[rest], done[rest], parent[rest], active[rest]
+                here, groups = here.select(rest), (rest[:, None] * directions + torch.arange(directions, device=device)).flatten()
+            cache.select(parent.flatten(0, 1), groups)
     return _scored(model, memory, vocabulary, found, directions)
 
 

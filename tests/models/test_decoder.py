@@ -42,14 +42,23 @@ def test_with_a_cache_as_without(decoder, beams):
 
 @torch.no_grad()
 def test_selecting_rows_of_a_cache_is_another_history(decoder):
-    first, held, rows = tokens(6, 4), memory(), torch.tensor([2, 2, 0, 5, 3, 4])
-    cache = Cache()
+    """Two groups of three rows: rows take over others' pasts, twice; then the second group goes on alone, past the first room."""
+    first, held, parents = tokens(6, 4), memory(), torch.tensor([[2, 2, 0], [1, 0, 2]])
+    cache = Cache(3)
     for i in range(4):
         decoder(first[:, i : i + 1], held, cache)
-    cache.select(rows)
-    new = tokens(6, 1, seed=3)
-    whole, _ = decoder(torch.cat([first[rows], new], 1), held)
-    torch.testing.assert_close(decoder(new, held, cache)[0][:, 0], whole[:, -1], atol=1e-4, rtol=1e-4)
+    for seed in (3, 4):
+        cache.select(parents)
+        rows = (parents + torch.tensor([[0], [3]])).flatten()
+        new = tokens(6, 1, seed)
+        first = torch.cat([first[rows], new], 1)
+        torch.testing.assert_close(decoder(new, held, cache)[0][:, 0], decoder(first, held)[0][:, -1], atol=1e-4, rtol=1e-4)
+    cache.select(torch.tensor([[0, 0, 1]]), groups=torch.tensor([1]))
+    first, held = first[[3, 3, 4]], held.select(torch.tensor([1]))
+    for i in range(40):
+        new = tokens(3, 1, seed=i)
+        first, step = torch.cat([first, new], 1), decoder(new, held, cache)[0]
+    torch.testing.assert_close(step[:, 0], decoder(first, held)[0][:, -1], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

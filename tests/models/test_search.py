@@ -67,11 +67,11 @@ def slow_beams(reader, memory, beam, longest, both=True):
     """Plain beam search of one picture, whole prefixes and no cache: texts in reading order.
 
     A direction's beams are (score, prefix, ended). The search is over when none is left that has neither ended nor fallen
-    behind the best that has by MARGIN; those that ended are kept, or all where none has.
+    behind the best that has by MARGIN, and with the longest prefix all end; those that ended are kept.
     """
     marks = [(SOS, EOS), (EOS, SOS)][: 1 + both]
     directions = [[(0.0, [start], False)] for start, _ in marks]
-    for _ in range(longest + 1):
+    for length in range(longest + 1):
         over = True
         for d, (start, end) in enumerate(marks):
             grown = []
@@ -81,7 +81,7 @@ def slow_beams(reader, memory, beam, longest, both=True):
                     continue
                 step = log_probabilities(reader, memory, prefix)
                 grown += [(score + step[t], [*prefix, t], t == end) for t in range(len(VOCABULARY))
-                          if t not in (PAD, UNK, start)]
+                          if t == end or (length < longest and t not in (PAD, UNK, start))]
             directions[d] = sorted(grown, key=lambda g: -g[0])[:beam]
             best = max((score for score, _, ended in directions[d] if ended), default=-math.inf)
             over &= all(ended or score < best - MARGIN for score, _, ended in directions[d])
@@ -89,7 +89,7 @@ def slow_beams(reader, memory, beam, longest, both=True):
             break
     texts = set()
     for d, beams in enumerate(directions):
-        whole = [prefix for _, prefix, ended in beams if ended] or [prefix for _, prefix, _ in beams]
+        whole = [prefix for _, prefix, ended in beams if ended]
         texts |= {tuple(t for t in prefix if t > UNK)[:: -1 if d else 1] for prefix in whole}
     return texts
 
