@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -19,7 +20,9 @@ from mmlib.losses import MatchConfig, MatchLoss
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import prefixes
 from mmlib.runs import find_runs
+from mmlib.stages import pretrain
 from mmlib.stages.finetune import guide_loss, point_loss, sequence_loss, symbol_classes
+from mmlib.stages.launch import launch
 from mmlib.views import ViewConfig, make_view
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
@@ -125,3 +128,18 @@ def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
         assert run.summary["pictures"] >= max(24, 2 * run.summary["steps"])  # each step sees a batch of each process
         weights, _ = run.load_weights()
         assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
+
+
+@pytest.mark.slow
+def test_a_notebook_launches_two_processes(tmp_path, monkeypatch, capfd):
+    """After this process has used its threads and an Accelerator of its own, as a notebook has; and a failure is told."""
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    torch.rand(300, 300) @ torch.rand(300, 300)
+    config = pretrain.Config.preset("smoke", pictures=24, batch_most=4, batch_area=150.0, eval_pictures=1_000)
+    pretrain.run(replace(config, seed=1, pictures=4), "smoke", progress=False)
+    run = launch(pretrain, config, "smoke", processes=2, progress=False)
+    assert run.done
+    assert run.summary["pictures"] >= 2 * run.summary["steps"]
+    assert launch(pretrain, config, "smoke", processes=2, progress=False).folder == run.folder
+    with pytest.raises(Exception, match="strides of product"):
+        launch(pretrain, replace(config, encoder=replace(config.encoder, strides=(2, 2))), "smoke", processes=2, progress=False)
