@@ -30,8 +30,9 @@ def launch(stage: ModuleType, config: Any, profile: str, processes: int = 1, **o
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         arguments = (processes, port, stage.__name__, config, profile, options)
-        torch.multiprocessing.start_processes(_one, arguments, nprocs=processes, start_method="spawn")
-    return stage.run(config, profile, **options)
+        torch.multiprocessing.spawn(_one, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+    run: Run = stage.run(config, profile, **options)
+    return run
 
 
 def _one(rank: int, processes: int, port: int, name: str, config: Any, profile: str, options: dict[str, Any]) -> None:
