@@ -30,7 +30,7 @@ def launch(stage: ModuleType, config: Any, profile: str, processes: int = 1, **o
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         arguments = (processes, port, stage.__name__, config, profile, options)
-        spawn(_one, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+        spawn(_one, arguments, nprocs=processes)
     run: Run = stage.run(config, profile, **options)
     return run
 
