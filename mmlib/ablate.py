@@ -20,6 +20,7 @@ from mmlib import records
 from mmlib.runs import Run, RunError, elsewhere, find_runs, results_root, training_cost, views_of
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.evaluate import evaluate
+from mmlib.stages.probe import probe
 from mmlib.views import ViewConfig
 
 PROFILE = "ablate"
@@ -200,7 +201,7 @@ def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequen
 
 def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE, split: str = "valid",
            max_minutes: float | None = None) -> None:
-    """Train and read each cell that has no record yet, saying what is done and how long the rest will take.
+    """Train, probe and read each cell that has no record yet, saying what is done and how long the rest will take.
 
     Raises Paused when the minutes are over; the same call goes on. An arm that failed stops the grid: nothing is passed over.
     """
@@ -215,6 +216,9 @@ def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFIL
     for number, cell in enumerate(todo):
         since = time.monotonic()
         chain = train(cell, ARMS[cell.arm], profile, dataset, max_minutes=left)
+        label_free = [run for stage, run in chain.items() if stage != "finetune" and run.weights.is_file()]
+        if label_free:  # what the encoder knew before any label; found done where another share of the labels had it
+            probe(label_free[-1], dataset, arm=cell.arm)
         hidden = [(share, removal) for share in OCCLUSION for removal in (False, True)] if cell.arm in GRID[COVERED] else []
         for share, removal in [*hidden, (0.0, False)]:  # what marks the cell as done comes last
             score = evaluate(chain["finetune"].folder, dataset, split, beam=1, arm=cell.arm, profile=profile, occlusion=share,

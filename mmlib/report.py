@@ -340,16 +340,22 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
     frame = frame[(frame.stage == "probe") & (frame.profile == profile) & (frame.dataset == dataset)]
     if frame.empty:
         return pd.DataFrame({"encoder": [NO_RECORD]})
-    frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "metric"], keep="last")
-    value = frame.set_index(["arm", "metric"]).value
+    frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric"], keep="last")
+    value = frame.set_index(["arm", "seed", "metric"]).value
+    order = [*PROBED, *ablate.ARMS]
+    several = frame.seed.nunique() > 1
 
-    def text(arm: str, metric: str) -> str:
-        bounds = [value.get((arm, f"probe_{metric}{bound}"), np.nan) for bound in ("", "_low", "_high")]
+    def text(encoder: tuple[str, int], metric: str) -> str:
+        bounds = [value.get((*encoder, f"probe_{metric}{bound}"), np.nan) for bound in ("", "_low", "_high")]
         return "" if np.isnan(bounds[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*bounds)
 
-    arms = [arm for arm in PROBED if arm in set(frame.arm)]
-    rows = [{"encoder": f"{PROBED[arm]} ({arm})"} | {title: text(arm, name) for name, title in PROBES.items()} for arm in arms]
-    beside = {PROBES[probe]: text(arms[0], control) for control, probe in CONTROLS.items()}
+    def called(arm: str, seed: int) -> str:
+        return f"{PROBED.get(arm, 'stage 1')} ({arm}{f', seed {seed}' if several else ''})"
+
+    found = set(zip(frame.arm, frame.seed.astype(int), strict=True))
+    encoders = sorted(found, key=lambda e: (order.index(e[0]) if e[0] in order else len(order), *e))
+    rows = [{"encoder": called(*e)} | {title: text(e, name) for name, title in PROBES.items()} for e in encoders]
+    beside = {PROBES[probe]: text(encoders[0], control) for control, probe in CONTROLS.items()}
     return pd.DataFrame([*rows, {"encoder": "no encoder"} | beside]).fillna("")
 
 
@@ -665,17 +671,18 @@ MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreemen
 
 
 def table(name: str) -> DataFrame:
-    """A published table by its file's name: 'main', 'probes', 'arms_' and a split, or 'grid_' and per cent of the labels.
-    RunError for any other."""
+    """A published table by its file's name: 'main', 'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_' and per
+    cent of the labels. RunError for any other."""
     if name == "main":
         return main_table()
     if name.startswith("arms_"):
         return arms_table(name.removeprefix("arms_"))
-    if name == "probes":
-        return probes_table()
+    if name == "probes" or name.startswith("probes_"):
+        return probes_table(*name.split("_")[1:])
     if name.startswith("grid_") and name[5:].isdecimal():
         return grid_table(int(name[5:]) / 100)
-    raise RunError("there is no such table; it would be 'main', 'probes', 'arms_' and a split, or 'grid_' and per cent")
+    raise RunError("there is no such table; it would be 'main', 'probes', 'probes_' and a profile, 'arms_' and a split, "
+                   "or 'grid_' and per cent")
 
 
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:

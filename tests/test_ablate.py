@@ -71,6 +71,8 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(ablate, "STAGES", {name: stage(name) for name in STAGES})
     monkeypatch.setattr(ablate, "evaluate", evaluate)
+    probed = []
+    monkeypatch.setattr(ablate, "probe", lambda run, dataset, arm: probed.append((arm, run.stage)))
     cells = ablate.cells(["mask-match", "slots alone", "supervised", "supervised-total, covers"], labels=(0.1,))
     with pytest.raises(Paused):
         ablate.ablate(cells, max_minutes=0)
@@ -85,6 +87,7 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     ablate.ablate(cells)
     assert "4 cells, 1 of them done" in capsys.readouterr().out
     assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", *["finetune"] * 4]
+    assert probed == [("mask-match", "attend"), ("slots alone", "attend")], "what no label has touched"
     costs = {row["arm"]: int(row["pictures"]) for row in records.rows()}
     assert costs == {cell.arm: LABELLED if cell.arm == "supervised" else TOTAL for cell in cells}
     shares = {arm: sorted(float(row["occlusion"]) for row in records.rows() if row["arm"] == arm) for arm in costs}

@@ -334,3 +334,7 @@ def test_probes_stand_beside_what_needs_no_encoder():
     assert table["symbol, linear"].tolist() == ["0.200 [0.100, 0.300]", "0.500 [0.400, 0.600]", ""]
     assert table["relation, linear, macro"].tolist() == ["", "", "0.200 [0.100, 0.300]"]
     assert table["finds its other view"].iloc[2] == "0.200 [0.100, 0.300]"
+    records.append([{**shared, "run": "probe-x", "profile": "ablate", "arm": arm, "seed": seed, "metric": "probe_symbol_linear",
+                     "value": 0.3} for arm, seed in (("my own", 0), ("mae", 1), ("mae", 0))])
+    seeds = report.table("probes_ablate").encoder.tolist()
+    assert seeds == ["stage 1 (mae, seed 0)", "stage 1 (mae, seed 1)", "stage 1 (my own, seed 0)", "no encoder"]
