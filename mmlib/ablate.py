@@ -72,6 +72,11 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "byol": alone(objective="byol"),
             "mae": alone(objective="mae", pictures=first + second),  # one view an expression
         },
+        "positives and negatives of stage 1": {
+            "places of the paper": alone(positives="paper"),
+            "similar negatives count less": alone(negatives="similarity"),
+            "no false negatives": alone(negatives="labels"),  # which a method without labels cannot know
+        },
         "masking": {
             "nothing hidden": whole({"ratio": (0.0, 0.0)}),
             "fixed share": whole({"schedule": "fixed"}),
@@ -90,6 +95,14 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "modulation alone": whole({}, {"model": {"slots": False}}),
             "slots alone": whole({}, {"model": {"modulate": False}}),
             "attention unused": whole({}, {"model": {"modulate": False, "slots": False}}),
+        },
+        "balance and temperature under stage 2": {
+            f"mask-match, {name}": {**whole(), "pretrain": {"pictures": first // 2, **changes}}
+            for name, changes in {
+                "wholes only": {"balance": 1.0},
+                "mostly wholes": {"balance": 0.8},
+                "local temperature 0.2": {"local_temperature": 0.2},
+            }.items()
         },
         "rate of the pretrained encoder": {
             "encoder at 0.3 of the rate": whole({}, {"encoder_rate": 0.3}),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,13 +65,15 @@ class InkBatch:
 @dataclass
 class View:
     """A rendered batch: picture (b, 1, H, W) in [0, 1]; valid (b, 1, h, w) {0, 1} cells of the expression's own canvas;
-    points (n, 2) pixels; kept (n,) bool, False for points a crop left out; extent (b, 2) width and height in pixels."""
+    points (n, 2) pixels; kept (n,) bool, False for points a crop left out; extent (b, 2) width and height in pixels; marks (m, 2)
+    pixels, where there were marks."""
 
     picture: Tensor
     valid: Tensor
     points: Tensor
     kept: Tensor
     extent: Tensor
+    marks: Tensor | None = None
 
     @property
     def cells(self) -> Tensor:
@@ -104,8 +107,16 @@ def elastic_field(points: Tensor, owner: Tensor, b: int, amplitude: float, wavel
     return (wave[..., None] * push[owner]).sum(1)
 
 
-def warp(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> Tensor:
-    """Warped points (n, 2), still in typical symbols: per-stroke jitter, elastic field, then one affine map an expression."""
+class Marks(NamedTuple):
+    """Places of the paper that a view follows and does not draw: points (m, 2) in typical symbols, owner (m,) int."""
+
+    points: Tensor
+    owner: Tensor
+
+
+def warp(ink: InkBatch, config: ViewConfig, rng: torch.Generator, marks: Marks | None = None) -> Tensor:
+    """Warped points (n, 2), still in typical symbols: per-stroke jitter, elastic field, then one affine map an expression. Marks
+    follow, (n + m, 2): the paper under the ink, which no jitter of a stroke moves."""
     points, owner, b = ink.points, ink.owner, ink.b
     if config.stroke_shift or config.stroke_scale:
         strokes = int(ink.stroke[-1]) + 1 if len(ink.stroke) else 0
@@ -114,6 +125,8 @@ def warp(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> Tensor:
         shift = torch.randn(strokes, 2, generator=rng).to(points.device) * config.stroke_shift
         factor = torch.exp(torch.randn(strokes, 2, generator=rng).to(points.device) * config.stroke_scale)
         points = centre[ink.stroke] + (points - centre[ink.stroke]) * factor[ink.stroke] + shift[ink.stroke]
+    if marks is not None:
+        points, owner = torch.cat([points, marks.points]), torch.cat([owner, marks.owner])
     if config.elastic:
         points = points + elastic_field(points, owner, b, config.elastic, config.wavelength, rng)
     if config.scale or config.aspect or config.rotate or config.slant:
@@ -141,17 +154,18 @@ def _crop(points: Tensor, ink: InkBatch, share: float, rng: torch.Generator) -> 
     return kept | ~some[ink.owner]
 
 
-def make_view(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> View:
+def make_view(ink: InkBatch, config: ViewConfig, rng: torch.Generator, marks: Marks | None = None) -> View:
     """Warp and rasterise a batch of ink.
 
     Args:
         ink: coordinates in typical symbols.
         config: strength of the warps.
         rng: a CPU generator; the view depends on it and on the batch alone, on every device.
+        marks: places to follow without drawing them.
     """
     if len(ink.points) == 0:
         raise ValueError("make_view needs at least one ink point")
-    points = warp(ink, config, rng) * config.symbol
+    points, places = (warp(ink, config, rng, marks) * config.symbol).tensor_split([len(ink.points)])
     kept = _crop(points, ink, config.crop, rng) if config.crop else torch.ones_like(ink.owner, dtype=torch.bool)
     low, high = extremes(points[kept], ink.owner[kept], ink.b)
     points = points - low[ink.owner] + config.margin
@@ -159,7 +173,8 @@ def make_view(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> View:
     width, height = (int(v) for v in extent.amax(0))
     pen = config.pen[0] + torch.rand(ink.b, generator=rng).to(points.device) * (config.pen[1] - config.pen[0])
     picture = rasterise(points[kept], ink.stroke[kept], ink.owner[kept], (ink.b, height, width), pen)
-    return View(picture, valid_cells(extent, height, width), points, kept, extent)
+    shown = None if marks is None else places - low[marks.owner] + config.margin
+    return View(picture, valid_cells(extent, height, width), points, kept, extent, shown)
 
 
 def valid_cells(extent: Tensor, height: int, width: int, stride: int = STRIDE) -> Tensor:

@@ -289,6 +289,14 @@ class Batch:
         return Batch(self.ink.to(device), self.tokens.to(device), self.token_symbols.to(device), self.labels.to(device), self.ids)
 
 
+def symbol_classes(batch: Batch) -> torch.Tensor:
+    """Class of each symbol (b, s): the token that its ink stands for (so a fraction bar is not a minus), -1 if none."""
+    classes = batch.labels.clone()
+    rows, columns = torch.nonzero(batch.token_symbols >= 0, as_tuple=True)
+    classes[rows, batch.token_symbols[rows, columns]] = batch.tokens[rows, columns]
+    return classes
+
+
 def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
     table = np.full((len(rows), max(1, *(len(r) for r in rows))), fill, np.int64)
     for row, values in zip(table, rows, strict=True):

@@ -1,7 +1,9 @@
 """Global and local contrast: tell whole expressions apart, and ink points apart, in two views of each expression.
 
 The ink gives the local correspondences exactly, under any warp. `balance` 1 is SimCLR (arXiv:2002.05709), 0 is dense contrast
-(arXiv:2011.09157).
+(arXiv:2011.09157), which matches places of the picture instead of ink: `positives="paper"`. Negatives may be false: two writers
+of one formula, two plus signs. `negatives` takes them all, or lets those push less that are alike by now, or asks the labels and
+leaves out what is the same: no method, which has no labels, but what the best choice of negatives could give.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlib.data.samples import Batch
-from mmlib.losses import ContrastLoss, match_rate
+from mmlib.data.samples import Batch, symbol_classes
+from mmlib.losses import ContrastLoss, match_rate, similarity_weights
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool, projection
 from mmlib.objectives.base import Objective
-from mmlib.views import InkBatch, View, ink_cells, make_view, sample
+from mmlib.views import STRIDE, InkBatch, Marks, View, extremes, ink_cells, make_view, sample
+
+POSITIVES, NEGATIVES = ("ink", "paper"), ("batch", "similarity", "labels")
+Embedded = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class Contrast(nn.Module):
@@ -44,6 +49,28 @@ def common_points(first: View, second: View, ink: InkBatch, each: int, rng: torc
     return chosen[shown[chosen]].sort().values
 
 
+def scattered(ink: InkBatch, each: int, rng: torch.Generator) -> Marks:
+    """`each` places of the paper an expression, uniform over the box of its ink."""
+    low, high = extremes(ink.points, ink.owner, ink.b)
+    owner = torch.arange(ink.b, device=low.device).repeat_interleave(each)
+    return Marks(low[owner] + torch.rand(len(owner), 2, generator=rng).to(low.device) * (high - low)[owner], owner)
+
+
+def on_canvas(view: View, owner: Tensor) -> Tensor:
+    """(m,) bool: which marks lie on their expression's own canvas in a view."""
+    if view.marks is None:
+        raise ValueError("the view was made without marks")
+    return ((view.marks >= 0) & (view.marks < view.extent[owner])).all(1)
+
+
+def point_classes(batch: Batch, points: Tensor) -> Tensor:
+    """Symbol class (n,) of ink points, -1 where it is not known."""
+    if batch.ink.symbol is None:
+        return torch.full_like(points, -1)
+    symbol = batch.ink.symbol[points]
+    return symbol_classes(batch)[batch.ink.owner[points], symbol.clamp(min=0)].masked_fill(symbol < 0, -1)
+
+
 def matched(a: Tensor, b: Tensor) -> float:
     """`match_rate` as a number: the retrieval of the diagnostics."""
     return float(match_rate(a, b))
@@ -54,17 +81,41 @@ class ContrastObjective(Objective):
 
     def __init__(self, config: Any, gather: bool = False):
         super().__init__(config, gather)
+        if config.positives not in POSITIVES or config.negatives not in NEGATIVES:
+            raise ValueError(f"positives are one of {POSITIVES}, negatives one of {NEGATIVES}; "
+                             f"got {config.positives!r} and {config.negatives!r}")
+        if config.negatives != "batch" and gather:
+            raise ValueError("negatives are weighted in one process only")
         self.network = Contrast(config.encoder)
         self.contrast = ContrastLoss(config.balance, config.global_temperature, config.local_temperature, config.radius, gather)
 
-    def embed(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """What `ContrastLoss` takes: z and u of both views, the points' owners and their places in both views."""
-        first, second = (make_view(batch.ink, self.config.view, rng) for _ in range(2))
-        chosen = common_points(first, second, batch.ink, self.config.points, rng)
-        owner = batch.ink.owner[chosen]
-        (z1, u1), (z2, u2) = (self.network(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner), v.cells[chosen], owner)
-                              for v in (first, second))
-        return z1, z2, u1, u2, owner, first.cells[chosen], second.cells[chosen]
+    def embed(self, batch: Batch, rng: torch.Generator) -> Embedded:
+        """What `ContrastLoss` takes: z and u of both views, the points' owners, their places in both views, and how much each
+        expression and each point counts as a negative of each other, None for all alike."""
+        paper = self.config.positives == "paper"
+        marks = scattered(batch.ink, self.config.points, rng) if paper else None
+        first, second = (make_view(batch.ink, self.config.view, rng, marks) for _ in range(2))
+        if marks is not None:
+            there = torch.nonzero(on_canvas(first, marks.owner) & on_canvas(second, marks.owner))[:, 0]
+            owner, classes = marks.owner[there], torch.full_like(there, -1)
+            places = [v.marks[there] / STRIDE for v in (first, second) if v.marks is not None]
+        else:
+            there = common_points(first, second, batch.ink, self.config.points, rng)
+            owner, places = batch.ink.owner[there], [v.cells[there] for v in (first, second)]
+            classes = point_classes(batch, there) if self.config.negatives == "labels" else owner
+        (z1, u1), (z2, u2) = (self.network(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner), where, owner)
+                              for v, where in zip((first, second), places, strict=True))
+        return z1, z2, u1, u2, owner, places[0], places[1], *self.weights(batch, z1 + z2, u1 + u2, classes)
+
+    def weights(self, batch: Batch, z: Tensor, u: Tensor, classes: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Of expressions (b, b) and of points (n, n), as negatives of each other, from their features or their labels."""
+        if self.config.negatives == "batch":
+            return None, None
+        if self.config.negatives == "similarity":
+            return similarity_weights(z), similarity_weights(u)
+        same_text = (batch.tokens[:, None] == batch.tokens).all(2)
+        same_class = (classes[:, None] == classes) & (classes >= 0)
+        return (~same_text).float(), (~same_class).float()
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> tuple[Tensor, dict[str, Any]]:
         loss, numbers = self.contrast(*self.embed(batch, rng))

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmlib.data import DataError
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
-from mmlib.data.samples import AugmentConfig, Augmenter, Batch
+from mmlib.data.samples import AugmentConfig, Augmenter, Batch, symbol_classes
 from mmlib.latex import Vocabulary
 from mmlib.losses.gather import mean_over_processes
 from mmlib.masking import hide
@@ -77,14 +77,6 @@ PRESETS = {
     "paper": Config(init="attend", pictures=1_500_000, batch_area=20_000.0, batch_most=256, eval_pictures=150_000,
                     eval_most=512, model=LARGE, view=ViewConfig(symbol=LARGE_SYMBOL)),
 }
-
-
-def symbol_classes(batch: Batch) -> Tensor:
-    """Class of each symbol (b, s): the token that its ink stands for (so a fraction bar is not a minus), -1 if none."""
-    classes = batch.labels.clone()
-    rows, columns = torch.nonzero(batch.token_symbols >= 0, as_tuple=True)
-    classes[rows, batch.token_symbols[rows, columns]] = batch.tokens[rows, columns]
-    return classes
 
 
 def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor, most: int = 3_000,

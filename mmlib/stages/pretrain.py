@@ -55,6 +55,8 @@ class Config:
     view: ViewConfig = HARD
     objective: str = field(default="contrast", metadata={"neutral": "contrast"})  # or 'byol', 'mae': see mmlib.objectives
     momentum: float = field(default=0.99, metadata={"neutral": 0.99})  # byol: of the target at the start, rising to 1
+    positives: str = field(default="ink", metadata={"neutral": "ink"})  # of the local term: ink points, or places of the 'paper'
+    negatives: str = field(default="batch", metadata={"neutral": "batch"})  # all; less by 'similarity'; without the same 'labels'
     covered: float = field(default=0.5, metadata={"neutral": 0.5})  # mae: share of ink length under covers
 
     @classmethod

@@ -14,22 +14,28 @@ from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool
 from mmlib.objectives import OBJECTIVES, find_objective
 from mmlib.objectives.byol import momentum_at
+from mmlib.objectives.contrast import common_points, point_classes
 from mmlib.runs import RunError, training_cost, views_of
 from mmlib.stages import pretrain
 from mmlib.stages.loop import OptimConfig, optimizer
-from mmlib.views import STRIDE, ink_cells, make_view
+from mmlib.views import STRIDE, ViewConfig, ink_cells, make_view
 
 SMALL = EncoderConfig(widths=(16, 32), blocks=(1, 1), context=0, d=32)
 
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory):
-    """Two batches of ten short expressions."""
+def short(tmp_path_factory):
+    """Twenty short expressions."""
     path = tmp_path_factory.mktemp("objectives") / "toy.safetensors"
     write_pack([normalised(ink) for ink in synthetic_ink(60, 7)], path, split="toy")
     pack = Pack.open(path)
-    short = [i for i in range(len(pack)) if pack.sizes[i, 0] < 8]
-    return [collate([from_pack(pack, i) for i in part]) for part in (short[:10], short[10:20])]
+    return [from_pack(pack, i) for i in range(len(pack)) if pack.sizes[i, 0] < 8][:20]
+
+
+@pytest.fixture(scope="module")
+def batches(short):
+    """Two batches of ten short expressions."""
+    return [collate(part) for part in (short[:10], short[10:])]
 
 
 @pytest.fixture(autouse=True)
@@ -230,3 +236,44 @@ def test_the_autoencoder_draws_better_than_blank_paper(batches):
     # It uses what it sees: another expression's features draw worse.
     stub.answer = lambda picture: network(picture.flip(0), stub.valid.flip(0))
     assert looked(objective, batches[1])["error"] > numbers["error"]
+
+
+# --- positives and negatives --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"positives": "paper"}, {"negatives": "similarity"}, {"negatives": "labels"}])
+def test_other_positives_and_negatives_learn(batches, changes):
+    _, losses = trained("contrast", batches[0], steps=30, **changes)
+    assert sum(losses[-5:]) < 0.93 * sum(losses[:5])
+
+
+def test_places_of_the_paper_are_the_same_places_in_both_views(batches):
+    """Without warps, of whatever scale both views are, they are the same cells; and most of them hold no ink."""
+    objective = made("contrast", positives="paper")
+    objective.config = replace(objective.config, view=ViewConfig().still())
+    _, _, u1, u2, owner, first, second, *_ = objective.embed(batches[0], seeded())
+    assert torch.equal(first, second)
+    assert torch.equal(u1, u2)
+    assert torch.bincount(owner).tolist() == [objective.config.points] * 10
+
+
+def test_what_the_labels_say_is_no_negative(short):
+    """A batch of two copies of each of five expressions: copies are not told apart, nor points of one class."""
+    objective, batch = made("contrast", negatives="labels"), collate(short[:5] * 2)
+    *_, places, expressions, points = objective.embed(batch, seeded())
+    assert torch.equal(expressions, 1 - torch.eye(5).repeat(2, 2))
+    chosen = common_points(*(make_view(batch.ink, ViewConfig().still(), seeded()) for _ in range(2)), batch.ink, 10**6, seeded())
+    classes = point_classes(batch, chosen)
+    assert (classes >= 0).float().mean() > 0.9
+    assert len(points) == len(places)
+    assert 0.5 < points.mean() < 1
+    similar = made("contrast", negatives="similarity").embed(batch, seeded())[7]
+    assert similar.min() >= 0
+    assert similar.max() <= 1
+
+
+def test_unknown_positives_and_negatives_name_those_there_are():
+    with pytest.raises(ValueError, match=r"positives are one of .*paper.*; got 'inks'"):
+        made("contrast", positives="inks")
+    with pytest.raises(ValueError, match="got 'ink' and 'none'"):
+        made("contrast", negatives="none")
