@@ -31,6 +31,7 @@ Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a
 
 
 COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
+SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
 RATES = "learning rate of fine-tuning"  # half and twice the preset's
 OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
@@ -65,6 +66,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "supervised": levered(),
             "supervised-total": {"finetune": total},
             "supervised-total, no module": {"finetune": total | {"model": {"maps": 0}}},
+            SYNTHETIC: {"finetune": total | {"dataset": "synthetic", "labels": 1.0}},
         },
         "objective of stage 1": {
             "simclr": alone(balance=1.0),
@@ -204,12 +206,14 @@ def train(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "croh
 
 
 def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequence[float] = (1.0,)) -> list[Cell]:
-    """The cells of these arms, or of all arms of these factors, seed by seed. RunError for an unknown name."""
+    """The cells of these arms, or of all arms of these factors, seed by seed; what is trained on synthetic ink uses no label, so
+    has one cell a seed. RunError for an unknown name."""
     known = {**{arm: [arm] for arm in ARMS}, **{factor: list(arms) for factor, arms in GRID.items()}}
     if unknown := [name for name in names if name not in known]:
         raise RunError(f"the grid has no {unknown[0]!r}; factors: {', '.join(GRID)}; arms: {', '.join(ARMS)}")
     arms = dict.fromkeys(arm for name in names or GRID for arm in known[name])
-    return [Cell(arm, seed, share) for share in labels for seed in seeds for arm in arms]
+    return list(dict.fromkeys(Cell(arm, seed, 0.0 if arm == SYNTHETIC else share)
+                              for share in labels for seed in seeds for arm in arms))
 
 
 def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE, split: str = "valid",

@@ -41,7 +41,7 @@ from mmlib.runs import (
     run_hash,
     training_cost,
 )  # fmt: skip
-from mmlib.stages.evaluate import METRICS
+from mmlib.stages.evaluate import METRICS, labels_used
 
 CLAIM = re.compile(r"(?<![\w.,])(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+(?=\s?%|\s+per\s+cent))"
                    r"(?P<percent>\s?%|\s+per\s+cent)?(?!\w|\.\d)")
@@ -138,7 +138,7 @@ def record_faults() -> Iterator[str]:
 def _expected(run: Run) -> tuple[dict[str, Any], dict[str, float]]:
     """Columns of a run's rows that its files decide, and the values of an evaluation or a probe by metric. A measurement of a
     trained run has its own time and commit, and may be of another data set; it may call itself an evaluation."""
-    shared = {"stage": run.stage, "profile": run.profile}
+    shared: dict[str, Any] = {"stage": run.stage, "profile": run.profile}
     if run.stage not in ("evaluate", "probe"):
         return shared | {"seed": run.config["seed"]} | _cost(run), {}
     found = run.environment
@@ -153,7 +153,7 @@ def _expected(run: Run) -> tuple[dict[str, Any], dict[str, float]]:
     score = asdict(Outcomes.read_csv(run.folder / "outcomes.csv").summary())
     values = {metric + ":removed" * run.config.get("removal", False): score[key] for metric, key in METRICS.items()}
     shared |= {"arm": found["summary"]["arm"], "n": score["n"], "seed": trained.config["seed"], "split": run.config["split"]}
-    shared |= {"labels": trained.config.get("labels", 1.0), "occlusion": run.config.get("occlusion", 0.0)}
+    shared |= {"labels": labels_used(trained.config, run.config["dataset"]), "occlusion": run.config.get("occlusion", 0.0)}
     return shared | _cost(trained), values
 
 

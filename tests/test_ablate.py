@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from mmlib import ablate, records
-from mmlib.ablate import ARMS, GRID, LABELLED, LEVERS, STAGES, TOTAL, Cell
+from mmlib.ablate import ARMS, GRID, LABELLED, LEVERS, STAGES, SYNTHETIC, TOTAL, Cell
 from mmlib.metrics.recognition import Score
 from mmlib.runs import Run, RunError, training_cost, views_of
+from mmlib.stages.evaluate import labels_used
 from mmlib.stages.loop import Paused, initial_run
 
 
@@ -36,6 +37,11 @@ def test_cells_by_arm_and_factor():
     assert [c.arm for c in found if c.seed == 0] == [*GRID["masking"], "simclr"]
     assert len(found) == 2 * (len(GRID["masking"]) + 1)
     assert {c.labels for c in found} == {0.1}
+    assert ablate.cells([SYNTHETIC], labels=(0.1, 1.0)) == [Cell(SYNTHETIC, 0, 0.0)]
+    assert ablate.configs(Cell(SYNTHETIC, 0, 0.0), ARMS[SYNTHETIC])["finetune"].labels == 1  # of the synthetic ink
+    assert labels_used({"dataset": "synthetic", "labels": 1.0}, "crohme") == 0
+    assert labels_used({"dataset": "synthetic", "labels": 0.5}, "synthetic") == 0.5
+    assert labels_used({"dataset": "crohme", "labels": 0.5}, "crohme") == 0.5
     with pytest.raises(RunError, match="no 'simclrr'; factors: whole method"):
         ablate.cells(["simclrr"])
 

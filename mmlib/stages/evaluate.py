@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,10 +206,17 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
                                                                                               strict=True)][:n])
     if arm and not limit:
         append({"run": this.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
-                "labels": reader.config.get("labels", 1.0), "occlusion": occlusion, "seed": reader.config["seed"],
+                "labels": labels_used(reader.config, dataset), "occlusion": occlusion, "seed": reader.config["seed"],
                 "metric": name + ":removed" * removal, "value": getattr(score, key), "n": score.n, "pictures": reader.pictures,
                 "minutes": round(reader.minutes, 2)} for name, key in METRICS.items())
     return score
+
+
+def labels_used(trained: Mapping[str, Any], dataset: str) -> float:
+    """The share of a data set's training labels that a fine-tuning with this configuration used: of real ink none, where the
+    training's was synthetic."""
+    real = dataset != "synthetic" and trained.get("dataset") == "synthetic"
+    return 0.0 if real else float(trained.get("labels", 1.0))
 
 
 def switched_off(model: Recogniser, without: Sequence[str]) -> Recogniser:
