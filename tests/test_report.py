@@ -43,10 +43,10 @@ def train(stage, start="none", rows=(), done=True, **changes):
 
 
 def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, utc="2025-01-01T00:00:00Z", outcomes=True,
-              profile="desk", occlusion=0.0, metric="ter"):
+              profile="desk", occlusion=0.0, metric="ter", labels=1):
     """An evaluation with its records: token errors and lengths of each expression."""
     errors, length = np.array(errors, float), np.array(length)
-    inputs = {"w": f"{arm}{seed}{utc}{occlusion}{metric}"}
+    inputs = {"w": f"{arm}{seed}{utc}{occlusion}{metric}{labels}"}
     run = Run.open("evaluate", profile, {"dataset": "crohme", "split": split, "without": []}, inputs)
     ids = np.array([f"e{i}" for i in range(len(errors))] if ids is None else ids)
     result = Outcomes(ids, errors, errors * 0, length, errors == 0, errors * 0)
@@ -56,7 +56,7 @@ def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, 
             result.write_csv(run.folder / "outcomes.csv")
         run.finish(ter=score.ter, arm=arm, trained=trained)
     shared = {"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": "crohme", "split": split,
-              "labels": 1, "occlusion": occlusion, "seed": seed, "n": score.n, "pictures": 1000, "minutes": 2, "utc": utc}
+              "labels": labels, "occlusion": occlusion, "seed": seed, "n": score.n, "pictures": 1000, "minutes": 2, "utc": utc}
     values = {metric: score.ter} | ({"exprate": score.exprate} if metric == "ter" else {})
     records.append({**shared, "metric": name, "value": value} for name, value in values.items())
 
@@ -293,10 +293,28 @@ def test_what_ships_is_named(results, reader, monkeypatch):
     assert report.shipped() is None
     assert report.shipped_arm() is None
     run = train(finetune, init="none")
-    monkeypatch.setattr(report, "shipped", lambda: replace(reader, run=run.name))
+    monkeypatch.setattr(report.arms, "shipped", lambda: replace(reader, run=run.name))
     assert "supervised (ours, ships)" in set(report.main_table().method)
-    monkeypatch.setattr(report, "shipped", lambda: replace(reader, run="finetune-desk-gone"))
+    monkeypatch.setattr(report.arms, "shipped", lambda: replace(reader, run="finetune-desk-gone"))
     assert report.shipped_arm() is None
+
+
+def test_label_efficiency_is_drawn_for_the_shares_that_have_records():
+    assert report.efficiency().empty
+    assert report.efficiency_figure() is None
+    for labels, errors in ((0.1, 5), (1.0, 2)):
+        for seed in (0, 1):
+            evaluated("mask-match", [errors] * 20, [10] * 20, profile="ablate", labels=labels, seed=seed)
+        evaluated("supervised-total, as written", [errors + 1] * 20, [10] * 20, profile="ablate", labels=labels)
+    evaluated("supervised on synthetic ink", [9] * 20, [10] * 20, profile="ablate", labels=0)
+    frame = report.efficiency().set_index(["arm", "labels"])
+    assert frame.value["mask-match", 0.1] == pytest.approx(0.5)
+    assert frame.seeds["mask-match", 1.0] == 2
+    assert frame.value["supervised on synthetic ink", 0] == pytest.approx(0.9)
+    fig = report.efficiency_figure()
+    assert [ax.get_title() for ax in fig.axes] == ["labels recombined", "labels as they were written"]
+    assert fig.axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([0.5, 0.2])
+    plt.close(fig)
 
 
 def test_area_under_covers_is_a_mean_over_shares():

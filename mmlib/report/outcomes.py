@@ -1,0 +1,87 @@
+"""Intervals and differences of arms, from the outcomes of their evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmlib.metrics.intervals import Interval, interval, paired_difference
+from mmlib.metrics.recognition import Outcomes
+from mmlib.report.arms import METRICS, NO_RECORD, scored
+from mmlib.runs import RunError, results_root
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def outcomes_of(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None
+                ) -> dict[str, list[Outcomes]]:
+    """For each recorded arm the outcomes of its evaluations, by seed, where the run folders keep them."""
+    found: dict[str, list[Outcomes]] = {}
+    rows = scored(split, dataset, labels, profile)
+    for row in rows[rows.metric == "ter"].sort_values(["arm", "seed"]).itertuples():
+        path = results_root() / "runs" / row.run / "outcomes.csv"
+        if path.is_file():
+            found.setdefault(row.arm, []).append(Outcomes.read_csv(path))
+    return found
+
+
+def metric_sums(seeds: Sequence[Outcomes], metric: str, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (seeds, n) and weights of a metric: 'ter', 'exprate', 'within1' to 'within3', 'structure'."""
+    if any(not np.array_equal(one.id, seeds[0].id) for one in seeds):
+        raise RunError("the evaluations of an arm do not hold the same expressions")
+    errors = np.stack([one.token_errors for one in seeds])
+    length = np.broadcast_to(seeds[0].length, errors.shape)
+    if metric == "structure":
+        values, weights = np.stack([one.structure for one in seeds]).astype(float), None
+    elif metric == "ter":
+        values, weights = errors, length
+    else:
+        values, weights = (errors <= {"exprate": 0, "within1": 1, "within2": 2, "within3": 3}[metric]).astype(float), None
+    if rows is not None:
+        values, weights = values[:, rows], None if weights is None else weights[:, rows]
+    return values, None if weights is None else weights[0]
+
+
+def intervals(split: str, metric: str = "ter", arms: Sequence[str] | None = None, dataset: str = "crohme",
+              labels: float = 1.0) -> DataFrame:
+    """Columns arm, value, low, high, std, n, seeds: 95 % intervals of the arms whose outcomes are kept."""
+    import pandas as pd
+
+    found = outcomes_of(split, dataset, labels)
+    rows = [{"arm": arm, **vars(interval(*metric_sums(found[arm], metric)))} for arm in arms or found if arm in found]
+    return pd.DataFrame(rows, columns=["arm", *Interval.__dataclass_fields__])
+
+
+def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter", dataset: str = "crohme",
+                labels: float = 1.0, profile: str | None = None) -> DataFrame:
+    """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b); known pairs only."""
+    import pandas as pd
+
+    found, rows = outcomes_of(split, dataset, labels, profile), []
+    for a, b in pairs:
+        if a in found and b in found:
+            if not np.array_equal(found[a][0].id, found[b][0].id):
+                raise RunError(f"{a} and {b} were not evaluated on the same expressions of {split}")
+            (one, weights), (other, _) = metric_sums(found[a], metric), metric_sums(found[b], metric)
+            rows.append({"a": a, "b": b, **vars(paired_difference(one, other, weights))})
+    return pd.DataFrame(rows, columns=["a", "b", "value", "low", "high", "p", "n", "seeds"])
+
+
+def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "crohme") -> str:
+    """What the records say of arm a against arm b, in a sentence that claims no more than they carry."""
+    found = differences([(a, b)], split, metric, dataset)
+    title = METRICS[metric]
+    if found.empty:
+        return f"{title} of {a} against {b} on {split}: {NO_RECORD}."
+    row = found.iloc[0]
+    text = (f"{title} of {a} minus {b} on {split}: {row.value:+.3f}, 95 % interval {row.low:+.3f} to {row.high:+.3f}, "
+            f"n = {row.n:,} expressions, seeds {row.seeds[0]} and {row.seeds[1]}.")
+    if min(row.seeds) == 1:
+        return text + " One seed: the interval is about the expressions, another seed may turn the sign, so no claim follows."
+    if row.low > 0 or row.high < 0:
+        better = (row.value < 0) == (metric in ("ter", "hallucination"))
+        return text + f" The interval leaves out 0: {a} is {'better' if better else 'worse'}."
+    return text + " The interval holds 0: no difference was found."

@@ -1,0 +1,205 @@
+"""The published tables, and their places among the figures and in the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmlib import ablate, records
+from mmlib.report.arms import COMPARED, METRICS, NO_RECORD, number, scored, shipped_arm
+from mmlib.report.grid import grid_table
+from mmlib.report.outcomes import intervals
+from mmlib.runs import RunError, results_root, write_atomic
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def arms_table(split: str, arms: Sequence[str] = COMPARED, dataset: str = "crohme", labels: float = 1.0,
+               others: bool = True) -> DataFrame:
+    """A row for each of `arms`, and for every other arm with a record of this split: means over seeds, as text."""
+    import pandas as pd
+
+    frame = scored(split, dataset, labels)
+    frame = frame[frame.metric.isin(METRICS)]
+    names = list(arms) + [a for a in sorted(set(frame.arm)) if a not in arms and others]
+    rows = []
+    for arm in names:
+        own = frame[frame.arm == arm]
+        row = {"arm": arm, "seeds": NO_RECORD, "n": "", "pictures": "", "minutes": ""} | dict.fromkeys(METRICS.values(), "")
+        if len(own):
+            row |= {"seeds": str(own.seed.nunique()), "n": f"{own.n.iloc[0]:,.0f}", "pictures": f"{own.pictures.mean():,.0f}",
+                    "minutes": number(own.minutes.mean(), "{:.0f}")}
+            for metric, title in METRICS.items():
+                row[title] = number(own[own.metric == metric].value.mean(), "{:.3f}" if metric == "ter" else "{:.1%}")
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["arm", "seeds", "n", "pictures", "minutes", *METRICS.values()])
+
+
+def published() -> DataFrame:
+    """Rows of `results/published.csv`: method, dataset, metric, value, std, note. Empty where the file is missing."""
+    import pandas as pd
+
+    path = results_root() / "published.csv"
+    columns = ["method", "dataset", "metric", "value", "std", "note"]
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
+
+
+def main_table(arms: Sequence[str] | None = None, splits: Sequence[str] = ("test_2014", "test_2019")) -> DataFrame:
+    """Our arms and the published methods, ExpRate in %, as text; ours with a 95 % interval where the outcomes are kept.
+
+    arms: by default those compared, and every other with a record of these splits that is not a part switched off ('-no-').
+    Published rows are marked as such. They train on the same CROHME training set, longer, and without its segmentation.
+    """
+    import pandas as pd
+
+    if arms is None:
+        recorded = {arm for split in splits for arm in scored(split).arm}
+        arms = [*COMPARED, *sorted(arm for arm in recorded if arm not in COMPARED and "-no-" not in arm)]
+    ships, rows = shipped_arm(), []
+    for arm in arms:
+        row = {"method": f"{arm} (ours{', ships' if arm == ships else ''})", "source": "measured here"}
+        for split in splits:
+            own = scored(split)
+            own = own[(own.arm == arm) & (own.metric == "exprate")]
+            text = NO_RECORD if own.empty else f"{100 * own.value.mean():.1f}"
+            if text != NO_RECORD and (found := intervals(split, "exprate", [arm])) is not None and len(found):
+                text += f" [{100 * found.low.iloc[0]:.1f}, {100 * found.high.iloc[0]:.1f}]"
+            row[split] = text
+        rows.append(row)
+    theirs = published()
+    for method in dict.fromkeys(theirs.method):
+        row = {"method": method, "source": "published"}
+        for split in splits:
+            own = theirs[(theirs.method == method) & (theirs.dataset == split) & (theirs.metric == "exprate")]
+            row[split] = "" if own.empty else f"{100 * own.value.iloc[0]:.2f}"
+            if len(own) and own["std"].notna().all():
+                row[split] += f" ± {100 * own['std'].iloc[0]:.2f}"
+            if len(own) and "approximate" in str(own.note.iloc[0]):
+                row[split] = f"about {100 * own.value.iloc[0]:.0f}"
+        rows.append(row)
+    titles = {split: f"ExpRate {split.removeprefix('test_')} (%)" for split in splits}
+    return pd.DataFrame(rows, columns=["method", "source", *splits]).rename(columns=titles)
+PROBED = {"untrained": "random weights", "contrastive": "stage 1", "mask-match": "stages 1 and 2"}
+PROBES = {"symbol_linear": "symbol, linear", "symbol_linear_macro": "macro", "symbol_knn": "symbol, k-NN",
+          "relation_linear_macro": "relation, linear, macro", "partner": "finds its other view"}
+CONTROLS = {"symbol_common": "symbol_linear", "symbol_common_macro": "symbol_linear_macro",
+            "geometry_linear_macro": "relation_linear_macro", "partner_cues": "partner"}  # and the probe each stands beside
+
+
+def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
+    """Frozen encoders, probed (`mmlib.stages.probe`): accuracies with 95 % intervals over expressions, as text.
+
+    The last row has what needs no encoder: the commonest class, the relation from the boxes alone, the partner found by width,
+    height, ink length and strokes.
+    """
+    import pandas as pd
+
+    frame = records.load()
+    frame = frame[(frame.stage == "probe") & (frame.profile == profile) & (frame.dataset == dataset)]
+    if frame.empty:
+        return pd.DataFrame({"encoder": [NO_RECORD]})
+    frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric"], keep="last")
+    value = frame.set_index(["arm", "seed", "metric"]).value
+    order = [*PROBED, *ablate.ARMS]
+    several = frame.seed.nunique() > 1
+
+    def text(encoder: tuple[str, int], metric: str) -> str:
+        bounds = [value.get((*encoder, f"probe_{metric}{bound}"), np.nan) for bound in ("", "_low", "_high")]
+        return "" if np.isnan(bounds[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*bounds)
+
+    def called(arm: str, seed: int) -> str:
+        return f"{PROBED.get(arm, 'stage 1')} ({arm}{f', seed {seed}' if several else ''})"
+
+    found = set(zip(frame.arm, frame.seed.astype(int), strict=True))
+    encoders = sorted(found, key=lambda e: (order.index(e[0]) if e[0] in order else len(order), *e))
+    rows = [{"encoder": called(*e)} | {title: text(e, name) for name, title in PROBES.items()} for e in encoders]
+    beside = {PROBES[probe]: text(encoders[0], control) for control, probe in CONTROLS.items()}
+    return pd.DataFrame([*rows, {"encoder": "no encoder"} | beside]).fillna("")
+
+
+def attention_ratios(dataset: str = "crohme") -> DataFrame:
+    """The attention metric: columns arm, part (class of symbols), value, low, high, n.
+
+    From records of metric 'attention_ratio:<class>', with 'attention_ratio_low:<class>' and 'attention_ratio_high:<class>' as
+    the interval where they are kept. Controls are arms of their own.
+    """
+    import pandas as pd
+
+    frame = records.load()
+    frame = frame[(frame.dataset == dataset) & frame.metric.str.startswith("attention_ratio")]
+    frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "split", "metric"], keep="last")
+    parts = frame.metric.str.split(":", n=1, expand=True).reindex(columns=[0, 1])
+    wide = frame.assign(kind=parts[0], part=parts[1]).pivot_table(index=["arm", "part"], columns="kind", values="value",
+                                                                  aggfunc="mean", sort=False)
+    wide = wide.reindex(columns=["attention_ratio", "attention_ratio_low", "attention_ratio_high"])
+    wide.columns = ["value", "low", "high"]
+    counts = frame.assign(part=parts[1]).groupby(["arm", "part"], sort=False).n.max()
+    found = wide.join(counts).reset_index()
+    return found if len(found) else pd.DataFrame(columns=["arm", "part", "value", "low", "high", "n"])
+
+
+def benchmarks(section: str) -> DataFrame:
+    """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware` and `threads`."""
+    import pandas as pd
+
+    found = [json.loads(path.read_text()) for path in sorted((results_root() / "benchmarks").glob(f"{section}-*.json"))]
+    return pd.DataFrame([{**row, "hardware": about["hardware"], "threads": about["threads"]}
+                         for about in found for row in about["rows"]])
+
+
+def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -> DataFrame:
+    """Median, quartiles and unit of some rows of a section, with the columns that say how it was measured."""
+    import pandas as pd
+
+    frame = benchmarks(section)
+    if frame.empty:
+        return pd.DataFrame({"what": [NO_RECORD]})
+    frame = frame[frame.what.isin(what)]
+    digits = [f"{row.median:.3g} [{row.low:.3g}, {row.high:.3g}]" for row in frame.itertuples()]
+    shown = frame[["what", *setting]].copy()
+    for name in setting:
+        if pd.api.types.is_float_dtype(shown[name]):
+            shown[name] = [f"{v:.0f}" if np.isfinite(v) else "" for v in shown[name]]
+    return shown.assign(value=digits, unit=frame.unit, n=frame.n, hardware=frame.hardware)
+
+
+def table(name: str) -> DataFrame:
+    """A published table by its file's name: 'main', 'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_' and per
+    cent of the labels. RunError for any other."""
+    if name == "main":
+        return main_table()
+    if name.startswith("arms_"):
+        return arms_table(name.removeprefix("arms_"))
+    if name == "probes" or name.startswith("probes_"):
+        return probes_table(*name.split("_")[1:])
+    if name.startswith("grid_") and name[5:].isdecimal():
+        return grid_table(int(name[5:]) / 100)
+    raise RunError("there is no such table; it would be 'main', 'probes', 'probes_' and a profile, 'arms_' and a split, "
+                   "or 'grid_' and per cent")
+
+
+def publish_tables(tables: Mapping[str, DataFrame]) -> None:
+    """Write each table as `<name>.md` among the figures, and into its place in the README if that is where figures go."""
+    from mmlib.plots import markdown_table
+    from mmlib.runs import figures_root, project_root
+
+    readme = project_root() / "README.md"
+    for name, table in tables.items():
+        text = markdown_table(table)
+        write_atomic(figures_root() / f"{name}.md", text + "\n")
+        if figures_root() == project_root() / "figures" and readme.is_file():
+            old = readme.read_text(encoding="utf-8")
+            if (new := filled(old, name, text)) != old:
+                write_atomic(readme, new)
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """The text with the table between its marks `<!-- table:name -->` and `<!-- /table:name -->`; as it was without them."""
+    begin, end = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    return f"{head}{begin}{table}\n{end}{tail}" if found and closed else text
