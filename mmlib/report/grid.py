@@ -122,7 +122,7 @@ def grid_figure(labels: float = 1.0) -> Figure:
     from mmlib import plots
 
     found = grid_differences(labels)
-    fig, ax = plt.subplots(figsize=(7, 0.32 * len(found) + 1.1))
+    fig, ax = plt.subplots(figsize=(8, 0.32 * len(found) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
     for y, row in enumerate(found.itertuples()):
         ax.errorbar(row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], fmt="o", color=plots.BLUE, capsize=3,
@@ -130,9 +130,10 @@ def grid_figure(labels: float = 1.0) -> Figure:
         if y and row.factor != found.factor[y - 1]:
             ax.axhline(y - 0.5, color="0.85", lw=0.8, zorder=0)
     names = [f"{row.a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in found.itertuples()]
-    ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5),
-           xlabel="difference in TER (right: the second reads better)",
-           title=f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions")
+    ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5))
+    # The names leave the axes narrow: these two are longer than it is wide.
+    ax.set_xlabel("difference in TER (right: the second reads better)", loc="right")
+    ax.set_title(f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions", loc="right")
     return fig
 
 
