@@ -25,7 +25,7 @@ reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synt
 	@echo "Notebooks 01 to 07, PROFILE=$(PROFILE) DATASET=$(DATASET)."
 	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
-test: $(STAMP)  ## all tests, notebooks too (about 9 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
+test: $(STAMP)  ## all tests, notebooks too (about 10 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
 	@OMP_NUM_THREADS=1 $(BIN)/python $(SUITE) $(ARGS)
 
 coverage: $(STAMP)  ## the tests' branch coverage of mmlib, at least 90 % (about 15 min on 2 cores)

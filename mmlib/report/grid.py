@@ -190,7 +190,9 @@ def efficiency_figure() -> Figure | None:
             own, look = frame[frame.arm == arm + suffix], looks[arm]
             if len(own):
                 ax.errorbar(own.labels, own.value, yerr=[own.value - own.low, own.high - own.value], color=look.color, capsize=3,
-                            ls=look.linestyle, marker=look.marker, mfc=look.color if own.seeds.min() > 1 else "white", label=arm)
+                            ls=look.linestyle, marker=look.marker, mfc="white", label=arm)
+                several = own[own.seeds > 1]
+                ax.plot(several.labels, several.value, look.marker, color=look.color)
         none = frame[frame.arm == ablate.SYNTHETIC]
         if len(none):
             ax.axhline(none.value.iloc[0], color=plots.GREY, ls=":", label=f"{ablate.SYNTHETIC}, no label")
