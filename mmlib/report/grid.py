@@ -192,7 +192,7 @@ def efficiency_figure() -> Figure | None:
                 ax.errorbar(own.labels, own.value, yerr=[own.value - own.low, own.high - own.value], color=look.color, capsize=3,
                             ls=look.linestyle, marker=look.marker, mfc="white", label=arm)
                 several = own[own.seeds > 1]
-                ax.plot(several.labels, several.value, look.marker, color=look.color)
+                ax.plot(several.labels, several.value, look.marker, color=look.color, zorder=3)  # over the hollow ones
         none = frame[frame.arm == ablate.SYNTHETIC]
         if len(none):
             ax.axhline(none.value.iloc[0], color=plots.GREY, ls=":", label=f"{ablate.SYNTHETIC}, no label")
