@@ -59,6 +59,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         """Fine-tuning alone."""
         return {"finetune": {"pictures": labelled, **changes}}
 
+    simclr, mae = alone(balance=1.0), alone(objective="mae", pictures=first + second)  # mae: one view an expression
     return {
         "whole method": {
             "mask-match": whole(),
@@ -69,10 +70,10 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             SYNTHETIC: {"finetune": total | {"dataset": "synthetic", "labels": 1.0}},
         },
         "objective of stage 1": {
-            "simclr": alone(balance=1.0),
+            "simclr": simclr,
             "dense": alone(balance=0.0),
             "byol": alone(objective="byol"),
-            "mae": alone(objective="mae", pictures=first + second),  # one view an expression
+            "mae": mae,
         },
         "positives and negatives of stage 1": {
             "places of the paper": alone(positives="paper"),
@@ -115,8 +116,8 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             for arm, chain in {
                 "mask-match": whole(),
                 "contrastive": alone(),
-                "simclr": alone(balance=1.0),
-                "mae": alone(objective="mae", pictures=first + second),
+                "simclr": simclr,
+                "mae": mae,
                 "supervised-total": {"finetune": total},
             }.items()
             for rate in (2.5e-3, 1e-2)
