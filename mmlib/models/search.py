@@ -14,7 +14,7 @@ from mmlib.latex import Vocabulary
 from mmlib.models.decoder import Cache, Memory
 from mmlib.models.recogniser import Recogniser
 
-FEW = 64  # rows: the products of a step with fewer are too small to be shared by threads, which then wait for one another
+FEW = 8  # rows: the products of a step with fewer are too small to be shared by threads, which then wait for one another
 MARGIN = 2.0  # nats: how far an unfinished hypothesis may lie below the best finished one and still be followed
 
 
