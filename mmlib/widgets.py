@@ -118,10 +118,8 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
         fig.suptitle(f"{len(found):,} of {len(chosen):,} expressions; page {page + 1} of {controls['page'].max + 1}", fontsize=9)
         return fig
 
-    play = ipywidgets.Play(min=0, max=50, interval=150, description="replay")
-    back = ipywidgets.IntSlider(min=0, max=50, value=50)
-    ipywidgets.jslink((play, "value"), (back, "value"))
-    back.observe(lambda change: setattr(controls["drawn"], "value", change["new"] / 50), "value")
+    play = ipywidgets.Play(min=0, max=50, interval=150, description="replay")  # stands at 0 and goes back to it: nothing is replayed
+    play.observe(lambda change: setattr(controls["drawn"], "value", change["new"] / play.max or 1.0), "value")
     return Panel(controls, draw, ipywidgets.HBox([ipywidgets.Label("replay"), play]))
 
 

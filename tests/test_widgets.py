@@ -3,6 +3,7 @@
 import html
 import io
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -69,6 +70,15 @@ def test_browse_filters_and_replays(pack):
     assert panel.controls["page"].max < pages
     panel.controls["length"].value = (1, 1)  # nothing is left, and that is drawn, too
     assert panel.controls["page"].max == 0
+
+
+def test_the_replay_begins_at_the_first_stroke_and_ends_with_the_whole(pack):
+    panel = widgets.browse(pack)
+    drawn, play = panel.controls["drawn"], next(w for w in panel.children[1].children if isinstance(w, ipywidgets.Play))
+    assert drawn.value == 1
+    for step in (1, 25, play.max, 0):  # stopped, it goes back to 0
+        play.value = step
+        assert drawn.value == (step / play.max if step else 1)
 
 
 def test_ink_is_replayed_point_by_point(pack, some):

@@ -241,6 +241,15 @@ def test_each_control_changes_the_picture(widgets_page, name):
         changes(buttons.first.click)
 
 
+def test_ink_is_whole_until_it_is_replayed(widgets_page):
+    panel = panel_of(widgets_page, "browse")
+    strokes = panel.locator(".widget-slider", has_text="strokes").locator(".widget-readout")
+    assert strokes.inner_text() == "100%"
+    panel.locator(".widget-play button").first.click()
+    widgets_page.wait_for_function("e => e.innerText !== '100%'", arg=strokes.element_handle(), timeout=20_000)
+    widgets_page.wait_for_function("e => e.innerText === '100%'", arg=strokes.element_handle(), timeout=60_000)
+
+
 def test_drawn_strokes_are_read(widgets_page):
     """Write x^2 with the mouse, read LaTeX back, undo, clear; and how long it takes from pen-up to LaTeX."""
     page, panel = widgets_page, panel_of(widgets_page, "draw")
