@@ -3,9 +3,9 @@ code host or in print, shows what the reader would see."""
 
 from __future__ import annotations
 
-import difflib
 import html
 import io
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -118,7 +118,7 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
         fig.suptitle(f"{len(found):,} of {len(chosen):,} expressions; page {page + 1} of {controls['page'].max + 1}", fontsize=9)
         return fig
 
-    play = ipywidgets.Play(min=0, max=50, interval=150, description="replay")  # stands at 0 and goes back to it: nothing is replayed
+    play = ipywidgets.Play(min=0, max=50, interval=150, description="replay")  # where it stands at 0, nothing is replayed
     play.observe(lambda change: setattr(controls["drawn"], "value", change["new"] / play.max or 1.0), "value")
     return Panel(controls, draw, ipywidgets.HBox([ipywidgets.Label("replay"), play]))
 
@@ -259,7 +259,7 @@ def errors(inks: Sequence[Ink], read: Sequence[Sequence[str]]) -> Panel:
         k = found[min(which, len(found) - 1)]
         ink, truth, said = pairs[k]
         plots.draw_ink(axes[0], ink, "symbol")
-        axes[0].set_title(f"{min(which, len(found) - 1) + 1} of {len(found)}: {wrong[k]} differences in {len(truth)} tokens")
+        axes[0].set_title(f"{min(which, len(found) - 1) + 1} of {len(found)}: {wrong[k]} edits apart, {len(truth)} tokens")
         marks = changes(truth, said)
         for ax, name, tokens, side in ((axes[1], "truth", truth, 0), (axes[2], "read", said, 1)):
             bad = {t for mark in marks for t in range(*mark[side])}
@@ -270,9 +270,21 @@ def errors(inks: Sequence[Ink], read: Sequence[Sequence[str]]) -> Panel:
 
 
 def changes(truth: Sequence[str], said: Sequence[str]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Spans (of the truth, of what was said) that differ, in order."""
-    codes = difflib.SequenceMatcher(None, list(truth), list(said), autojunk=False).get_opcodes()
-    return [((a, b), (c, d)) for kind, a, b, c, d in codes if kind != "equal"]
+    """A smallest set of edits that makes what was said of the truth, in order: (from, to) in each, of one token or none."""
+    cost = np.add.outer(np.arange(len(truth) + 1), np.arange(len(said) + 1))[::-1, ::-1]  # of what is left of both
+    for i, j in itertools.product(reversed(range(len(truth))), reversed(range(len(said)))):
+        cost[i, j] = min(cost[i + 1, j] + 1, cost[i, j + 1] + 1, cost[i + 1, j + 1] + (truth[i] != said[j]))
+    i = j = 0
+    found = []
+    while i < len(truth) or j < len(said):
+        if i < len(truth) and j < len(said) and cost[i, j] == cost[i + 1, j + 1] + (truth[i] != said[j]):
+            ends = i + 1, j + 1
+        else:
+            ends = (i + 1, j) if i < len(truth) and cost[i, j] == cost[i + 1, j] + 1 else (i, j + 1)
+        if cost[i, j] != cost[ends]:
+            found.append(((i, ends[0]), (j, ends[1])))
+        i, j = ends
+    return found
 
 
 def _row(ax: Axes, name: str, tokens: Sequence[str], bad: set[int], first: int | None) -> None:

@@ -132,6 +132,7 @@ def test_differences_are_paired_and_claim_nothing_from_one_seed():
     assert row.value == pytest.approx(-0.1)
     assert row.low == pytest.approx(-0.1)  # paired: every expression differs by the same
     assert "no claim follows" in report.verdict("a", "b", "valid")
+    assert "no claim follows" not in report.verdict("a", "b", "valid", same_weights=True)  # no other seed is asked about
     for arm, add in (("a", 0), ("b", 1)):
         evaluated(arm, np.tile([1, 3], 100) + add, length, seed=1)
     assert report.verdict("a", "b", "valid").endswith("a is better.")

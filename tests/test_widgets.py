@@ -13,6 +13,7 @@ from mmlib import widgets
 from mmlib.data.corpus import synthetic_pack
 from mmlib.ink import Ink, read_inkml
 from mmlib.latex import Vocabulary
+from mmlib.metrics.recognition import token_errors
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.recognize import Reader
 from mmlib.stages import attend
@@ -109,7 +110,15 @@ def test_attention_shows_each_map_of_each_checkpoint(pack, some, network):
         assert follows(panel, name, value), name
 
 
-def test_changes_are_spans_of_both():
+def test_changes_are_the_fewest_edits_and_make_one_of_the_other():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        truth, said = ("".join(rng.choice(list("ab{}"), rng.integers(9))) for _ in range(2))
+        found, made, at = widgets.changes(truth, said), "", 0
+        for (start, end), (first, last) in found:
+            made, at = made + truth[at:start] + said[first:last], end
+        assert made + truth[at:] == said
+        assert len(found) == token_errors(said, truth)
     assert widgets.changes("abcd", "abd") == [((2, 3), (2, 2))]
     assert widgets.changes("ab", "ab") == []
     assert widgets.changes("", "x") == [((0, 0), (0, 1))]

@@ -37,6 +37,8 @@ def learning_figure(frame: DataFrame, xs: Sequence[str] = ("total_pictures", "to
                 ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
         axes[row, 0].set_ylim(bottom=0)
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    if "valid_n" in frame and frame.valid_n.notna().any():
+        axes[0, -1].set_title(f"n = {frame.valid_n.max():.0f}, read greedily", loc="right", fontsize="small", color=plots.GREY)
     axes[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return fig
 
@@ -105,8 +107,9 @@ def ratios_figure(ratios: DataFrame) -> Figure:
         ax.errorbar(rows.value, y, xerr=spread, label=arm, **_dots(look))
     for edge in range(1, len(names)):
         ax.axhline(edge - 0.5, color="0.9", lw=0.8, zorder=0)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
-           xlabel="share of the saliency on ink / share of the ink")
+    counts = ratios.groupby("part").n.max()
+    ax.set(yticks=range(len(names)), yticklabels=[f"{name} (n = {counts[name]:.0f})" for name in names],
+           ylim=(len(names) - 0.5, -0.5), xlabel="share of the saliency on ink / share of the ink")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     if len(ratios):
         plots.annotate_n(ax, int(ratios.n.max()))

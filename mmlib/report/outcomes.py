@@ -70,8 +70,9 @@ def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter
     return pd.DataFrame(rows, columns=["a", "b", "value", "low", "high", "p", "n", "seeds"])
 
 
-def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "crohme") -> str:
-    """What the records say of arm a against arm b, in a sentence that claims no more than they carry."""
+def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "crohme", same_weights: bool = False) -> str:
+    """What the records say of arm a against arm b, in a sentence that claims no more than they carry; with `same_weights` one
+    training read in two ways, of which other seeds are no part."""
     found = differences([(a, b)], split, metric, dataset)
     title = METRICS[metric]
     if found.empty:
@@ -79,7 +80,7 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
     row = found.iloc[0]
     text = (f"{title} of {a} minus {b} on {split}: {row.value:+.3f}, 95 % interval {row.low:+.3f} to {row.high:+.3f}, "
             f"n = {row.n:,} expressions, seeds {row.seeds[0]} and {row.seeds[1]}.")
-    if min(row.seeds) == 1:
+    if min(row.seeds) == 1 and not same_weights:
         return text + " One seed: the interval is about the expressions, another seed may turn the sign, so no claim follows."
     if row.low > 0 or row.high < 0:
         better = (row.value < 0) == (metric in ("ter", "hallucination"))

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 OURS = "mask-match"
+FEW = 20  # expressions: of a class that fewer have, nothing is concluded
 BLUR = 0.5  # cells; reaches one cell far: a map may lie so far beside the ink, and so may the map uniform over ink
 GRID = (16, 64)  # cells on which maps of all sizes are averaged, relative to their canvas
 
@@ -294,11 +295,11 @@ def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid
 
 def conclusion() -> dict[str, list[str]]:
     """The classes of symbols by what the recorded leads of ours over each control say: ahead where every control's interval is
-    above 0, behind where any is below. Empty without any record."""
+    above 0, behind where any is below, nothing of a class with fewer than `FEW` expressions. Empty without any record."""
     leads = recorded("lead").groupby("part")
-    low, high = leads.low.min(), leads.high.min()
-    said = {"ahead of every control": low > 0, "behind a control": high < 0,
-            "not told apart from a control": (low <= 0) & (high >= 0)}
+    low, high, few = leads.low.min(), leads.high.min(), leads.n.max() < FEW
+    said = {"ahead of every control": (low > 0) & ~few, "behind a control": (high < 0) & ~few,
+            "not told apart from a control": (low <= 0) & (high >= 0) & ~few, "too few to say": few}
     return {words: list(low.index[which]) for words, which in said.items()} if len(low) else {}
 
 
