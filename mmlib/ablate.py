@@ -211,7 +211,7 @@ def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequen
     has one cell a seed. RunError for an unknown name."""
     known = {**{arm: [arm] for arm in ARMS}, **{factor: list(arms) for factor, arms in GRID.items()}}
     if unknown := [name for name in names if name not in known]:
-        raise RunError(f"the grid has no {unknown[0]!r}; factors: {', '.join(GRID)}; arms: {', '.join(ARMS)}")
+        raise RunError(f"the grid has no {unknown[0]!r}; factors: {'; '.join(GRID)}. Arms: {'; '.join(ARMS)}")
     arms = dict.fromkeys(arm for name in names or GRID for arm in known[name])
     return list(dict.fromkeys(Cell(arm, seed, 0.0 if arm == SYNTHETIC else share)
                               for share in labels for seed in seeds for arm in arms))

@@ -82,6 +82,7 @@ def test_grid_claims_only_what_several_seeds_carry():
     evaluated("dense", [9, 9] * 20, [10, 10] * 20)  # of another profile: no row
     table = report.grid_table().set_index("arm")
     assert list(table.index) == ["mask-match", "contrastive", "simclr"]
+    assert table.seeds.tolist() == ["0, 1, 2", "0, 1, 2", "0"]
     assert table.factor["simclr"] == "objective of stage 1"
     assert table.TER["contrastive"] == "0.550 ± 0.000"
     assert table.TER["simclr"] == "0.900"
@@ -95,6 +96,28 @@ def test_grid_claims_only_what_several_seeds_carry():
                                                                          "simclr minus mask-match  (1 seed)"]
     assert [line.get_markerfacecolor() == "white" for line in fig.axes[0].lines if line.get_marker() == "o"] == [False, True]
     plt.close(fig)
+
+
+def test_arms_are_compared_over_the_seeds_that_both_have():
+    for seed in range(3):
+        evaluated("mask-match", [seed] * 40, [10] * 40, seed=seed, profile="ablate")
+    evaluated("simclr", [5] * 40, [10] * 40, seed=2, profile="ablate")
+    evaluated("dense", [5] * 40, [10] * 40, seed=7, profile="ablate")
+    found = report.grid_differences().set_index("a")
+    assert found.value["simclr"] == pytest.approx(0.5 - 0.2)
+    assert found.seeds["simclr"] == (1, 1)
+    assert found.value["dense"] == pytest.approx(0.5 - 0.1)  # no seed in common: all of both
+    assert found.seeds["dense"] == (1, 3)
+
+
+def test_an_expression_written_on_and_on_counts_once_where_errors_are_capped():
+    evaluated("mask-match", [1] * 39 + [0], [10] * 40, profile="ablate")
+    evaluated("contrastive", [1] * 39 + [400], [10] * 40, profile="ablate")
+    table = report.grid_table().set_index("arm")
+    assert table.TER["contrastive"] == "1.097"
+    assert table.capped["contrastive"] == "0.122"
+    assert table["TER minus its"]["contrastive"].startswith("+1.000 [")
+    assert table["capped minus its"]["contrastive"].startswith("+0.025 [")
 
 
 def test_arms_are_means_over_seeds_of_the_newest_records():

@@ -4,7 +4,8 @@ Every number we claim is a mean over expressions, or a ratio of two sums over th
 reference tokens). Both are one statistic, sum(values) / sum(weights), and resampling is then a matrix
 product: how often each seed and each expression was drawn, times the values. That is the two-way
 ("pigeonhole") bootstrap of Owen (2007): it does not mistake many expressions for many training runs. With a
-single seed the interval says nothing about other seeds; with few it is somewhat narrow.
+single seed the interval says nothing about other seeds; with few it is somewhat narrow, so a p-value is never below
+that of a t-test over the seeds' own values. Expressions are drawn as if each were by a writer of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Statistic of arm a minus that of arm b, its interval, and a two-sided bootstrap p-value."""
+    """Statistic of arm a minus that of arm b, its interval, and a two-sided p-value."""
 
     value: float
     low: float
@@ -81,28 +82,49 @@ def paired_difference(
     n_boot: int = 4000,
     seed: int = 0,
     level: float = 0.95,
+    same_seeds: bool = False,
 ) -> Difference:
     """Arm a minus arm b on the same expressions, in the same order.
 
-    Each resampling draws one set of expressions for both arms, and each arm's seeds on their own: the seeds
-    of two arms have nothing in common. Arguments as in `interval`; the arms may differ in their number of
-    seeds when `weights` is (expressions,). p is twice the smaller tail beyond 0, at least 2 / (n_boot + 1).
+    Each resampling draws one set of expressions for both arms. With `same_seeds`, row k of both arms has the seed in common (a
+    seed also chooses which training expressions have labels), and one set of seeds is drawn, too; else each arm's on their own.
+    Arguments as in `interval`; the arms may differ in their number of seeds when `weights` is (expressions,). p is twice the
+    smaller tail beyond 0, at least 2 / (n_boot + 1), and with several seeds at least that of a t-test over the seeds' own
+    values: paired for the same seeds, else Welch's.
+
+    Raises:
+        ValueError: as `interval`; expressions or, where they are said to be the same, seeds that differ in number.
     """
     (a, a_weights), (b, b_weights) = _prepare(a, weights), _prepare(b, weights)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"the arms have {a.shape[1]} and {b.shape[1]} expressions")
     rng = np.random.default_rng(seed)
     seeds, expressions = _counts(a.shape, n_boot, rng)
-    other_seeds, _ = _counts((len(b), 1), n_boot, rng)
+    if same_seeds and len(a) != len(b):
+        raise ValueError(f"the arms have {len(a)} and {len(b)} seeds, which cannot be the same")
+    other_seeds = seeds if same_seeds else _counts((len(b), 1), n_boot, rng)[0]
     draws = _resample(seeds, expressions, a, a_weights) - _resample(other_seeds, expressions, b, b_weights)
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     return Difference(
         value=float(a.sum() / a_weights.sum() - b.sum() / b_weights.sum()),
         **_bounds(draws, level),
-        p=float(min(1.0, 2 * (tail + 1) / (n_boot + 1))),
+        p=float(max(min(1.0, 2 * (tail + 1) / (n_boot + 1)), _over_seeds(a, a_weights, b, b_weights, same_seeds))),
         n=a.shape[1],
         seeds=(len(a), len(b)),
     )
+
+
+def _over_seeds(a: np.ndarray, a_weights: np.ndarray, b: np.ndarray, b_weights: np.ndarray, same_seeds: bool) -> float:
+    """p of a t-test over the seeds' own statistics; 0 where they are too few, or do not vary at all."""
+    from scipy import stats
+
+    if min(len(a), len(b)) < 2:
+        return 0.0
+    own, other = a.sum(1) / a_weights.sum(1), b.sum(1) / b_weights.sum(1)
+    spread = np.ptp(own - other) if same_seeds else np.ptp(own) + np.ptp(other)
+    if spread < 1e-12:
+        return 0.0
+    return float((stats.ttest_rel(own, other) if same_seeds else stats.ttest_ind(own, other, equal_var=False)).pvalue)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -10,7 +10,7 @@ from mmlib import ablate, records
 from mmlib.metrics.intervals import Interval, holm, interval, paired_difference
 from mmlib.metrics.recognition import Outcomes
 from mmlib.report.arms import NO_RECORD, number, scored
-from mmlib.report.outcomes import differences, metric_sums, outcomes_of
+from mmlib.report.outcomes import differences, metric_sums, outcomes_of, seeds_of
 from mmlib.runs import results_root
 
 if TYPE_CHECKING:
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 EFFICIENCY = ("mask-match", "contrastive", "simclr", "supervised-total")  # the arms of the label-efficiency plot
 
 
-def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE
-                     ) -> DataFrame:
-    """TER of each recorded arm of the grid minus that of its factor's reference: factor, and the columns of `differences`.
+def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE,
+                     metric: str = "ter") -> DataFrame:
+    """TER (or another metric) of each recorded arm of the grid minus that of its factor's reference: factor, and the columns of
+    `differences`.
 
     p is there only where both arms have two seeds or more, after Holm's correction over all those (column `p`); with one seed
     the interval is about the expressions alone, and no p-value is given.
     """
     references = {arm: ablate.REFERENCE.get(factor, "mask-match") for factor, arms in ablate.GRID.items() for arm in arms}
     pairs = [(arm, reference) for arm, reference in references.items() if arm != reference]
-    found = differences(pairs, split, "ter", dataset, labels, profile)
+    found = differences(pairs, split, metric, dataset, labels, profile)
     several = found.seeds.map(min) > 1
     found["p"] = found.p.where(several)
     if several.any():
@@ -38,25 +39,27 @@ def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "
 
 
 def grid_table(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE) -> DataFrame:
-    """The grid of ablations, a row for each arm with a record: its cost, TER (mean, and std over seeds where there are several),
-    and `grid_differences` as text."""
+    """The grid of ablations, a row for each arm with a record: its cost, TER (mean, and std over seeds where there are several)
+    and `grid_differences` as text, both also capped: with at most as many errors in an expression as its label has tokens."""
     import pandas as pd
 
-    frame, found = scored(split, dataset, labels, profile), outcomes_of(split, dataset, labels, profile)
-    minus = grid_differences(labels, split, dataset, profile).set_index("a")
+    frame, found = scored(split, dataset, labels, profile), seeds_of(split, dataset, labels, profile)
+    minus, bounded = (grid_differences(labels, split, dataset, profile, metric).set_index("a") for metric in ("ter", "capped"))
     rows = []
     for factor, arms in ablate.GRID.items():
         for arm in (arm for arm in arms if arm in found):
-            own, ter = frame[frame.arm == arm], interval(*metric_sums(found[arm], "ter"))
-            row = {"factor": factor, "arm": arm, "seeds": str(ter.seeds), "n": f"{ter.n:,}",
+            own, outcomes = frame[frame.arm == arm], list(found[arm].values())
+            ter, capped = (interval(*metric_sums(outcomes, metric)) for metric in ("ter", "capped"))
+            row = {"factor": factor, "arm": arm, "seeds": ", ".join(map(str, found[arm])), "n": f"{ter.n:,}",
                    "pictures": f"{own.pictures.mean():,.0f}", "minutes": number(own.minutes.mean(), "{:.0f}"),
                    "TER": f"{ter.value:.3f}" + (f" ± {ter.std:.3f}" if ter.seeds > 1 else ""),
-                   "ExpRate": number(own[own.metric == "exprate"].value.mean(), "{:.1%}"),
-                   "compared with": "", "TER minus its": "", "p (Holm)": ""}
+                   "capped": f"{capped.value:.3f}", "ExpRate": number(own[own.metric == "exprate"].value.mean(), "{:.1%}"),
+                   "compared with": "", "TER minus its": "", "p (Holm)": "", "capped minus its": ""}
             if arm in minus.index:
-                less = minus.loc[arm]
+                less, all_told = minus.loc[arm], bounded.loc[arm]
                 row |= {"compared with": less.b, "TER minus its": f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]",
-                        "p (Holm)": number(less.p, "{:.3f}")}
+                        "p (Holm)": number(less.p, "{:.3f}"),
+                        "capped minus its": f"{all_told.value:+.3f} [{all_told.low:+.3f}, {all_told.high:+.3f}]"}
             rows.append(row)
     return pd.DataFrame(rows) if rows else pd.DataFrame({"arm": [NO_RECORD]})
 

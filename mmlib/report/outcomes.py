@@ -19,25 +19,32 @@ if TYPE_CHECKING:
 def outcomes_of(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None
                 ) -> dict[str, list[Outcomes]]:
     """For each recorded arm the outcomes of its evaluations, by seed, where the run folders keep them."""
-    found: dict[str, list[Outcomes]] = {}
+    return {arm: list(own.values()) for arm, own in seeds_of(split, dataset, labels, profile).items()}
+
+
+def seeds_of(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None
+             ) -> dict[str, dict[int, Outcomes]]:
+    """For each recorded arm its outcomes by seed, in order, where the run folders keep them."""
+    found: dict[str, dict[int, Outcomes]] = {}
     rows = scored(split, dataset, labels, profile)
     for row in rows[rows.metric == "ter"].sort_values(["arm", "seed"]).itertuples():
         path = results_root() / "runs" / row.run / "outcomes.csv"
         if path.is_file():
-            found.setdefault(row.arm, []).append(Outcomes.read_csv(path))
+            found.setdefault(row.arm, {})[int(row.seed)] = Outcomes.read_csv(path)
     return found
 
 
 def metric_sums(seeds: Sequence[Outcomes], metric: str, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values (seeds, n) and weights of a metric: 'ter', 'exprate', 'within1' to 'within3', 'structure'."""
+    """Values (seeds, n) and weights of a metric: 'ter', 'capped' (TER with at most as many errors as the label has tokens),
+    'exprate', 'within1' to 'within3', 'structure'."""
     if any(not np.array_equal(one.id, seeds[0].id) for one in seeds):
         raise RunError("the evaluations of an arm do not hold the same expressions")
     errors = np.stack([one.token_errors for one in seeds])
     length = np.broadcast_to(seeds[0].length, errors.shape)
     if metric == "structure":
         values, weights = np.stack([one.structure for one in seeds]).astype(float), None
-    elif metric == "ter":
-        values, weights = errors, length
+    elif metric in ("ter", "capped"):
+        values, weights = errors if metric == "ter" else np.minimum(errors, length), length
     else:
         values, weights = (errors <= {"exprate": 0, "within1": 1, "within2": 2, "within3": 3}[metric]).astype(float), None
     if rows is not None:
@@ -57,16 +64,21 @@ def intervals(split: str, metric: str = "ter", arms: Sequence[str] | None = None
 
 def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter", dataset: str = "crohme",
                 labels: float = 1.0, profile: str | None = None) -> DataFrame:
-    """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b); known pairs only."""
+    """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b); known pairs only.
+
+    The seeds that both arms have are compared pair by pair, and no other; where they have none in common, all of both.
+    """
     import pandas as pd
 
-    found, rows = outcomes_of(split, dataset, labels, profile), []
+    found, rows = seeds_of(split, dataset, labels, profile), []
     for a, b in pairs:
         if a in found and b in found:
-            if not np.array_equal(found[a][0].id, found[b][0].id):
+            common = sorted(found[a].keys() & found[b].keys())
+            own, theirs = ([of[seed] for seed in common or of] for of in (found[a], found[b]))
+            if not np.array_equal(own[0].id, theirs[0].id):
                 raise RunError(f"{a} and {b} were not evaluated on the same expressions of {split}")
-            (one, weights), (other, _) = metric_sums(found[a], metric), metric_sums(found[b], metric)
-            rows.append({"a": a, "b": b, **vars(paired_difference(one, other, weights))})
+            (one, weights), (other, _) = metric_sums(own, metric), metric_sums(theirs, metric)
+            rows.append({"a": a, "b": b, **vars(paired_difference(one, other, weights, same_seeds=bool(common)))})
     return pd.DataFrame(rows, columns=["a", "b", "value", "low", "high", "p", "n", "seeds"])
 
 

@@ -293,11 +293,20 @@ def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid
     return pd.DataFrame(table, index=parts["value"].index).reset_index()
 
 
+def leads(ratio: DataFrame, lead: DataFrame) -> DataFrame:
+    """The leads of ours over each control, and over a map uniform over the ink, whose own ratio is 1: ours less 1. Columns as
+    in `recorded`."""
+    import pandas as pd
+
+    uniform = ratio[ratio.arm == OURS].assign(arm="uniform over ink")
+    return pd.concat([lead, uniform.assign(**{bound: uniform[bound] - 1 for bound in ("value", "low", "high")})])
+
+
 def conclusion() -> dict[str, list[str]]:
-    """The classes of symbols by what the recorded leads of ours over each control say: ahead where every control's interval is
+    """The classes of symbols by what the recorded `leads` of ours over each control say: ahead where every control's interval is
     above 0, behind where any is below, nothing of a class with fewer than `FEW` expressions. Empty without any record."""
-    leads = recorded("lead").groupby("part")
-    low, high, few = leads.low.min(), leads.high.min(), leads.n.max() < FEW
+    by_part = leads(recorded("ratio"), recorded("lead")).groupby("part")
+    low, high, few = by_part.low.min(), by_part.high.min(), by_part.n.max() < FEW
     said = {"ahead of every control": (low > 0) & ~few, "behind a control": (high < 0) & ~few,
             "not told apart from a control": (low <= 0) & (high >= 0) & ~few, "too few to say": few}
     return {words: list(low.index[which]) for words, which in said.items()} if len(low) else {}

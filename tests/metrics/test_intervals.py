@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from mmlib.metrics.intervals import holm, interval, paired_difference
 
@@ -95,6 +96,26 @@ def test_arms_may_have_different_numbers_of_seeds_and_shared_weights():
     assert difference.seeds == (5, 2)
     assert difference.low < 0 < difference.high
     assert difference.p > 0.05
+
+
+def test_pairing_cancels_what_the_seeds_share():
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(scale=10, size=(3, 1)) * [[1], [1], [1]] + np.zeros((3, 200)) for _ in range(2))
+    b = a + 0.5 + 0.1 * rng.normal(size=(3, 200))
+    apart, together = paired_difference(a, b), paired_difference(a, b, same_seeds=True)
+    assert together.value == apart.value
+    assert together.high < -0.4 < apart.high  # what the seeds do to both arms alike is no part of their difference
+    with pytest.raises(ValueError, match="3 and 2 seeds"):
+        paired_difference(a, b[:2], same_seeds=True)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_p_is_not_below_that_of_a_test_over_the_seeds(same):
+    own = np.array([[0.0, 1.0, 2.0], [1.5, 2.0, 4.5]])
+    a, b = (np.repeat(x[:, None], 50, 1) for x in own)
+    expected = (stats.ttest_rel(*own) if same else stats.ttest_ind(*own, equal_var=False)).pvalue
+    assert paired_difference(a, b, same_seeds=same).p >= expected > 2 / 4001
+    assert paired_difference(a[:1], b[:1] + 0.1, same_seeds=same).p == pytest.approx(2 / 4001)  # no test over one seed
 
 
 def test_no_difference_has_p_one():

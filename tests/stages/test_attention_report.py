@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -78,6 +79,22 @@ def test_a_map_that_is_uniform_over_ink_prefers_nothing(monkeypatch, student, pa
         np.testing.assert_allclose(list(values(rows, metric).values()), 1, atol=1e-6)
     assert values(rows, "on_ink")[""] == pytest.approx(1)
     assert 0.5 < values(rows, "in_ink")[""] < 1  # the blur puts some of it beside the ink
+
+
+def test_a_class_is_ahead_only_where_its_ratio_is_above_one():
+    """A map uniform over ink may lead every control that lies beside the ink, and prefers nothing."""
+    ratio = pd.DataFrame([("mask-match", part, value, value - 0.1, value + 0.1, n) for part, value, n in
+                          (("operators", 1.2, 300), ("nested", 1.0, 300), ("digits", 0.8, 300), ("deep", 1.5, 3))],
+                         columns=["arm", "part", "value", "low", "high", "n"])
+    lead = ratio.assign(arm="flat", value=0.5, low=0.4, high=0.6)
+    leads = report.leads(ratio, lead)
+    assert set(leads.arm) == {"flat", "uniform over ink"}
+    own = leads[leads.arm == "uniform over ink"].set_index("part")
+    assert own.low.round(6).tolist() == [0.1, -0.1, -0.3, 0.4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "recorded", {"ratio": ratio, "lead": lead}.get)
+        assert report.conclusion() == {"ahead of every control": ["operators"], "behind a control": ["digits"],
+                                       "not told apart from a control": ["nested"], "too few to say": ["deep"]}
 
 
 def test_a_map_on_operators_leads_every_control_there_and_only_there(monkeypatch, student, pack, seen):
