@@ -109,8 +109,6 @@ def ratios_figure(ratios: DataFrame) -> Figure:
         ax.axhline(edge - 0.5, color="0.9", lw=0.8, zorder=0)
     counts = ratios.groupby("part").n.max()
     ax.set(yticks=range(len(names)), yticklabels=[f"{name} (n = {counts[name]:.0f})" for name in names],
-           ylim=(len(names) - 0.5, -0.5), xlabel="share of the saliency on ink / share of the ink")
+           ylim=(len(names) - 0.5, -0.5), xlabel="share of the saliency on ink / share of the ink, one seed")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    if len(ratios):
-        plots.annotate_n(ax, int(ratios.n.max()))
     return fig
