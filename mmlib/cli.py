@@ -235,6 +235,13 @@ def _told(function: Any, *arguments: Any) -> Any:
         return None
 
 
+def _some(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def _documented(error: Exception) -> bool:
     """Whether an error's message is made for the user: ours by kind, or a full disk."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -311,7 +318,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("weights", nargs="?", help="weights, run folder or run's name; default: the recogniser that ships")
     sub.add_argument("--dataset", default="synthetic")
     sub.add_argument("--split", default="test")
-    sub.add_argument("--beam", type=int, default=5)
+    sub.add_argument("--beam", type=_some, default=5)
     sub.add_argument("--limit", type=int, help="only the first so many expressions")
     sub.add_argument(
         "--export-lgeval", type=Path, metavar="DIR", help="write predictions and truth for LgEval"
@@ -357,8 +364,9 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
                        "error.")
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--reader", metavar="RUN", help="weights, run folder or run's name; default: the recogniser that ships")
-    sub.add_argument("--beam", type=int, default=5, help="hypotheses kept in each direction; 1 is quickest (%(default)s)")
-    sub.add_argument("--best", type=int, default=1, help="hypotheses to print for each file (%(default)s)")
+    sub.add_argument("--beam", type=_some, default=5, help="hypotheses kept in each direction; 1 is quickest (%(default)s)")
+    sub.add_argument("--best", type=_some, default=1,
+                     help="hypotheses to print for each file, of those that the beam has found (%(default)s)")
 
     sub = command("publish", publish, "make a fine-tuned run the recogniser that ships, and write its model card")
     sub.add_argument("run", nargs="?", help="the run's folder; without it only the card is written anew")

@@ -22,7 +22,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
 
     1. Divide by the paper's light, a wide local maximum: shading and shadows go. 2. Keep what is dark (Otsu), and of that what
     is no speck. 3. Find ruled lines, long and thin and many of one slope: turn the page level by them, and take them away where
-    no ink crosses. 4. Crop to the ink. A page with nothing on it comes as one white pixel.
+    no ink crosses; so a margin's line. 4. Crop to the ink. A page with nothing on it comes as one white pixel.
     """
     from scipy import ndimage
     from skimage.filters import gaussian, threshold_otsu
@@ -42,7 +42,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
     ink = without_rules(ink)
     area = max(6, round((side / 300) ** 2))
     label, count = ndimage.label(ink, np.ones((3, 3)))
-    ink &= (np.bincount(label.ravel(), minlength=count + 1) >= area)[label]
+    ink = without_margin(ink & (np.bincount(label.ravel(), minlength=count + 1) >= area)[label])
     if not ink.any() or only_rules(ink):
         return np.full((1, 1), 255, np.uint8)
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
@@ -100,6 +100,24 @@ def without_rules(ink: np.ndarray) -> np.ndarray:
         crossing = ink[max(top - 1, 0)] & ink[min(bottom + 1, len(ink) - 1)]
         crossing = ndimage.binary_dilation(crossing, iterations=2)
         left[top : bottom + 1] &= crossing
+    return left
+
+
+def without_margin(ink: np.ndarray) -> np.ndarray:
+    """The ink (H, W) bool without the line of a margin: thin, from edge to edge of the page, with all else on one side of it."""
+    from scipy import ndimage
+
+    label, _ = ndimage.label(ink, np.ones((3, 3)))
+    left, edge = ink.copy(), max(2, round(0.02 * len(ink)))
+    for number, (y, x) in enumerate(ndimage.find_objects(label), 1):
+        if y.start > edge or y.stop < len(ink) - edge:
+            continue
+        line = label[y, x] == number
+        if line.sum(1).max() > max(6, len(ink) / 50):
+            continue
+        others = np.flatnonzero((ink & (label != number)).any(0))
+        if not len(others) or others.max() < x.start or others.min() >= x.stop:
+            left[y, x] &= ~line
     return left
 
 

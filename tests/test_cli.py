@@ -170,6 +170,10 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(reading, tmp_path, 
         "mmlib: bad.png: the picture is blank", "mmlib: folder: is a folder; name the files in it",
         "mmlib: gone.png: there is no such file"]
     assert cli.main(["recognize", "a.png", "c.png", "--best", "2"]) == 0
+    for option in ("--best", "--beam"):
+        for wrong in ("0", "-1", "x"):
+            with pytest.raises(SystemExit):
+                cli.main(["recognize", "a.png", f"{option}={wrong}"])
     assert capsys.readouterr().out.count("\n") == 4
 
 

@@ -8,7 +8,7 @@ from mmlib import story
 from mmlib.data import DataError
 from mmlib.data.corpus import synthetic_pack
 from mmlib.ink import InkError
-from mmlib.photo import clean, imitate, is_photo, only_rules, slope_of_rules, without_rules
+from mmlib.photo import clean, imitate, is_photo, only_rules, slope_of_rules, without_margin, without_rules
 from mmlib.recognize import LARGEST, ink_of, recognize
 
 
@@ -45,6 +45,25 @@ def test_what_was_drawn_is_what_is_left(drawings, rules):
         assert 0.3 < (found == 0).sum() / (levels > 127).sum() < 3
         drawn, left = drawn + components(levels > 127), left + components(found == 0)
     assert abs(left - drawn) <= max(1, 0.1 * drawn)
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.05])
+def test_the_line_of_a_margin_goes_and_a_bar_stays(drawings, tilt):
+    for number, levels in enumerate(drawings):
+        page = np.pad(levels, ((40, 40), (60, 20)))
+        page[:, 20:23] = 255
+        photo = imitate(page, np.random.default_rng(number), rules=False, tilt=0.0, perspective=0.0)
+        photo = photo[round(0.3 * len(page)) : -round(0.3 * len(page))]  # without the paper beyond the line's ends
+        found = clean(ndimage.rotate(photo, np.degrees(tilt), reshape=False, mode="nearest"))
+        assert abs(components(found == 0) - components(levels > 127)) <= 1
+    bars = np.zeros((100, 200), bool)
+    bars[10:90, 50:53] = bars[10:90, 150:153] = bars[45:55, 90:110] = True
+    assert np.array_equal(without_margin(bars), bars)
+    bars[:, 50:53] = True
+    assert np.array_equal(without_margin(bars)[:, 60:], bars[:, 60:])
+    assert not without_margin(bars)[:, :60].any()
+    bars[:, 150:153] = bars[:, 20:23] = True  # |x|, cropped close, and something beyond it
+    assert without_margin(bars)[:, 50:53].all()
 
 
 def ruled(angle, size=(300, 500)):

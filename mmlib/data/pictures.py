@@ -62,14 +62,19 @@ def ink_levels(array: np.ndarray) -> np.ndarray:
 
 
 def grey_of(image: Image) -> np.ndarray:
-    """Grey (H, W) uint8 of a PIL image: upright by its EXIF orientation, transparency on white."""
+    """Grey (H, W) uint8 of a PIL image: upright by its EXIF orientation, transparency on white, or on black where what is opaque
+    is light and the less."""
     from PIL import Image, ImageOps
 
     if image.getexif().get(274, 1) != 1:  # a telephone held sideways
         image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        levels, opaque = np.asarray(image.convert("L"), float), np.asarray(image.getchannel("A"), float) / 255
+        light_ink = 0 < opaque.sum() < opaque.size / 2 and (levels * opaque).sum() > 200 * opaque.sum()
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black" if light_ink else "white"), image)
+    if image.mode.startswith("I"):  # sixteen bits, which Pillow would cut off at 255
+        return np.asarray(np.asarray(image).clip(0, 65535) // 257, np.uint8)
     return np.array(image.convert("L"))
 
 
@@ -155,6 +160,7 @@ def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | 
         rows = ((n, row) for n in captions for row in _labels(n, load(n)))
     else:
         rows = ((n, (PurePosixPath(n).name, None)) for n in dict.fromkeys(found.values()))
+    seen: set[str] = set()
     for origin, row in rows:
         if isinstance(row, DataError):
             yield row
@@ -164,13 +170,17 @@ def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | 
         if named is None:
             yield DataError(f"{path}: {origin} names {row[0]!r}, and there is no such picture")
             continue
+        if (key := PurePosixPath(named).stem) in seen:
+            yield DataError(f"{path}: {named} is left out: there is a picture {key!r} before it; give each its own name and line")
+            continue
+        seen.add(key)
         try:
             grey = decode(load(named))
             array = ink_levels(clean(grey) if photos and is_photo(grey) else grey)
         except DataError as error:
             yield DataError(f"{path}: {named}: {error}")
             continue
-        yield _labelled(PurePosixPath(named).stem, array, row[1])
+        yield _labelled(key, array, row[1])
 
 
 def _labelled(key: str, array: np.ndarray, latex: str | None) -> Picture:

@@ -71,7 +71,8 @@ def prepare_pictures(name: str, out_dir: Path) -> dict[str, Any]:
     results = list(read_pictures(find(name), photos=name not in DATASETS))  # a benchmark's pictures stay what they are
     pictures = [r for r in results if isinstance(r, Picture)]
     if not pictures:
-        raise DataError(f"{name}: neither .inkml files nor readable pictures in {find(name)}")
+        why = "".join(f"; {reason}" for reason in results[:3]) + (f"; and {len(results) - 3} more" if len(results) > 3 else "")
+        raise DataError(f"{name}: neither .inkml files nor pictures that can be used in {find(name)}{why}")
     report = {
         "dataset": name,
         "listed": len(results),

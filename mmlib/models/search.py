@@ -74,7 +74,12 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
 
     Returns:
         for each picture its hypotheses, best first, without repeats.
+
+    Raises:
+        ValueError: a beam of none.
     """
+    if beam < 1:
+        raise ValueError(f"a beam holds one hypothesis or more, got {beam}")
     device = memory.features.device
     b, directions, v = len(memory.features), 2 if both else 1, len(vocabulary)
     starts = torch.tensor([vocabulary.sos, vocabulary.eos], device=device)[:directions]

@@ -145,7 +145,8 @@ def load_part(dataset: str, split: str) -> Part:
         pictures = [found[i] for i in range(len(found))]
         return Part([picture_sample(p.array) for p in pictures], found.ids, [p.tokens for p in pictures],
                     [p.latex for p in pictures], found.digest)
-    raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, test_2014, test_2016, test_2019")
+    raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, test_2014, test_2016, "
+                    "test_2019; a folder of one's own: valid")
 
 
 def _part(pack: Pack, indices: Indices, identity: str) -> Part:

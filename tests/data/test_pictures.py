@@ -7,6 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mmlib.data import DataError
+from mmlib.data.own import load_own
 from mmlib.data.pack import PackError
 from mmlib.data.pictures import (
     MAX_PIXELS,
@@ -101,6 +102,19 @@ def test_photographs_in_a_folder_are_cleaned(tmp_path):
     assert ndimage.label(cleaned.array, np.ones((3, 3)))[1] == 3
 
 
+def test_a_name_that_comes_twice_is_left_out_and_told(folder):
+    (folder / "caption.txt").write_text("a\tx\nb\ty\na\tz\n")
+    first, second, error = read_pictures(folder)
+    assert (first.latex, second.latex) == ("x", "y")
+    assert "'a' before it" in str(error)
+
+
+def test_why_no_picture_can_be_used_is_told(folder):
+    (folder / "caption.txt").write_text("a x\nb y\nc z\nd z\n")
+    with pytest.raises(DataError, match=r"line 1: no tab after the name.*line 3: .*; and 1 more"):
+        load_own(folder)
+
+
 def test_captions_must_be_text(folder):
     (folder / "caption.txt").write_bytes(b"a\t\xff\xfe")
     (error,) = read_pictures(folder)
@@ -111,7 +125,10 @@ def test_decode_takes_every_mode():
     ink = Image.fromarray(255 - LEVELS)
     transparent = Image.new("RGBA", ink.size)
     transparent.putalpha(Image.fromarray(LEVELS))  # black ink on nothing
-    for image in (ink, ink.convert("RGB"), ink.convert("P"), ink.convert("RGBA"), transparent):
+    white = Image.new("RGBA", ink.size, (255, 255, 255, 0))
+    white.putalpha(Image.fromarray(LEVELS))  # white ink on nothing, as tablets export it
+    deep = Image.fromarray((255 - LEVELS).astype(np.uint16) * 257)
+    for image in (ink, ink.convert("RGB"), ink.convert("P"), ink.convert("RGBA"), transparent, white, deep):
         file = io.BytesIO()
         image.save(file, "PNG")
         assert np.array_equal(ink_levels(decode(file.getvalue())), CROPPED)
