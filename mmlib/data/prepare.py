@@ -72,7 +72,7 @@ def prepare_pictures(name: str, out_dir: Path) -> dict[str, Any]:
     pictures = [r for r in results if isinstance(r, Picture)]
     if not pictures:
         why = "".join(f"; {reason}" for reason in results[:3]) + (f"; and {len(results) - 3} more" if len(results) > 3 else "")
-        raise DataError(f"{name}: neither .inkml files nor pictures that can be used in {find(name)}{why}")
+        raise DataError(f"{name}: neither .inkml files nor readable pictures in {find(name)}{why}")
     report = {
         "dataset": name,
         "listed": len(results),
