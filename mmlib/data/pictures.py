@@ -173,13 +173,13 @@ def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | 
         if (key := PurePosixPath(named).stem) in seen:
             yield DataError(f"{path}: {named} is left out: there is a picture {key!r} before it; give each its own name and line")
             continue
-        seen.add(key)
         try:
             grey = decode(load(named))
             array = ink_levels(clean(grey) if photos and is_photo(grey) else grey)
         except DataError as error:
             yield DataError(f"{path}: {named}: {error}")
             continue
+        seen.add(key)  # not before it could be read: another of its name may be whole
         yield _labelled(key, array, row[1])
 
 

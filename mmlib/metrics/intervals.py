@@ -11,6 +11,7 @@ that of a t-test over the seeds' own values. Expressions are drawn as if each we
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,7 +63,7 @@ def interval(
         ValueError: shapes that do not fit, NaN at a positive weight, no or negative weight.
     """
     values, weights = _prepare(values, weights)
-    seeds, expressions = _counts(values.shape, n_boot, np.random.default_rng(seed))
+    seeds, expressions = _counts(values.shape, n_boot, seed)
     draws = _resample(seeds, expressions, values, weights)
     own = values.sum(1) / weights.sum(1)
     return Interval(
@@ -98,11 +99,11 @@ def paired_difference(
     (a, a_weights), (b, b_weights) = _prepare(a, weights), _prepare(b, weights)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"the arms have {a.shape[1]} and {b.shape[1]} expressions")
-    rng = np.random.default_rng(seed)
-    seeds, expressions = _counts(a.shape, n_boot, rng)
     if same_seeds and len(a) != len(b):
         raise ValueError(f"the arms have {len(a)} and {len(b)} seeds, which cannot be the same")
-    other_seeds = seeds if same_seeds else _counts((len(b), 1), n_boot, rng)[0]
+    seeds, expressions, other_seeds = _counts((*a.shape, len(b)), n_boot, seed)
+    if same_seeds:
+        other_seeds = seeds
     draws = _resample(seeds, expressions, a, a_weights) - _resample(other_seeds, expressions, b, b_weights)
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     return Difference(
@@ -153,9 +154,11 @@ def _prepare(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, 
     return np.nan_to_num(values, nan=0.0), weights
 
 
-def _counts(shape: tuple[int, ...], n_boot: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """How often each seed, and each expression, is drawn: (n_boot, seeds) and (n_boot, expressions)."""
-    return [rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float64) for n in shape]
+@lru_cache(maxsize=8)  # a table asks for the same ones in every row
+def _counts(sizes: tuple[int, ...], n_boot: int, seed: int) -> list[np.ndarray]:
+    """How often each of so many seeds, or expressions, is drawn: (n_boot, size) for each size, not to be written to."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float64) for n in sizes]
 
 
 def _resample(

@@ -56,10 +56,9 @@ def grid_table(labels: float = 1.0, split: str = "valid", dataset: str = "crohme
                    "capped": f"{capped.value:.3f}", "ExpRate": number(own[own.metric == "exprate"].value.mean(), "{:.1%}"),
                    "compared with": "", "TER minus its": "", "p (Holm)": "", "capped minus its": ""}
             if arm in minus.index:
-                less, all_told = minus.loc[arm], bounded.loc[arm]
-                row |= {"compared with": less.b, "TER minus its": f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]",
-                        "p (Holm)": number(less.p, "{:.3f}"),
-                        "capped minus its": f"{all_told.value:+.3f} [{all_told.low:+.3f}, {all_told.high:+.3f}]"}
+                row |= {"compared with": minus.b[arm], "p (Holm)": number(minus.p[arm], "{:.3f}")}
+                for name, less in (("TER", minus.loc[arm]), ("capped", bounded.loc[arm])):
+                    row[f"{name} minus its"] = f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]"
             rows.append(row)
     return pd.DataFrame(rows) if rows else pd.DataFrame({"arm": [NO_RECORD]})
 

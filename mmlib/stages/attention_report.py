@@ -302,14 +302,21 @@ def leads(ratio: DataFrame, lead: DataFrame) -> DataFrame:
     return pd.concat([lead, uniform.assign(**{bound: uniform[bound] - 1 for bound in ("value", "low", "high")})])
 
 
+SAID = AHEAD, BEHIND, EVEN, TOO_FEW = ("ahead of every control", "behind a control", "not told apart from a control",
+                                       "too few to say")
+
+
+def said(leads: DataFrame) -> dict[str, str]:
+    """What the `leads` of ours say of each class of symbols, one of `SAID`: ahead where every control's interval is above 0,
+    behind where any is below, nothing of a class with fewer than `FEW` expressions."""
+    return {part: TOO_FEW if own.n.max() < FEW else AHEAD if own.low.min() > 0 else BEHIND if own.high.min() < 0 else EVEN
+            for part, own in leads.groupby("part")}
+
+
 def conclusion() -> dict[str, list[str]]:
-    """The classes of symbols by what the recorded `leads` of ours over each control say: ahead where every control's interval is
-    above 0, behind where any is below, nothing of a class with fewer than `FEW` expressions. Empty without any record."""
-    by_part = leads(recorded("ratio"), recorded("lead")).groupby("part")
-    low, high, few = by_part.low.min(), by_part.high.min(), by_part.n.max() < FEW
-    said = {"ahead of every control": (low > 0) & ~few, "behind a control": (high < 0) & ~few,
-            "not told apart from a control": (low <= 0) & (high >= 0) & ~few, "too few to say": few}
-    return {words: list(low.index[which]) for words, which in said.items()} if len(low) else {}
+    """The classes of symbols by what is `said` of the recorded leads. Empty without any record."""
+    found = said(leads(recorded("ratio"), recorded("lead")))
+    return {words: [part for part, one in found.items() if one == words] for words in SAID} if found else {}
 
 
 def view_ink(view: View, ink: InkBatch, which: int) -> Ink:

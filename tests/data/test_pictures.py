@@ -107,6 +107,11 @@ def test_a_name_that_comes_twice_is_left_out_and_told(folder):
     first, second, error = read_pictures(folder)
     assert (first.latex, second.latex) == ("x", "y")
     assert "'a' before it" in str(error)
+    (folder / "img" / "broken.jpg").write_bytes(encoded(LEVELS))
+    (folder / "caption.txt").write_text("broken.png\tx\nbroken.jpg\ty\n")
+    damaged, whole = read_pictures(folder)
+    assert "unreadable" in str(damaged)
+    assert whole.latex == "y"
 
 
 def test_why_no_picture_can_be_used_is_told(folder):

@@ -100,7 +100,7 @@ def test_arms_may_have_different_numbers_of_seeds_and_shared_weights():
 
 def test_pairing_cancels_what_the_seeds_share():
     rng = np.random.default_rng(0)
-    a, b = (rng.normal(scale=10, size=(3, 1)) * [[1], [1], [1]] + np.zeros((3, 200)) for _ in range(2))
+    a = rng.normal(scale=10, size=(3, 1)) + np.zeros((3, 200))
     b = a + 0.5 + 0.1 * rng.normal(size=(3, 200))
     apart, together = paired_difference(a, b), paired_difference(a, b, same_seeds=True)
     assert together.value == apart.value
