@@ -6,7 +6,7 @@ are trained once: the run store knows every run by its whole configuration.
 
 The budget unit is the picture; an expression of stages 1 and 2 costs one for each view. An arm spends `FIRST` + `SECOND`
 pictures without labels and `LABELLED` with them. One without stage 2 spends that share on more of stage 1; random weights come
-at `LABELLED`, and at the total. Validation alone is read, greedily; no test is.
+at `LABELLED`, and at the total. The arms of `LONGER` spend five times `LABELLED`. Validation alone is read, greedily; no test is.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a
 
 
 COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
+LONGER = "labels, not pictures, as the limit"  # labels as they were written, five times the fine-tuning
 SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
 RATES = "learning rate of fine-tuning"  # half and twice the preset's
 OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
-REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written"}
+REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written",
+             LONGER: "mask-match, longer"}
 RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
 
 
@@ -126,6 +128,10 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "mask-match, as written": whole({}, plain),
             "contrastive, as written": alone(plain),
             "supervised-total, as written": {"finetune": total | plain},
+        },
+        LONGER: {
+            "mask-match, longer": whole({}, plain | {"pictures": 5 * labelled}),
+            "supervised-total, longer": {"finetune": plain | {"pictures": first + second + 5 * labelled}},
         },
         COVERED: {
             "mask-match, covers": whole({}, covered),

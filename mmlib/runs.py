@@ -549,12 +549,17 @@ def training_cost(run: Run) -> tuple[int, float]:
 
     Raises RunError where what it started from is not kept here.
     """
-    pictures = run.summary["pictures"] * views_of(run.stage, run.config)
-    minutes = run.environment["minutes"]
+    pictures, minutes = earlier_cost(run)
+    return pictures + run.summary["pictures"] * views_of(run.stage, run.config), minutes + run.environment["minutes"]
+
+
+def earlier_cost(run: Run) -> tuple[int, float]:
+    """Pictures seen and minutes spent by all that a run, finished or not, started from. RunError where that is not kept here."""
     before = run.inputs.get("init", "none")
     if before == "none":
-        return pictures, minutes
+        return 0, 0.0
     if before.startswith("recogniser-"):  # a weights file, not a run
-        return pictures + run.summary["earlier_pictures"], minutes + run.summary["earlier_minutes"]
-    earlier = training_cost(Run.load(run.folder.parent / before))
-    return pictures + earlier[0], minutes + earlier[1]
+        if not run.done:
+            raise RunError(f"{run.name} is not finished: only then is the cost of the weights that it started from written down")
+        return run.summary["earlier_pictures"], run.summary["earlier_minutes"]
+    return training_cost(Run.load(run.folder.parent / before))

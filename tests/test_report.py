@@ -43,11 +43,11 @@ def train(stage, start="none", rows=(), done=True, **changes):
 
 
 def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, utc="2025-01-01T00:00:00Z", outcomes=True,
-              profile="desk", occlusion=0.0, metric="ter", labels=1):
+              profile="desk", occlusion=0.0, metric="ter", labels=1, without=(), weights=None):
     """An evaluation with its records: token errors and lengths of each expression."""
     errors, length = np.array(errors, float), np.array(length)
-    inputs = {"w": f"{arm}{seed}{utc}{occlusion}{metric}{labels}"}
-    run = Run.open("evaluate", profile, {"dataset": "crohme", "split": split, "without": []}, inputs)
+    inputs = {"weights": weights or f"{arm}{seed}{utc}{occlusion}{metric}{labels}"}
+    run = Run.open("evaluate", profile, {"dataset": "crohme", "split": split, "without": list(without)}, inputs)
     ids = np.array([f"e{i}" for i in range(len(errors))] if ids is None else ids)
     result = Outcomes(ids, errors, errors * 0, length, errors == 0, errors * 0)
     score = result.summary()
@@ -155,7 +155,9 @@ def test_differences_are_paired_and_claim_nothing_from_one_seed():
     assert row.value == pytest.approx(-0.1)
     assert row.low == pytest.approx(-0.1)  # paired: every expression differs by the same
     assert "no claim follows" in report.verdict("a", "b", "valid")
-    assert "no claim follows" not in report.verdict("a", "b", "valid", same_weights=True)  # no other seed is asked about
+    evaluated("whole", np.tile([1, 3], 100), length, weights="one training")
+    evaluated("without its slots", np.tile([2, 4], 100), length, weights="one training", without=["slots"])
+    assert report.verdict("whole", "without its slots", "valid").endswith("whole is better.")  # no other seed is asked about
     for arm, add in (("a", 0), ("b", 1)):
         evaluated(arm, np.tile([1, 3], 100) + add, length, seed=1)
     assert report.verdict("a", "b", "valid").endswith("a is better.")

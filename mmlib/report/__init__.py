@@ -4,7 +4,7 @@ Nothing here trains, and nothing is typed by hand: what has no record says so. I
 (`mmlib.metrics.intervals`); with one seed an arm, they are about the expressions only, and no claim about arms follows.
 """
 
-from mmlib.report.arms import COMPARED, HEADLINE, METRICS, NO_RECORD, arm_of, curves, earlier_cost, scored, shipped, shipped_arm
+from mmlib.report.arms import COMPARED, HEADLINE, METRICS, NO_RECORD, arm_of, curves, scored, shipped, shipped_arm
 from mmlib.report.by_part import parts, seen_unseen, traits, traits_path, write_traits
 from mmlib.report.figures import MATCH_TERMS, learning_figure, parts_figure, ratios_figure, stages_figure
 from mmlib.report.grid import (
@@ -38,7 +38,7 @@ from mmlib.report.tables import (
 
 __all__ = [
     "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "Looked",
-    "arm_of", "arms_table", "attention_ratios", "benchmark_table", "benchmarks", "curves", "differences", "earlier_cost",
+    "arm_of", "arms_table", "attention_ratios", "benchmark_table", "benchmarks", "curves", "differences",
     "efficiency", "efficiency_figure", "filled", "gallery_figure", "grid_differences", "grid_figure", "grid_table",
     "intervals", "learning_figure", "look", "looks_figure", "main_table", "occluded", "occlusion_areas", "occlusion_figure",
     "outcomes_of", "parts", "parts_figure", "probes_table", "publish_tables", "published", "ratios_figure", "scored",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmlib import ablate, records
-from mmlib.runs import Run, RunError, find_runs, results_root, training_cost, views_of
+from mmlib.runs import Run, RunError, earlier_cost, find_runs, results_root, views_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,17 +84,6 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield prefix + key, value
 
 
-def earlier_cost(run: Run) -> tuple[float, float]:
-    """Pictures and minutes of the stages before a run, each view a picture; NaN where those runs are not kept here."""
-    before = run.inputs.get("init", "none")
-    if before == "none":
-        return 0.0, 0.0
-    try:
-        return training_cost(Run.load(results_root() / "runs" / before))
-    except RunError:
-        return np.nan, np.nan
-
-
 def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = None, runs: Sequence[Run] | None = None,
            done: bool = False) -> DataFrame:
     """The curves of a stage's runs, a row for each look.
@@ -117,7 +106,11 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = 
         if dataset and run.config["dataset"] != dataset:
             continue
         views = views_of(stage, run.config)
-        pictures, minutes = earlier_cost(run)
+        pictures: float
+        try:
+            pictures, minutes = earlier_cost(run)
+        except RunError:  # those stages are not kept here
+            pictures, minutes = np.nan, np.nan
         start = [arm_of(run), run.name, run.config["seed"], run.config.get("labels", 1.0)]
         for row in run.metrics():
             if any(row.get(key) is not None for key in keys):

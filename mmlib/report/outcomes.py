@@ -10,7 +10,7 @@ import numpy as np
 from mmlib.metrics.intervals import Interval, interval, paired_difference
 from mmlib.metrics.recognition import Outcomes
 from mmlib.report.arms import METRICS, NO_RECORD, scored
-from mmlib.runs import RunError, results_root
+from mmlib.runs import Run, RunError, results_root
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -82,9 +82,16 @@ def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter
     return pd.DataFrame(rows, columns=["a", "b", "value", "low", "high", "p", "n", "seeds"])
 
 
-def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "crohme", same_weights: bool = False) -> str:
-    """What the records say of arm a against arm b, in a sentence that claims no more than they carry; with `same_weights` one
-    training read in two ways, of which other seeds are no part."""
+def weights_of(arm: str, split: str, dataset: str = "crohme") -> set[str]:
+    """The digests of the weights that an arm's recorded evaluations read, as far as their folders are kept."""
+    rows = scored(split, dataset)
+    folders = [results_root() / "runs" / name for name in rows[rows.arm == arm].run.unique()]
+    return {Run.load(folder).inputs["weights"] for folder in folders if (folder / "config.json").is_file()}
+
+
+def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "crohme") -> str:
+    """What the records say of arm a against arm b, in a sentence that claims no more than they carry. Other seeds are no part of
+    one training read in two ways."""
     found = differences([(a, b)], split, metric, dataset)
     title = METRICS[metric]
     if found.empty:
@@ -92,7 +99,7 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
     row = found.iloc[0]
     text = (f"{title} of {a} minus {b} on {split}: {row.value:+.3f}, 95 % interval {row.low:+.3f} to {row.high:+.3f}, "
             f"n = {row.n:,} expressions, seeds {row.seeds[0]} and {row.seeds[1]}.")
-    if min(row.seeds) == 1 and not same_weights:
+    if min(row.seeds) == 1 and weights_of(a, split, dataset) != weights_of(b, split, dataset):
         return text + " One seed: the interval is about the expressions, another seed may turn the sign, so no claim follows."
     if row.low > 0 or row.high < 0:
         better = (row.value < 0) == (metric in ("ter", "hallucination"))
