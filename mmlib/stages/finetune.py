@@ -2,35 +2,36 @@
 
 Beside the two directions' cross-entropy stand two side losses that the segmentation of the training ink makes possible, an
 option each, used by every arm or by none: the class of the symbol at each ink point, read from the features there, and the
-place of each written symbol, taught to one cross-attention head. Published rows do not use them.
+place of each written symbol, taught to one cross-attention head. Published rows do not use them. More options are off: those
+that the grid's levers tried and that did not pay.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmlib.data import DataError
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.samples import AugmentConfig, Augmenter, Batch, symbol_classes
 from mmlib.latex import Vocabulary
-from mmlib.losses.gather import mean_over_processes
+from mmlib.losses.reading import CountHead, count_loss, guide_loss, mutual_loss, point_loss, sequence_loss
 from mmlib.masking import hide
 from mmlib.metrics.recognition import score
 from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY, ModelConfig, Recogniser
-from mmlib.models.search import both_directions, prefixes
+from mmlib.models.search import prefixes
 from mmlib.recognize import Reader
 from mmlib.runs import Run, RunError, digest, training_cost
 from mmlib.stages.evaluate import best_tokens, read_pack
 from mmlib.stages.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
-from mmlib.views import InkBatch, View, ViewConfig, make_view, sample
+from mmlib.views import InkBatch, View, ViewConfig, make_view
 
 CODE_VERSION = "3"
 
@@ -61,6 +62,10 @@ class Config:
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(
         symbol=0.15, subexpression=0.15, join=0.1, swap_hand=0.15, relabel=0.3))
     cover: tuple[float, float] = field(default=(0.0, 0.0), metadata={"neutral": (0.0, 0.0)})  # range of the ink's share covered
+    count_weight: float = field(default=0.0, metadata={"neutral": 0.0})  # side loss: how many of each symbol there are
+    mutual_weight: float = field(default=0.0, metadata={"neutral": 0.0})  # side loss: each direction imitates the other
+    average: int = field(default=0, metadata={"neutral": 0})  # steps over which the weights that read are averaged; 0: the last
+    small: float = field(default=1.0, metadata={"neutral": 1.0})  # pictures' size at first; whole from half of the budget on
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:
@@ -79,44 +84,10 @@ PRESETS = {
 }
 
 
-def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor, most: int = 3_000,
-               gather: bool = False) -> Tensor:
-    """Cross-entropy of the symbol's class at ink points (of all processes); features (b, d, h, w), classes (b, s)."""
-    assert ink.symbol is not None
-    known = torch.nonzero((ink.symbol >= 0) & view.kept)[:, 0]
-    known = known[:: max(1, len(known) // most)]  # every so-manieth point: neighbours say the same
-    target = classes[ink.owner[known], ink.symbol[known]]
-    logits = model.symbols(sample(features, view.cells[known], ink.owner[known])).float()
-    total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
-    return mean_over_processes(total, (target >= 0).sum(), gather)
-
-
-def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabulary, gather: bool = False) -> Tensor:
-    """-log of the attention's mass on the cells that hold the ink of the symbol being written.
-
-    attention (b, 2, t + 1, at least cells): the guided head, both directions. Tokens without ink of their own (braces, script
-    marks, the end) are left out.
-    """
-    b, _, h, w = view.valid.shape
-    ink, symbols, cells = batch.ink, batch.labels.shape[1], view.cells.long()
-    assert ink.symbol is not None
-    known = (ink.symbol >= 0) & view.kept
-    place = (ink.owner * symbols + ink.symbol) * h * w + cells[:, 1].clamp(0, h - 1) * w + cells[:, 0].clamp(0, w - 1)
-    held = attention.new_zeros(b * symbols * h * w)
-    held[place[known]] = 1
-    held = held.view(b, symbols, h * w)
-    length = (batch.tokens != vocabulary.pad).sum(1, keepdim=True)
-    written = both_directions(batch.token_symbols, length)  # (b, 2, t): the symbol that each step writes
-    rows, directions, steps = torch.nonzero(written >= 0, as_tuple=True)
-    mass = (attention[rows, directions, steps, : h * w] * held[rows, written[rows, directions, steps]]).sum(-1)
-    return mean_over_processes(-(mass + 1e-3).log().sum(), len(mass), gather)
-
-
-def sequence_loss(logits: Tensor, targets: Tensor, vocabulary: Vocabulary, smoothing: float, gather: bool = False) -> Tensor:
-    """Cross-entropy a token, over both directions (and all processes); logits (b, 2, t + 1, v), targets (b, 2, t + 1)."""
-    total = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignore_index=vocabulary.pad,
-                            label_smoothing=smoothing, reduction="sum")
-    return mean_over_processes(total, (targets != vocabulary.pad).sum(), gather)
+def picture_size(pictures: int, config: Config) -> float:
+    """Pixels of a typical symbol after so many pictures: from `small` of the view's, in a straight line, to all of it."""
+    done = min(1.0, 2 * pictures / config.pictures)
+    return config.view.symbol * (config.small + (1 - config.small) * done)
 
 
 def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Generator) -> Tensor:
@@ -210,8 +181,12 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         model = build(config, corpus, start)
         if reader:
             take_over(model, vocabulary, reader)
-        optim = optimizer([model.decoder, model.symbols, model.scalars], config.optim,
-                          slow=[m for m in (model.encoder, model.attention) if m is not None], factor=config.encoder_rate)
+        learners: dict[str, nn.Module] = {"model": model}
+        if config.count_weight:
+            learners["counter"] = CountHead(config.model.encoder.d, len(vocabulary))
+        ours = [model.decoder, model.symbols, model.scalars, *list(learners.values())[1:]]
+        theirs = [m for m in (model.encoder, model.attention) if m is not None]
+        optim = optimizer(ours, config.optim, slow=theirs, factor=config.encoder_rate)
         held = frozenset() if config.full_data else corpus.held_formulas()
         sources: list[tuple[Augmenter, int | None]] = [(Augmenter(corpus.pack, indices, config.augment, vocabulary, held), None)]
         if config.composed:
@@ -222,43 +197,61 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             sources.append((composed, round(config.composed * len(indices))))
         feed = Feed(sources, config.batch_area, config.batch_most, config.seed, scale=config.view.scale,
                     **feeding(tools))
-        warps = replace(config.view, scale=0.0)  # the feed has drawn the sizes
-        model, optim = tools.prepare(model, optim)
+        average = copy.deepcopy(model).requires_grad_(False).to(tools.device) if config.average else None
+        *prepared, optim = tools.prepare(*learners.values(), optim)
+        learners = dict(zip(learners, prepared, strict=True))
+        learner: Recogniser = tools.unwrap_model(learners["model"])
         several = tools.num_processes > 1
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
             batch = batch.to(tools.device)
+            warps = replace(config.view, symbol=picture_size(pictures, config), scale=0.0)  # the feed has drawn the scales
             view = make_view(batch.ink, warps, rng)
-            picture = covered(view, batch.ink, config, rng) if any(config.cover) else view.picture
+            picture = covered(view, batch.ink, replace(config, view=warps), rng) if any(config.cover) else view.picture
             inputs, targets = prefixes(batch.tokens, vocabulary)
-            logits, attention, encoded = model(picture, view.valid, disturb(inputs, config.input_noise, vocabulary, rng))
+            inputs = disturb(inputs, config.input_noise, vocabulary, rng)
+            logits, attention, encoded = learners["model"](picture, view.valid, inputs)
             sequence = sequence_loss(logits, targets, vocabulary, config.smoothing, several)
             loss, numbers = sequence, {"sequence": sequence.detach()}
             if config.point_weight:
-                point = point_loss(tools.unwrap_model(model), encoded.features, view, batch.ink,
-                                   symbol_classes(batch), gather=several)
+                point = point_loss(learner, encoded.features, view, batch.ink, symbol_classes(batch), gather=several)
                 loss, numbers["point"] = loss + config.point_weight * point, point.detach()
             if config.guide_weight:
                 guide = guide_loss(attention, view, batch, vocabulary, several)
                 loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
+            if config.count_weight:
+                count = count_loss(learners["counter"](encoded.features, view.valid), symbol_classes(batch), several)
+                loss, numbers["count"] = loss + config.count_weight * count, count.detach()
+            if config.mutual_weight:
+                mutual = mutual_loss(logits, batch.tokens, vocabulary, several)
+                loss, numbers["mutual"] = loss + config.mutual_weight * mutual, mutual.detach()
             return loss, numbers
 
         look = corpus.look(config.eval_most)
         look = look[corpus.pack.flat.valid[look]]
 
+        @torch.no_grad()
+        def follow(pictures: int) -> None:
+            """The average follows the weights."""
+            if average is not None:
+                for old, new in zip(average.parameters(), learner.parameters(), strict=True):
+                    old.lerp_(new, 1 / config.average)
+
+        reading = learner if average is None else average
+
         def evaluate(pictures: int) -> dict[str, float]:
-            learner = tools.unwrap_model(model)
-            found = read_pack(learner, corpus.pack, look, vocabulary, config.view, beam=1, device=tools.device)
+            found = read_pack(reading, corpus.pack, look, vocabulary, config.view, beam=1, device=tools.device)
             result = score(best_tokens(found, vocabulary), [corpus.pack.tokens(i) for i in look])
             return {"ter": result.ter, "exprate": result.exprate, "within1": result.within1,
-                    "structure": result.structure_rate, "n": len(look), "gamma": float(learner.scalars["gamma"])}
+                    "structure": result.structure_rate, "n": len(look), "gamma": float(reading.scalars["gamma"])}
 
-        loop = Loop(this, tools, {"model": model}, optim, config.optim, config.pictures, step, feed, evaluate,
-                    config.eval_pictures, progress=progress)
+        kept = learners if average is None else {**learners, "average": average}
+        loop = Loop(this, tools, kept, optim, config.optim, config.pictures, step, feed, evaluate, config.eval_pictures,
+                    after_step=follow, trunks=config.small == 1, progress=progress)
         last = loop.train(max_minutes, max_steps)
         earlier = training_cost(start) if start else (reader.pictures, reader.minutes) if reader else (0, 0.0)
-        this.save_weights(half(tools.unwrap_model(model).state_dict()), {
+        this.save_weights(half(reading.state_dict()), {
             "config": this.config, "vocabulary": list(vocabulary.tokens), "run": this.name,
             "pictures": last["pictures"] + earlier[0], "minutes": round(this.minutes + earlier[1], 2)})
         known = {"earlier_pictures": reader.pictures, "earlier_minutes": round(reader.minutes, 2)} if reader else {}

@@ -17,11 +17,12 @@ from mmlib.data.corpus import synthetic_pack
 from mmlib.data.samples import collate, from_pack
 from mmlib.latex import Vocabulary
 from mmlib.losses import MatchConfig, MatchLoss
+from mmlib.losses.reading import CountHead, count_loss, guide_loss, mutual_loss, point_loss, sequence_loss
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import prefixes
 from mmlib.runs import find_runs
 from mmlib.stages import pretrain
-from mmlib.stages.finetune import guide_loss, point_loss, sequence_loss, symbol_classes
+from mmlib.stages.finetune import symbol_classes
 from mmlib.stages.launch import launch
 from mmlib.views import ViewConfig, make_view
 
@@ -59,7 +60,7 @@ def match_and_sequence(share, gather):
     return torch.cat([torch.stack([*parts.values(), written.detach()]), layer.grad.flatten(), mixing.grad.flatten()])
 
 
-def point_and_guide(share, gather):
+def side_losses(share, gather):
     """Stage 3's side losses, and their gradient of everything that they reach, for these expressions of the joint batch."""
     torch.manual_seed(0)
     pack = synthetic_pack("test")
@@ -67,18 +68,21 @@ def point_and_guide(share, gather):
     model, batch = Recogniser(len(VOCABULARY), TINY), collate(samples[share])
     view = make_view(batch.ink, ViewConfig(symbol=8.0).still(), torch.Generator())
     inputs, _ = prefixes(batch.tokens, VOCABULARY)
-    _, attention, encoded = model(view.picture, view.valid, inputs)
+    logits, attention, encoded = model(view.picture, view.valid, inputs)
     point = point_loss(model, encoded.features, view, batch.ink, symbol_classes(batch), most=10**6, gather=gather)
     guide = guide_loss(attention, view, batch, VOCABULARY, gather)
-    (point + guide).backward()
-    reached = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-    return torch.cat([torch.stack([point.detach(), guide.detach()]), *reached])
+    counter = CountHead(model.config.encoder.d, len(VOCABULARY))
+    count = count_loss(counter(encoded.features, view.valid), symbol_classes(batch), gather)
+    mutual = mutual_loss(logits, batch.tokens, VOCABULARY, gather)
+    (point + guide + count + mutual).backward()
+    reached = [p.grad.flatten() for p in (*model.parameters(), *counter.parameters()) if p.grad is not None]
+    return torch.cat([torch.stack([point, guide, count, mutual]).detach(), *reached])
 
 
 def on_one_process(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    result = torch.cat([match_and_sequence(SHARES[rank], True), point_and_guide(SHARES[rank], True)])
+    result = torch.cat([match_and_sequence(SHARES[rank], True), side_losses(SHARES[rank], True)])
     dist.all_reduce(result)
     if rank == 0:
         torch.save(result / 2, f"{folder}/mean")
@@ -88,7 +92,7 @@ def on_one_process(rank, folder):
 def test_two_processes_give_the_losses_and_gradients_of_the_joint_batch(tmp_path):
     mp.spawn(on_one_process, (str(tmp_path),), nprocs=2)
     everything = slice(0, EXPRESSIONS)
-    first, second = match_and_sequence(everything, False), point_and_guide(everything, False)
+    first, second = match_and_sequence(everything, False), side_losses(everything, False)
     assert (first != 0).all()
     assert (second != 0).float().mean() > 0.5
     joint = torch.cat([first, second])
