@@ -32,12 +32,13 @@ Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a
 
 COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
 LONGER = "labels, not pictures, as the limit"  # labels as they were written, five times the fine-tuning
+SIDELESS = "cross-entropy alone"  # without the side losses, which show every ink point its class
 SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
 RATES = "learning rate of fine-tuning"  # half and twice the preset's
 OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
 REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written",
-             LONGER: "mask-match, longer"}
+             LONGER: "mask-match, longer", SIDELESS: "mask-match, cross-entropy alone"}
 RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
 
 
@@ -47,6 +48,8 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
 
     covered = {"cover": (0.0, 0.5)}  # share of ink under covers in fine-tuning
     plain = {"composed": 0.0, "augment": dict.fromkeys(RECOMBINED, 0.0)}  # no ink composed or recombined from labelled symbols
+
+    sideless = {"point_weight": 0.0, "guide_weight": 0.0}
 
     def alone(finetune: Mapping[str, Any] = {}, **changes: Any) -> Chain:
         """Stage 1 with stage 2's share."""
@@ -128,6 +131,11 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "mask-match, as written": whole({}, plain),
             "contrastive, as written": alone(plain),
             "supervised-total, as written": {"finetune": total | plain},
+        },
+        SIDELESS: {
+            "mask-match, cross-entropy alone": whole({}, sideless),
+            "contrastive, cross-entropy alone": alone(sideless),
+            "supervised-total, cross-entropy alone": {"finetune": total | sideless},
         },
         LONGER: {
             "mask-match, longer": whole({}, plain | {"pictures": 5 * labelled}),
