@@ -135,6 +135,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         SIDELESS: {
             "mask-match, cross-entropy alone": whole({}, sideless),
             "contrastive, cross-entropy alone": alone(sideless),
+            "simclr, cross-entropy alone": alone(sideless, balance=1.0),
             "supervised-total, cross-entropy alone": {"finetune": total | sideless},
         },
         LONGER: {
