@@ -31,7 +31,7 @@ Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a
 
 
 COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
-LONGER = "labels, not pictures, as the limit"  # labels as they were written, five times the fine-tuning
+LONGER = "cross-entropy alone, five times the fine-tuning"
 SIDELESS = "cross-entropy alone"  # without the side losses, which show every ink point its class
 SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
 RATES = "learning rate of fine-tuning"  # half and twice the preset's
@@ -139,8 +139,8 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "supervised-total, cross-entropy alone": {"finetune": total | sideless},
         },
         LONGER: {
-            "mask-match, longer": whole({}, plain | {"pictures": 5 * labelled}),
-            "supervised-total, longer": {"finetune": plain | {"pictures": first + second + 5 * labelled}},
+            "mask-match, longer": whole({}, sideless | {"pictures": 5 * labelled}),
+            "supervised-total, longer": {"finetune": sideless | {"pictures": first + second + 5 * labelled}},
         },
         COVERED: {
             "mask-match, covers": whole({}, covered),
