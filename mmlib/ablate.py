@@ -136,6 +136,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "mask-match, cross-entropy alone": whole({}, sideless),
             "contrastive, cross-entropy alone": alone(sideless),
             "simclr, cross-entropy alone": alone(sideless, balance=1.0),
+            "supervised, cross-entropy alone": levered(**sideless),
             "supervised-total, cross-entropy alone": {"finetune": total | sideless},
         },
         LONGER: {
