@@ -338,8 +338,26 @@ def test_label_efficiency_is_drawn_for_the_shares_that_have_records():
     assert frame.seeds["mask-match", 1.0] == 2
     assert frame.value["supervised on synthetic ink", 0] == pytest.approx(0.9)
     fig = report.efficiency_figure()
-    assert [ax.get_title() for ax in fig.axes] == ["labels recombined", "labels as they were written"]
+    assert [ax.get_title() for ax in fig.axes] == list(report.TAUGHT.values())
     assert fig.axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([0.5, 0.2])
+    plt.close(fig)
+
+
+def test_ways_of_teaching_are_drawn_side_by_side():
+    assert report.taught_figure() is None
+    for arm, errors in (("mask-match", 4), ("supervised-total", 2)):
+        for seed in (0, 1):
+            evaluated(arm, [errors] * 20, [10] * 20, profile="ablate", labels=0.1, seed=seed)
+    assert report.taught_figure() is None  # one way alone
+    for arm, errors in (("mask-match", 5), ("supervised-total", 8)):
+        evaluated(f"{arm}, cross-entropy alone", [errors] * 20, [10] * 20, profile="ablate", labels=0.1)
+    fig = report.taught_figure()
+    (ax,) = fig.axes
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["labels recombined", "no side losses"]
+    marks = {(round(line.get_xdata()[0]), round(line.get_ydata()[0], 2)): line.get_markerfacecolor() for line in ax.get_lines()
+             if line.get_marker() in "osD^v*"}
+    assert {place: mark == "white" for place, mark in marks.items()} == {
+        (0, 0.4): False, (0, 0.2): False, (1, 0.5): True, (1, 0.8): True}
     plt.close(fig)
 
 

@@ -9,6 +9,7 @@ from mmlib.report.by_part import parts, seen_unseen, traits, traits_path, write_
 from mmlib.report.figures import MATCH_TERMS, learning_figure, parts_figure, ratios_figure, stages_figure
 from mmlib.report.grid import (
     EFFICIENCY,
+    TAUGHT,
     efficiency,
     efficiency_figure,
     grid_differences,
@@ -17,6 +18,7 @@ from mmlib.report.grid import (
     occluded,
     occlusion_areas,
     occlusion_figure,
+    taught_figure,
 )
 from mmlib.report.looks import Looked, gallery_figure, look, looks_figure
 from mmlib.report.outcomes import differences, intervals, outcomes_of, verdict
@@ -37,10 +39,10 @@ from mmlib.report.tables import (
 )
 
 __all__ = [
-    "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "Looked",
-    "arm_of", "arms_table", "attention_ratios", "benchmark_table", "benchmarks", "curves", "differences",
-    "efficiency", "efficiency_figure", "filled", "gallery_figure", "grid_differences", "grid_figure", "grid_table",
-    "intervals", "learning_figure", "look", "looks_figure", "main_table", "occluded", "occlusion_areas", "occlusion_figure",
-    "outcomes_of", "parts", "parts_figure", "probes_table", "publish_tables", "published", "ratios_figure", "scored",
-    "seen_unseen", "shipped", "shipped_arm", "stages_figure", "table", "traits", "traits_path", "verdict", "write_traits",
+    "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "TAUGHT",
+    "Looked", "arm_of", "arms_table", "attention_ratios", "benchmark_table", "benchmarks", "curves", "differences",
+    "efficiency", "efficiency_figure", "filled", "gallery_figure", "grid_differences", "grid_figure", "grid_table", "intervals",
+    "learning_figure", "look", "looks_figure", "main_table", "occluded", "occlusion_areas", "occlusion_figure", "outcomes_of",
+    "parts", "parts_figure", "probes_table", "publish_tables", "published", "ratios_figure", "scored", "seen_unseen", "shipped",
+    "shipped_arm", "stages_figure", "table", "taught_figure", "traits", "traits_path", "verdict", "write_traits",
 ]

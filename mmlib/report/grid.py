@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EFFICIENCY = ("mask-match", "contrastive", "simclr", "supervised-total")  # the arms of the label-efficiency plot
+# How labels teach: what an arm's name ends with, and a title.
+TAUGHT = {"": "labels recombined", ", as written": "labels as they were written", ", cross-entropy alone": "no side losses"}
 
 
 def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE,
@@ -170,13 +172,13 @@ def efficiency(split: str = "valid", dataset: str = "crohme", profile: str = abl
     frame = frame[(frame.profile == profile) & (frame.dataset == dataset) & (frame.split == split) & (frame.metric == "ter")]
     rows = [{"arm": arm, "labels": labels, **vars(interval(*metric_sums(found[arm], "ter")))}
             for labels in sorted(set(frame.labels)) for found in [outcomes_of(split, dataset, labels, profile)]
-            for arm in (*EFFICIENCY, *(f"{arm}, as written" for arm in EFFICIENCY), ablate.SYNTHETIC) if arm in found]
+            for arm in (*(arm + way for way in TAUGHT for arm in EFFICIENCY), ablate.SYNTHETIC) if arm in found]
     return pd.DataFrame(rows, columns=["arm", "labels", *Interval.__dataclass_fields__])
 
 
 def efficiency_figure() -> Figure | None:
-    """`efficiency`: TER against the share of the labels, recombined and as they were written; bars are 95 % intervals, filled
-    marks rest on several seeds. None where no arm has two shares yet."""
+    """`efficiency`: TER against the share of the labels, a panel for each way in which they teach; bars are 95 % intervals,
+    filled marks rest on several seeds. None where no arm has two shares yet."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
@@ -186,10 +188,10 @@ def efficiency_figure() -> Figure | None:
     if frame[frame.labels > 0].groupby("arm").labels.nunique().max() < 2 or frame.empty:
         return None
     looks = plots.looks(list(EFFICIENCY))
-    fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
-    for ax, suffix, title in zip(axes, ("", ", as written"), ("labels recombined", "labels as they were written"), strict=True):
+    fig, axes = plt.subplots(1, len(TAUGHT), figsize=(10, 3.2), sharey=True)
+    for ax, (way, title) in zip(axes, TAUGHT.items(), strict=True):
         for arm in EFFICIENCY:
-            own, look = frame[frame.arm == arm + suffix], looks[arm]
+            own, look = frame[frame.arm == arm + way], looks[arm]
             if len(own):
                 ax.errorbar(own.labels, own.value, yerr=[own.value - own.low, own.high - own.value], color=look.color, capsize=3,
                             ls=look.linestyle, marker=look.marker, mfc="white", label=arm)
@@ -204,4 +206,31 @@ def efficiency_figure() -> Figure | None:
     axes[0].set_ylabel(f"validation TER, n = {int(frame.n.iloc[0]):,}")
     axes[0].set_ylim(bottom=0)
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1, 1))
+    return fig
+
+
+def taught_figure(labels: float = 0.1) -> Figure | None:
+    """TER of the headline arms by how the labels teach, at one share of them; bars are 95 % intervals, filled marks rest on
+    several seeds. None where fewer than two ways have records."""
+    import matplotlib.pyplot as plt
+
+    from mmlib import plots
+
+    arms = ("mask-match", "contrastive", "simclr", "supervised", "supervised-total")
+    found = outcomes_of("valid", labels=labels, profile=ablate.PROFILE)
+    ways = [way for way in TAUGHT if sum(arm + way in found for arm in arms) > 1]
+    if len(ways) < 2:
+        return None
+    fig, ax = plt.subplots(figsize=(6.5, 3.4))
+    for k, (arm, look) in enumerate(plots.looks(arms).items()):
+        for x, way in enumerate(ways):
+            if arm + way in found:
+                one = interval(*metric_sums(found[arm + way], "ter"))
+                label = arm + (", no more than the labelled pictures" if arm == "supervised" else "")
+                ax.errorbar(x + 0.12 * (k - 2), one.value, yerr=[[one.value - one.low], [one.high - one.value]], capsize=3, ms=7,
+                            color=look.color, marker=look.marker, mfc=look.color if one.seeds > 1 else "white", ls="",
+                            label=label if not x else None)
+    ax.set(xticks=range(len(ways)), xticklabels=[TAUGHT[way] for way in ways], ylabel=f"validation TER, n = {one.n:,}",
+           ylim=(0, None), title=f"{labels:.0%} of the labels")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
