@@ -9,6 +9,7 @@ and noisy: what is compared is measured in one section, alternating.
     pipeline  pictures a second of the input alone (an encoder that does nothing), and of its parts
     rivals    pictures a second of a training step: the paper's model, and the same with a CoMER-style DenseNet as its encoder
     growth    how opening a pack, an epoch's batches and a training step grow with data, length and batch
+    learning  validation loss of those two after as many pictures; more than an hour, so only where it is named
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.recognize import Reader
+from mmlib.rivals import MODELS, SIZES
+from mmlib.rivals import steps as steps_of
+from mmlib.rivals import train as train_rival
 from mmlib.runs import commit, elsewhere, hardware, results_root, utc, versions, views_of, write_atomic
 from mmlib.stages import attend, finetune, pretrain
 from mmlib.stages.loop import Paused
 from mmlib.views import View, make_view
 
-SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
 BEAMS = (1, 5, 10)
 WRITTEN = 30  # tokens of a reading whose time does not depend on what is read
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
@@ -275,51 +278,29 @@ def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> 
             row("rendering's share of a training step", [rate / r for r in rendered], "", **setting), memory()]
 
 
-class DenseNetEncoder(torch.nn.Module):
-    """A CoMER-style encoder (growth 24, three blocks of 16 layers, stride 16): torchvision's, as a rival in speed."""
-
-    def __init__(self, d: int):
-        super().__init__()
-        from torchvision.models import DenseNet
-
-        self.features = DenseNet(24, (16, 16, 16), num_init_features=48, bn_size=4).features
-        self.features.conv0 = torch.nn.Conv2d(1, 48, 7, 2, 3, bias=False)
-        self.out = torch.nn.Conv2d(self.features.norm5.num_features, d, 1)
-
-    def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.out(torch.relu(self.features(x)))
-        return features
-
-
 def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str, Any]]:
     """Pictures a second of a fine-tuning step (both directions, cross-entropy, no optimiser) on full canvases: the paper's model,
     and the same decoder on a CoMER-style DenseNet, taking turns."""
-    vocabulary, found = Vocabulary.crohme(), []
-    torch.manual_seed(0)
-    ours = Recogniser(len(vocabulary), LARGE)
-    dense = Recogniser(len(vocabulary), replace(LARGE, maps=0))
-    dense.encoder = DenseNetEncoder(LARGE.encoder.d)  # type: ignore[assignment]  # a rival in its place
+    found = []
     for height, width in SIZES:
-        x = (torch.rand(batch, 1, height, width, device=device()) > 0.95).float()
-        labels = torch.randint(5, len(vocabulary), (batch, 2, tokens + 1), device=device())
+        setting = {"height": height, "width": width, "batch": batch, "tokens": tokens}
+        calls = steps_of(batch, tokens, height, width)
+        times = seconds(calls, repeats)
+        found += [row(f"training step, {name}", batch / times[name], "pictures/s", **setting,
+                      parameters=sum(p.numel() for p in call.args[0].parameters())) for name, call in calls.items()]
+        found.append(row("ratio of the two", times["DenseNet encoder"] / times["paper's model"], "", **setting))
+    return [*found, memory()]
 
-        def step(model: Recogniser, stride: int, x: torch.Tensor = x, labels: torch.Tensor = labels) -> None:
-            valid = torch.ones(batch, 1, x.shape[2] // stride, x.shape[3] // stride, device=device())
-            with autocast(device()):
-                logits, *_ = model(x, valid, labels)
-            torch.nn.functional.cross_entropy(logits.float().flatten(0, 2), labels.flatten()).backward()
-            model.zero_grad()
 
-        models = {"paper's model": (ours, 8), "DenseNet encoder": (dense, 16)}
-        for model, _ in models.values():
-            channels_last(model, device()).train()
-        times = seconds({name: partial(step, *pair) for name, pair in models.items()}, repeats)
-        for name, values in times.items():
-            parameters = sum(p.numel() for p in models[name][0].parameters())
-            found.append(row(f"training step, {name}", batch / values, "pictures/s", height=height, width=width, batch=batch,
-                             tokens=tokens, parameters=parameters))
-        found.append(row("ratio of the two", times["DenseNet encoder"] / times["paper's model"], "", height=height, width=width,
-                         batch=batch, tokens=tokens))
+def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
+    """Validation loss a token of both rivals, trained alike by cross-entropy alone: goes on where it was stopped."""
+    found = []
+    for name in MODELS:
+        run = train_rival(name, pictures)
+        setting = {"model": name, "pictures": run.summary["pictures"], "parameters": run.summary["parameters"]}
+        found += [row("validation loss", [run.summary["loss"]], "nats/token", expressions=run.summary["n"], **setting),
+                  row("training, its looks at validation included", [run.summary["pictures"] / run.environment["minutes"] / 60],
+                      "pictures/s", **setting)]
     return [*found, memory()]
 
 
@@ -358,7 +339,9 @@ def growth(repeats: int = 5) -> list[dict[str, Any]]:
 # --- all of it --------------------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "reading": reading, "steps": steps, "training": training, "pipeline": pipeline, "rivals": rivals, "growth": growth}
+    "reading": reading, "steps": steps, "training": training, "pipeline": pipeline, "rivals": rivals, "growth": growth,
+    "learning": learning}
+LONG = ("learning",)  # left out where no section is named
 
 
 def folder() -> Path:
@@ -381,7 +364,7 @@ def run(section: str) -> Path:
 def run_all(sections: Sequence[str], show: Callable[[str], object] = print) -> list[Path]:
     """Measure sections, each in a process of its own, so that its memory is its own."""
     paths = []
-    for section in sections or SECTIONS:
+    for section in sections or [name for name in SECTIONS if name not in LONG]:
         show(f"{section}: {(SECTIONS[section].__doc__ or '').split(':')[0].split('.')[0]} …")
         code = f"from mmlib.benchmark import run; print(run({section!r}))"
         done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)

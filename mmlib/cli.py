@@ -25,7 +25,7 @@ STAGES = {
     "attend": "stage 2: self-supervised attention under progressive masking, without labels",
     "finetune": "stage 3: a decoder that writes LaTeX, with labels",
 }
-BENCHMARKS = ("reading", "steps", "training", "pipeline", "rivals", "growth")
+BENCHMARKS = ("reading", "steps", "training", "pipeline", "rivals", "growth", "learning")
 SHOWN = 10  # items of each list in a report; the kept report has them all
 # Errors whose message is made for the user: one line instead of a traceback.
 DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError", "PermissionError"}

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib import benchmark, cli
+from mmlib import benchmark, cli, rivals
 from mmlib.data.batches import Feed
+from mmlib.models.recogniser import TINY
 from mmlib.stages import pretrain
+from mmlib.stages.loop import Paused
 
 
 def test_the_command_line_knows_the_sections():
@@ -53,3 +55,33 @@ def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
     assert pretrain.Feed is Feed
     assert os.environ["MMLIB_RESULTS"] == str(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rival_sees_the_same_picture_and_no_padding():
+    torch.manual_seed(0)
+    model = rivals.Rival(40, TINY).eval()
+    x, valid = torch.rand(1, 1, 24, 40), torch.ones(1, 1, 3, 5)
+    with torch.no_grad():
+        encoded = model.encode(x, valid)
+        assert encoded.features.shape == (1, TINY.encoder.d, 2, 3)  # stride 16, the last row and column kept
+        assert encoded.attention is None
+        wide = model.encode(torch.cat([x, x * 0], 3), torch.cat([valid, valid * 0], 3))
+    assert wide.valid.flatten().tolist() == [1, 1, 1, 0, 0] * 2
+    assert (wide.memory.bias.flatten() < 0).tolist() == [False, False, False, True, True] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rivals.MODELS)
+def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, tmp_path, small_data, monkeypatch):
+    with small_data(60, 10):
+        options = {"pictures": 16, "dataset": "synthetic", "model": TINY, "symbol": 14.0, "progress": False}
+        monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "whole"))
+        whole = rivals.train(name, **options)
+        monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "parts"))
+        with pytest.raises(Paused, match="goes on from here"):
+            rivals.train(name, **options, max_steps=1)
+        parts = rivals.train(name, **options)
+    assert parts.summary == whole.summary
+    assert 0 < whole.summary["loss"] < 2 * np.log(200)
+    assert whole.summary["pictures"] >= 16
+    assert parts.folder.parent.parent.name == "retrained"  # not among what is committed

@@ -1,0 +1,128 @@
+"""A CoMER-style recogniser beside ours: how fast it trains, and what it has learned after as many pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlib.data.batches import Feed
+from mmlib.data.corpus import load_corpus
+from mmlib.data.samples import Augmenter, Batch, collate, from_pack
+from mmlib.latex import Vocabulary
+from mmlib.losses.reading import sequence_loss
+from mmlib.models.layers import autocast, channels_last
+from mmlib.models.layers import default_device as device
+from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, Encoded, ModelConfig, Recogniser
+from mmlib.models.search import prefixes
+from mmlib.runs import Run, elsewhere, results_root
+from mmlib.stages import finetune
+from mmlib.stages.loop import Loop, accelerator, feeding, optimizer
+from mmlib.views import STRIDE, make_view
+
+SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
+CODE_VERSION = "1"
+
+
+class DenseNetEncoder(torch.nn.Module):
+    """CoMER's encoder (growth 24, three blocks of 16 layers), of torchvision's parts: (b, 1, H, W) to (b, d, H/16, W/16)."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        from torchvision.models import DenseNet
+
+        self.features = DenseNet(24, (16, 16, 16), num_init_features=48, bn_size=4).features
+        self.features.conv0 = torch.nn.Conv2d(1, 48, 7, 2, 3, bias=False)
+        self.out = torch.nn.Conv2d(self.features.norm5.num_features, d, 1)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        features: Tensor = self.out(torch.relu(self.features(x)))
+        return features
+
+
+class Rival(Recogniser):
+    """The recogniser with that encoder, at half the resolution of ours, and without the attention network."""
+
+    def __init__(self, vocabulary: int, config: ModelConfig):
+        super().__init__(vocabulary, replace(config, maps=0))
+        self.encoder = DenseNetEncoder(config.encoder.d)  # type: ignore[assignment]  # in the other's place
+
+    def encode(self, x: Tensor, valid: Tensor) -> Encoded:
+        """As `Recogniser.encode`; x and valid are those of stride 8."""
+        bottom, right = valid.shape[2] % 2, valid.shape[3] % 2
+        x = F.pad(x[:, :1], (0, STRIDE * right, 0, STRIDE * bottom))
+        return super().encode(x, F.max_pool2d(F.pad(valid, (0, right, 0, bottom)), 2))
+
+
+MODELS: dict[str, Callable[[int, ModelConfig], Recogniser]] = {"paper's model": Recogniser, "DenseNet encoder": Rival}
+
+
+def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial[None]]:
+    """A training step of each model (both directions, cross-entropy, no optimiser) on full canvases of random ink."""
+    vocabulary = Vocabulary.crohme()
+    x = (torch.rand(batch, 1, height, width, device=device()) > 0.95).float()
+    valid = torch.ones(batch, 1, height // STRIDE, width // STRIDE, device=device())
+    labels = torch.randint(5, len(vocabulary), (batch, 2, tokens + 1), device=device())
+
+    def step(model: Recogniser) -> None:
+        with autocast(device()):
+            logits, *_ = model(x, valid, labels)
+        F.cross_entropy(logits.float().flatten(0, 2), labels.flatten()).backward()
+        model.zero_grad()
+
+    torch.manual_seed(0)
+    models = {name: channels_last(build(len(vocabulary), LARGE), device()).train() for name, build in MODELS.items()}
+    return {name: partial(step, model) for name, model in models.items()}
+
+
+def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: ModelConfig = LARGE, symbol: float = LARGE_SYMBOL,
+          progress: bool = True, max_steps: int | None = None) -> Run:
+    """Train one of `MODELS` as stage 3 does, by cross-entropy alone, noting its loss on the validation split; or find that done.
+
+    Batches, warps, recombination, optimiser and schedule are the desk profile's; model and size of the pictures the paper's.
+    Kept beside the results, where what is not committed is. Raises Paused at a limit or a signal; the same call goes on.
+    """
+    tools, corpus = accelerator(), load_corpus(dataset)
+    config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=model, point_weight=0.0,
+                                    guide_weight=0.0, eval_pictures=max(1, pictures // 10))
+    config = replace(config, view=replace(config.view, symbol=symbol))
+    vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
+    look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]
+    with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
+        this = Run.open("rival", "desk", asdict(config) | {"name": name}, {"data": corpus.identity}, CODE_VERSION)
+        if this.done:
+            return this
+        with this.lock():
+            torch.manual_seed(0)
+            learner = channels_last(MODELS[name](len(vocabulary), config.model))
+            optim = optimizer([learner], config.optim)
+            feed = Feed([(Augmenter(corpus.pack, indices, config.augment, vocabulary, corpus.held_formulas()), None)],
+                        config.batch_area, config.batch_most, config.seed, scale=config.view.scale, **feeding(tools))
+            learner, optim = tools.prepare(learner, optim)
+            warps, still = replace(config.view, scale=0.0), config.view.still()
+
+            def loss(batch: Batch, view: Any, rng: torch.Generator, noise: float, smoothing: float) -> Tensor:
+                batch = batch.to(tools.device)
+                seen = make_view(batch.ink, view, rng)
+                inputs, targets = prefixes(batch.tokens, vocabulary)
+                logits, *_ = learner(seen.picture, seen.valid, finetune.disturb(inputs, noise, vocabulary, rng))
+                return sequence_loss(logits, targets, vocabulary, smoothing)
+
+            def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
+                return loss(batch, warps, torch.Generator().manual_seed(pictures), config.input_noise, config.smoothing), {}
+
+            def evaluate(pictures: int) -> dict[str, float]:
+                groups = [look[i : i + 16] for i in range(0, len(look), 16)]
+                sizes = [sum(len(sample.tokens) + 1 for sample in group) for group in groups]  # a token each, and the end
+                found = [float(loss(collate(group), still, torch.Generator().manual_seed(0), 0.0, 0.0)) for group in groups]
+                return {"loss": sum(a * b for a, b in zip(found, sizes, strict=True)) / sum(sizes), "n": len(look)}
+
+            loop = Loop(this, tools, {"model": learner}, optim, config.optim, config.pictures, step, feed, evaluate,
+                        config.eval_pictures, trunks=False, progress=progress)
+            this.finish(**loop.train(max_steps=max_steps), parameters=sum(p.numel() for p in learner.parameters()))
+    return this
