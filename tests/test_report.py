@@ -353,7 +353,7 @@ def test_ways_of_teaching_are_drawn_side_by_side():
         evaluated(f"{arm}, cross-entropy alone", [errors] * 20, [10] * 20, profile="ablate", labels=0.1)
     fig = report.taught_figure()
     (ax,) = fig.axes
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["labels recombined", "no side losses"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == [report.TAUGHT[""], report.TAUGHT[", cross-entropy alone"]]
     marks = {(round(line.get_xdata()[0]), round(line.get_ydata()[0], 2)): line.get_markerfacecolor() for line in ax.get_lines()
              if line.get_marker() in "osD^v*"}
     assert {place: mark == "white" for place, mark in marks.items()} == {

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 EFFICIENCY = ("mask-match", "contrastive", "simclr", "supervised-total")  # the arms of the label-efficiency plot
 # How labels teach: what an arm's name ends with, and a title.
-TAUGHT = {"": "labels recombined", ", as written": "labels as they were written", ", cross-entropy alone": "no side losses"}
+TAUGHT = {"": "labels recombined,\nside losses", ", as written": "labels as written,\nside losses",
+          ", cross-entropy alone": "labels recombined,\nno side losses"}
 
 
 def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE,
@@ -226,7 +227,7 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
         for x, way in enumerate(ways):
             if arm + way in found:
                 one = interval(*metric_sums(found[arm + way], "ter"))
-                label = arm + (", no more than the labelled pictures" if arm == "supervised" else "")
+                label = f"{arm}, {ablate.LABELLED:,} pictures in all" if arm == "supervised" else arm
                 ax.errorbar(x + 0.12 * (k - 2), one.value, yerr=[[one.value - one.low], [one.high - one.value]], capsize=3, ms=7,
                             color=look.color, marker=look.marker, mfc=look.color if one.seeds > 1 else "white", ls="",
                             label=label if not x else None)
