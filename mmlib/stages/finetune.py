@@ -2,8 +2,8 @@
 
 Beside the two directions' cross-entropy stand two side losses that the segmentation of the training ink makes possible, an
 option each, used by every arm or by none: the class of the symbol at each ink point, read from the features there, and the
-place of each written symbol, taught to one cross-attention head. Published rows do not use them. More options are off: those
-that the grid's levers tried and that did not pay.
+place of each written symbol, taught to one cross-attention head. Published rows do not use them. Further options are off by
+default: levers of the grid (`mmlib.ablate`).
 """
 
 from __future__ import annotations
