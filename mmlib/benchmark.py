@@ -1,7 +1,7 @@
 """How fast it is, and why: `mmlib benchmark [SECTION…]`, each section in a process of its own, kept in `results/benchmarks/`.
 
 Every number is a median over repeats, with quartiles, beside the hardware, threads and commit that gave it. Machines are shared
-and noisy: what is compared is measured in one section, alternating.
+and noisy: times that are compared are measured in one section, alternating. A loss is of one training.
 
     reading   seconds to read a picture, by picture size, beam and batch; memory
     steps     seconds of one decoding step against the length written so far: flat with a cache
@@ -297,11 +297,10 @@ def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
     found = []
     for name in MODELS:
         run = train_rival(name, pictures)
-        setting = {"model": name, "pictures": run.summary["pictures"], "parameters": run.summary["parameters"]}
-        found += [row("validation loss", [run.summary["loss"]], "nats/token", expressions=run.summary["n"], **setting),
-                  row("training, its looks at validation included", [run.summary["pictures"] / run.environment["minutes"] / 60],
-                      "pictures/s", **setting)]
-    return [*found, memory()]
+        found.append(row("validation loss", [run.summary["loss"]], "nats/token", model=name, pictures=run.summary["pictures"],
+                         parameters=run.summary["parameters"], expressions=run.summary["n"], data=run.inputs["data"],
+                         trained=f"{run.environment['hardware']}, {run.environment['minutes']:.0f} minutes"))
+    return found
 
 
 def growth(repeats: int = 5) -> list[dict[str, Any]]:

@@ -26,11 +26,12 @@ from mmlib.stages.loop import Loop, accelerator, feeding, optimizer
 from mmlib.views import STRIDE, make_view
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
-CODE_VERSION = "1"
+CODE_VERSION = f"1-{finetune.CODE_VERSION}"  # the step is like stage 3's
 
 
 class DenseNetEncoder(torch.nn.Module):
-    """CoMER's encoder (growth 24, three blocks of 16 layers), of torchvision's parts: (b, 1, H, W) to (b, d, H/16, W/16)."""
+    """A CoMER-style encoder (growth 24, three blocks of 16 layers), of torchvision's parts: (b, 1, H, W) to (b, d, H/16, W/16);
+    it takes no notice of padding."""
 
     def __init__(self, d: int):
         super().__init__()
@@ -82,14 +83,15 @@ def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial
 
 def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: ModelConfig = LARGE, symbol: float = LARGE_SYMBOL,
           progress: bool = True, max_steps: int | None = None) -> Run:
-    """Train one of `MODELS` as stage 3 does, by cross-entropy alone, noting its loss on the validation split; or find that done.
+    """Train one of `MODELS` by stage 3's cross-entropy alone, noting its loss on the validation split; or find that done.
 
-    Batches, warps, recombination, optimiser and schedule are the desk profile's; model and size of the pictures the paper's.
+    Batches, warps, recombination, optimiser and schedule are the desk profile's (a rate chosen for our encoder), without composed
+    ink; model and size of the pictures are the paper's.
     Kept beside the results, where what is not committed is. Raises Paused at a limit or a signal; the same call goes on.
     """
     tools, corpus = accelerator(), load_corpus(dataset)
-    config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=model, point_weight=0.0,
-                                    guide_weight=0.0, eval_pictures=max(1, pictures // 10))
+    config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=model, composed=0.0,
+                                    point_weight=0.0, guide_weight=0.0, eval_pictures=max(1, pictures // 10))
     config = replace(config, view=replace(config.view, symbol=symbol))
     vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
     look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]

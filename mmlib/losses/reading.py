@@ -1,8 +1,8 @@
 """Stage 3: two directions' cross-entropy, and the side losses that an arm may add to it.
 
-The class of the symbol at each ink point and the place of each written symbol come from the segmentation of the training ink;
-the number of each symbol (as in CAN, arXiv:2207.11463) from its labels; mutual imitation of the two directions (as in ABM,
-arXiv:2112.03603) from nothing at all.
+The class of the symbol at each ink point, the place of each written symbol and the number of each (as in CAN, arXiv:2207.11463)
+come from the segmentation of the training ink; mutual imitation of the two directions (as in ABM, arXiv:2112.03603) needs no
+more than the label.
 """
 
 from __future__ import annotations

@@ -224,13 +224,14 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
         return None
     fig, ax = plt.subplots(figsize=(6.5, 3.4))
     for k, (arm, look) in enumerate(plots.looks(arms).items()):
+        label: str | None = f"{arm}, {ablate.LABELLED:,} pictures in all" if arm == "supervised" else arm
         for x, way in enumerate(ways):
             if arm + way in found:
                 one = interval(*metric_sums(found[arm + way], "ter"))
-                label = f"{arm}, {ablate.LABELLED:,} pictures in all" if arm == "supervised" else arm
                 ax.errorbar(x + 0.12 * (k - 2), one.value, yerr=[[one.value - one.low], [one.high - one.value]], capsize=3, ms=7,
                             color=look.color, marker=look.marker, mfc=look.color if one.seeds > 1 else "white", ls="",
-                            label=label if not x else None)
+                            label=label)
+                label = None  # one line of the legend
     ax.set(xticks=range(len(ways)), xticklabels=[TAUGHT[way] for way in ways], ylabel=f"validation TER, n = {one.n:,}",
            ylim=(0, None), title=f"{labels:.0%} of the labels")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

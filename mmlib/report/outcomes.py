@@ -82,11 +82,17 @@ def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter
     return pd.DataFrame(rows, columns=["a", "b", "value", "low", "high", "p", "n", "seeds"])
 
 
-def weights_of(arm: str, split: str, dataset: str = "crohme") -> set[str]:
-    """The digests of the weights that an arm's recorded evaluations read, as far as their folders are kept."""
+def one_training(a: str, b: str, split: str, dataset: str = "crohme") -> bool:
+    """Whether the recorded evaluations of two arms read the same weights, in each seed that both have."""
     rows = scored(split, dataset)
-    folders = [results_root() / "runs" / name for name in rows[rows.arm == arm].run.unique()]
-    return {Run.load(folder).inputs["weights"] for folder in folders if (folder / "config.json").is_file()}
+    read: list[dict[int, str]] = []
+    for arm in (a, b):
+        own = rows[(rows.arm == arm) & (rows.metric == "ter")]
+        folders = {int(row.seed): results_root() / "runs" / row.run for row in own.itertuples()}
+        read.append({seed: Run.load(folder).inputs["weights"] for seed, folder in folders.items()
+                     if (folder / "config.json").is_file()})
+    common = read[0].keys() & read[1].keys()
+    return bool(common) and all(read[0][seed] == read[1][seed] for seed in common)
 
 
 def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "crohme") -> str:
@@ -99,7 +105,7 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
     row = found.iloc[0]
     text = (f"{title} of {a} minus {b} on {split}: {row.value:+.3f}, 95 % interval {row.low:+.3f} to {row.high:+.3f}, "
             f"n = {row.n:,} expressions, seeds {row.seeds[0]} and {row.seeds[1]}.")
-    if min(row.seeds) == 1 and weights_of(a, split, dataset) != weights_of(b, split, dataset):
+    if min(row.seeds) == 1 and not one_training(a, b, split, dataset):
         return text + " One seed: the interval is about the expressions, another seed may turn the sign, so no claim follows."
     if row.low > 0 or row.high < 0:
         better = (row.value < 0) == (metric in ("ter", "hallucination"))

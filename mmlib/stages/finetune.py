@@ -1,9 +1,9 @@
 """Stage 3: the decoder, and at a lower rate the encoder, learn to emit LaTeX from labelled ink.
 
 Beside the two directions' cross-entropy stand two side losses that the segmentation of the training ink makes possible, an
-option each, used by every arm or by none: the class of the symbol at each ink point, read from the features there, and the
-place of each written symbol, taught to one cross-attention head. Published rows do not use them. Further options are off by
-default: levers of the grid (`mmlib.ablate`).
+option each, used by all arms that are compared with each other or by none: the class of the symbol at each ink point, read from
+the features there, and the place of each written symbol, taught to one cross-attention head. Published rows do not use them.
+Further options are off by default: levers of the grid (`mmlib.ablate`).
 """
 
 from __future__ import annotations
@@ -214,14 +214,15 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             logits, attention, encoded = learners["model"](picture, view.valid, inputs)
             sequence = sequence_loss(logits, targets, vocabulary, config.smoothing, several)
             loss, numbers = sequence, {"sequence": sequence.detach()}
+            classes = symbol_classes(batch)
             if config.point_weight:
-                point = point_loss(learner, encoded.features, view, batch.ink, symbol_classes(batch), gather=several)
+                point = point_loss(learner, encoded.features, view, batch.ink, classes, gather=several)
                 loss, numbers["point"] = loss + config.point_weight * point, point.detach()
             if config.guide_weight:
                 guide = guide_loss(attention, view, batch, vocabulary, several)
                 loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
             if config.count_weight:
-                count = count_loss(learners["counter"](encoded.features, view.valid), symbol_classes(batch), several)
+                count = count_loss(learners["counter"](encoded.features, view.valid), classes, several)
                 loss, numbers["count"] = loss + config.count_weight * count, count.detach()
             if config.mutual_weight:
                 mutual = mutual_loss(logits, batch.tokens, vocabulary, several)

@@ -31,7 +31,7 @@ from mmlib.stages.health import collapsed
 from mmlib.stages.muon import Muon
 
 MOST_SKIPPED = 20  # steps without a finite loss and gradient, after which a run ends
-ENDS = ("embed", "logits", "symbols", "scalars", "pixels")  # rows are tokens, classes, slots or pixels, not feature directions
+ENDS = ("embed", "logits", "symbols", "density", "scalars", "pixels")  # rows are tokens, classes, slots or pixels, not directions
 
 
 @dataclass(frozen=True)

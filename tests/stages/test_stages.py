@@ -264,11 +264,11 @@ def test_averaged_weights_lag_behind_the_last(monkeypatch):
     state = finetune.half
     monkeypatch.setattr(finetune, "half", lambda weights: seen.append(weights) or state(weights))
     averaged = finetune.run(tiny(finetune, average=4), "smoke", progress=False)
-    assert losses(averaged)[0] == losses(plain)[0]  # training itself is the same
-    assert not same_weights(averaged, plain)
+    training = [[row for row in losses(run) if "loss" in row] for run in (averaged, plain)]
+    assert training[0] == training[1]  # what is trained is the same
     first = finetune.build(tiny(finetune), load_corpus("synthetic"), None).state_dict()["decoder.logits.weight"]
     last, mean = load_weights(plain.weights)[0]["decoder.logits.weight"].float(), seen[0]["decoder.logits.weight"]
-    assert (mean - first).norm() < (last - first).norm()
+    assert 0.2 * (last - first).norm() < (mean - first).norm() < 0.9 * (last - first).norm()
 
 
 def test_covers_as_augmentation_are_marked_and_as_large_as_asked_for(batch):
