@@ -141,6 +141,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         },
         LONGER: {
             "mask-match, longer": whole({}, sideless | {"pictures": 5 * labelled}),
+            "supervised, longer": levered(**sideless, pictures=5 * labelled),
             "supervised-total, longer": {"finetune": sideless | {"pictures": first + second + 5 * labelled}},
         },
         COVERED: {
