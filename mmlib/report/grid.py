@@ -127,14 +127,18 @@ def grid_figure(labels: float = 1.0) -> Figure:
     from mmlib import plots
 
     found = grid_differences(labels)
-    fig, ax = plt.subplots(figsize=(8, 0.32 * len(found) + 1.1))
+    fig, ax = plt.subplots(figsize=(8.5, 0.28 * len(found) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
     for y, row in enumerate(found.itertuples()):
         ax.errorbar(row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], fmt="o", color=plots.BLUE, capsize=3,
                     mfc=plots.BLUE if min(row.seeds) > 1 else "white")
         if y and row.factor != found.factor[y - 1]:
             ax.axhline(y - 0.5, color="0.85", lw=0.8, zorder=0)
-    names = [f"{row.a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in found.itertuples()]
+    names = []
+    for row in found.itertuples():
+        shared = ", " + row.b.partition(", ")[2]  # "a, covers" minus "b, covers" is "a minus b, covers"
+        a = row.a.removesuffix(shared) if row.a.endswith(shared) else row.a
+        names.append(f"{a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})")
     ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5))
     # The names leave the axes narrow: these two are longer than it is wide.
     ax.set_xlabel("difference in TER (right: the second reads better)", loc="right")
@@ -219,12 +223,13 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
 
     arms = ("mask-match", "contrastive", "simclr", "supervised", "supervised-total")
     found = outcomes_of("valid", labels=labels, profile=ablate.PROFILE)
-    ways = [way for way in TAUGHT if sum(arm + way in found for arm in arms) > 1]
+    titles = TAUGHT | {", longer": "no side losses, 5 x\nthe fine-tuning"}
+    ways = [way for way in titles if sum(arm + way in found for arm in arms) > 1]
     if len(ways) < 2:
         return None
-    fig, ax = plt.subplots(figsize=(6.5, 3.4))
+    fig, ax = plt.subplots(figsize=(10, 3.4))
     for k, (arm, look) in enumerate(plots.looks(arms).items()):
-        label: str | None = f"{arm}, {ablate.LABELLED:,} pictures in all" if arm == "supervised" else arm
+        label: str | None = f"{arm}: same fine-tuning, nothing before" if arm == "supervised" else arm
         for x, way in enumerate(ways):
             if arm + way in found:
                 one = interval(*metric_sums(found[arm + way], "ter"))
@@ -232,7 +237,7 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
                             color=look.color, marker=look.marker, mfc=look.color if one.seeds > 1 else "white", ls="",
                             label=label)
                 label = None  # one line of the legend
-    ax.set(xticks=range(len(ways)), xticklabels=[TAUGHT[way] for way in ways], ylabel=f"validation TER, n = {one.n:,}",
+    ax.set(xticks=range(len(ways)), xticklabels=[titles[way] for way in ways], ylabel=f"validation TER, n = {one.n:,}",
            ylim=(0, None), title=f"{labels:.0%} of the labels")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
