@@ -193,7 +193,7 @@ def efficiency_figure() -> Figure | None:
     if frame[frame.labels > 0].groupby("arm").labels.nunique().max() < 2 or frame.empty:
         return None
     looks = plots.looks(list(EFFICIENCY))
-    fig, axes = plt.subplots(1, len(TAUGHT), figsize=(10, 3.2), sharey=True)
+    fig, axes = plt.subplots(1, len(TAUGHT), figsize=(10, 3.2), sharex=True, sharey=True)
     for ax, (way, title) in zip(axes, TAUGHT.items(), strict=True):
         for arm in EFFICIENCY:
             own, look = frame[frame.arm == arm + way], looks[arm]
