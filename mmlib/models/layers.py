@@ -33,6 +33,13 @@ def channels_last(module: M, device: torch.device | str | None = None) -> M:
     return module
 
 
+@torch.no_grad()
+def follow(old: nn.Module, new: nn.Module, share: float) -> None:
+    """Move the parameters of one module by this share of the way towards those of another of its kind: a moving average."""
+    for ours, theirs in zip(old.parameters(), new.parameters(), strict=True):
+        ours.lerp_(theirs, share)
+
+
 def dot_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:
     """Attention of q (b, heads, s, e) over k, v (b, heads, t, e); bias is added to the logits and broadcasts.
 

@@ -21,6 +21,7 @@ from mmlib.data.samples import Batch
 from mmlib.losses import byol_loss
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool, projection
+from mmlib.models.layers import follow
 from mmlib.objectives.base import Objective
 from mmlib.objectives.contrast import matched
 from mmlib.views import ink_cells, make_view
@@ -80,9 +81,6 @@ class ByolObjective(Objective):
         spread = F.normalize(z.float(), dim=1).std(0, correction=0).mean() * math.sqrt(z.shape[1])
         return {"global_match": matched(first, second), "spread": float(spread)}
 
-    @torch.no_grad()
     def after_step(self, done: float) -> None:
         """The target follows."""
-        momentum = momentum_at(done, self.config.momentum)
-        for old, new in zip(self.target.parameters(), self.network.parameters(), strict=True):
-            old.lerp_(new, 1 - momentum)
+        follow(self.target, self.network, 1 - momentum_at(done, self.config.momentum))

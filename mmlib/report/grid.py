@@ -136,8 +136,7 @@ def grid_figure(labels: float = 1.0) -> Figure:
             ax.axhline(y - 0.5, color="0.85", lw=0.8, zorder=0)
     names = []
     for row in found.itertuples():
-        shared = ", " + row.b.partition(", ")[2]  # "a, covers" minus "b, covers" is "a minus b, covers"
-        a = row.a.removesuffix(shared) if row.a.endswith(shared) else row.a
+        a = row.a.removesuffix(", " + row.b.partition(", ")[2])  # "a, covers" minus "b, covers" is "a minus b, covers"
         names.append(f"{a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})")
     ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5))
     # The names leave the axes narrow: these two are longer than it is wide.

@@ -23,7 +23,7 @@ from mmlib.masking import BLOCK, Cover, attended_share, mask_ratio
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
-from mmlib.models.layers import channels_last
+from mmlib.models.layers import channels_last, follow
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.runs import Run
 from mmlib.stages.health import on_grid, positional
@@ -195,12 +195,8 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             loss, numbers = match(batch, done, rng)
             return loss, numbers
 
-        @torch.no_grad()
-        def follow(pictures: int) -> None:
-            """The teacher follows the student."""
-            bare = tools.unwrap_model(student)
-            for old, new in zip(teacher.parameters(), bare.parameters(), strict=True):
-                old.lerp_(new, 1 - config.momentum)
+        def after_step(pictures: int) -> None:
+            follow(teacher, tools.unwrap_model(student), 1 - config.momentum)
 
         def evaluate(pictures: int) -> dict[str, float]:
             rows, grids = [], []
@@ -213,7 +209,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]} | {"positional": positional(grids)}
 
         loop = Loop(this, tools, {"student": student, "teacher": teacher}, optim, config.optim, config.pictures, step, feed,
-                    evaluate, config.eval_pictures, after_step=follow, trunks=False, progress=progress)
+                    evaluate, config.eval_pictures, after_step=after_step, trunks=False, progress=progress)
         last = loop.train(max_minutes, max_steps)
         this.save_weights(half(teacher.state_dict()), {"config": this.config})
         this.finish(**last)

@@ -24,7 +24,7 @@ from mmlib.latex import Vocabulary
 from mmlib.losses.reading import CountHead, count_loss, guide_loss, mutual_loss, point_loss, sequence_loss
 from mmlib.masking import hide
 from mmlib.metrics.recognition import score
-from mmlib.models.layers import channels_last
+from mmlib.models.layers import channels_last, follow
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import prefixes
 from mmlib.recognize import Reader
@@ -181,10 +181,8 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         model = build(config, corpus, start)
         if reader:
             take_over(model, vocabulary, reader)
-        learners: dict[str, nn.Module] = {"model": model}
-        if config.count_weight:
-            learners["counter"] = CountHead(config.model.encoder.d, len(vocabulary))
-        ours = [model.decoder, model.symbols, model.scalars, *list(learners.values())[1:]]
+        counters = [CountHead(config.model.encoder.d, len(vocabulary))] if config.count_weight else []
+        ours = [model.decoder, model.symbols, model.scalars, *counters]
         theirs = [m for m in (model.encoder, model.attention) if m is not None]
         optim = optimizer(ours, config.optim, slow=theirs, factor=config.encoder_rate)
         held = frozenset() if config.full_data else corpus.held_formulas()
@@ -198,9 +196,8 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         feed = Feed(sources, config.batch_area, config.batch_most, config.seed, scale=config.view.scale,
                     **feeding(tools))
         average = copy.deepcopy(model).requires_grad_(False).to(tools.device) if config.average else None
-        *prepared, optim = tools.prepare(*learners.values(), optim)
-        learners = dict(zip(learners, prepared, strict=True))
-        learner: Recogniser = tools.unwrap_model(learners["model"])
+        model, *counters, optim = tools.prepare(model, *counters, optim)
+        learner: Recogniser = tools.unwrap_model(model)
         several = tools.num_processes > 1
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
@@ -211,10 +208,11 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             picture = covered(view, batch.ink, replace(config, view=warps), rng) if any(config.cover) else view.picture
             inputs, targets = prefixes(batch.tokens, vocabulary)
             inputs = disturb(inputs, config.input_noise, vocabulary, rng)
-            logits, attention, encoded = learners["model"](picture, view.valid, inputs)
+            logits, attention, encoded = model(picture, view.valid, inputs)
             sequence = sequence_loss(logits, targets, vocabulary, config.smoothing, several)
             loss, numbers = sequence, {"sequence": sequence.detach()}
-            classes = symbol_classes(batch)
+            if config.point_weight or config.count_weight:
+                classes = symbol_classes(batch)
             if config.point_weight:
                 point = point_loss(learner, encoded.features, view, batch.ink, classes, gather=several)
                 loss, numbers["point"] = loss + config.point_weight * point, point.detach()
@@ -222,7 +220,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                 guide = guide_loss(attention, view, batch, vocabulary, several)
                 loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
             if config.count_weight:
-                count = count_loss(learners["counter"](encoded.features, view.valid), classes, several)
+                count = count_loss(counters[0](encoded.features, view.valid), classes, several)
                 loss, numbers["count"] = loss + config.count_weight * count, count.detach()
             if config.mutual_weight:
                 mutual = mutual_loss(logits, batch.tokens, vocabulary, several)
@@ -232,12 +230,9 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         look = corpus.look(config.eval_most)
         look = look[corpus.pack.flat.valid[look]]
 
-        @torch.no_grad()
-        def follow(pictures: int) -> None:
-            """The average follows the weights."""
+        def after_step(pictures: int) -> None:
             if average is not None:
-                for old, new in zip(average.parameters(), learner.parameters(), strict=True):
-                    old.lerp_(new, 1 / config.average)
+                follow(average, learner, 1 / config.average)
 
         reading = learner if average is None else average
 
@@ -247,9 +242,13 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             return {"ter": result.ter, "exprate": result.exprate, "within1": result.within1,
                     "structure": result.structure_rate, "n": len(look), "gamma": float(reading.scalars["gamma"])}
 
-        kept = learners if average is None else {**learners, "average": average}
+        kept: dict[str, nn.Module] = {"model": model}
+        if counters:
+            kept["counter"] = counters[0]
+        if average is not None:
+            kept["average"] = average
         loop = Loop(this, tools, kept, optim, config.optim, config.pictures, step, feed, evaluate, config.eval_pictures,
-                    after_step=follow, trunks=config.small == 1, progress=progress)
+                    after_step=after_step, trunks=config.small == 1, progress=progress)
         last = loop.train(max_minutes, max_steps)
         earlier = training_cost(start) if start else (reader.pictures, reader.minutes) if reader else (0, 0.0)
         this.save_weights(half(reading.state_dict()), {
