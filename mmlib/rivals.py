@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,12 +21,13 @@ from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, Encoded, ModelConfig, Recogniser
 from mmlib.models.search import prefixes
-from mmlib.runs import Run, elsewhere, results_root
+from mmlib.runs import Run, elsewhere, results_root, write_atomic
 from mmlib.stages import finetune
 from mmlib.stages.loop import Loop, accelerator, feeding, optimizer
-from mmlib.views import STRIDE, make_view
+from mmlib.views import STRIDE, ViewConfig, make_view
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
+LOSSES = "losses.csv"  # of a run: tokens of both directions, nats, id
 CODE_VERSION = f"1-{finetune.CODE_VERSION}"  # the step is like stage 3's
 
 
@@ -87,7 +89,8 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
 
     Batches, warps, recombination, optimiser and schedule are the desk profile's (a rate chosen for our encoder), without composed
     ink; model and size of the pictures are the paper's.
-    Kept beside the results, where what is not committed is. Raises Paused at a limit or a signal; the same call goes on.
+    Kept beside the results, where what is not committed is, with the last look's loss of each expression (`losses.csv`). Raises
+    Paused at a limit or a signal; the same call goes on.
     """
     tools, corpus = accelerator(), load_corpus(dataset)
     config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=model, composed=0.0,
@@ -108,21 +111,29 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
             learner, optim = tools.prepare(learner, optim)
             warps, still = replace(config.view, scale=0.0), config.view.still()
 
-            def loss(batch: Batch, view: Any, rng: torch.Generator, noise: float, smoothing: float) -> Tensor:
+            def write(batch: Batch, view: ViewConfig, rng: torch.Generator, noise: float) -> tuple[Tensor, Tensor]:
+                """Logits of both directions and what they should say."""
                 batch = batch.to(tools.device)
                 seen = make_view(batch.ink, view, rng)
                 inputs, targets = prefixes(batch.tokens, vocabulary)
                 logits, *_ = learner(seen.picture, seen.valid, finetune.disturb(inputs, noise, vocabulary, rng))
-                return sequence_loss(logits, targets, vocabulary, smoothing)
+                return logits, targets
 
             def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
-                return loss(batch, warps, torch.Generator().manual_seed(pictures), config.input_noise, config.smoothing), {}
+                logits, targets = write(batch, warps, torch.Generator().manual_seed(pictures), config.input_noise)
+                return sequence_loss(logits, targets, vocabulary, config.smoothing), {}
 
             def evaluate(pictures: int) -> dict[str, float]:
-                groups = [look[i : i + 16] for i in range(0, len(look), 16)]
-                sizes = [sum(len(sample.tokens) + 1 for sample in group) for group in groups]  # a token each, and the end
-                found = [float(loss(collate(group), still, torch.Generator().manual_seed(0), 0.0, 0.0)) for group in groups]
-                return {"loss": sum(a * b for a, b in zip(found, sizes, strict=True)) / sum(sizes), "n": len(look)}
+                found: list[tuple[float, int]] = []
+                for k in range(0, len(look), 16):
+                    logits, targets = write(collate(look[k : k + 16]), still, torch.Generator().manual_seed(0), 0.0)
+                    each = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignore_index=vocabulary.pad,
+                                           reduction="none").view_as(targets)
+                    found += zip(each.sum((1, 2)).tolist(), (targets != vocabulary.pad).sum((1, 2)).tolist(), strict=True)
+                nats, tokens = np.array(found).T
+                lines = (f"{int(n)},{loss:.6g},{sample.id}\n" for sample, n, loss in zip(look, tokens, nats, strict=True))
+                write_atomic(this.folder / LOSSES, "tokens,nats,id\n" + "".join(lines))
+                return {"loss": float(nats.sum() / tokens.sum()), "n": len(look)}
 
             loop = Loop(this, tools, {"model": learner}, optim, config.optim, config.pictures, step, feed, evaluate,
                         config.eval_pictures, trunks=False, progress=progress)

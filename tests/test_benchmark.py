@@ -85,3 +85,23 @@ def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, tmp_path, s
     assert 0 < whole.summary["loss"] < 2 * np.log(200)
     assert whole.summary["pictures"] >= 16
     assert parts.folder.parent.parent.name == "retrained"  # not among what is committed
+    losses = [np.loadtxt(run.folder / rivals.LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for run in (whole, parts)]
+    assert np.array_equal(*losses)
+    assert losses[0][:, 1].sum() / losses[0][:, 0].sum() == pytest.approx(whole.summary["loss"], rel=1e-5)
+    assert len(losses[0]) == whole.summary["n"]
+
+
+@pytest.mark.slow
+def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_data, monkeypatch):
+    """Every look is a row; the difference is that of the last looks, with an interval around it."""
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    monkeypatch.setattr(benchmark, "train_rival", lambda name, pictures: rivals.train(
+        name, pictures, "synthetic", TINY, 14.0, progress=False))
+    with small_data(60, 10):
+        *looks, less = benchmark.learning(16)
+    last = {one["model"]: one["median"] for one in looks}
+    ours, theirs = (last[name] for name in rivals.MODELS)
+    assert less["median"] == pytest.approx(ours - theirs, abs=1e-4)
+    assert less["low"] < less["median"] < less["high"]
+    assert less["expressions"] == looks[-1]["expressions"] > 1
+    assert len(looks) >= 2 * len(rivals.MODELS)
