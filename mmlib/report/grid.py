@@ -8,9 +8,8 @@ import numpy as np
 
 from mmlib import ablate, records
 from mmlib.metrics.intervals import Interval, holm, interval, paired_difference
-from mmlib.metrics.recognition import Outcomes
 from mmlib.report.arms import NO_RECORD, number, scored
-from mmlib.report.outcomes import differences, metric_sums, outcomes_of, seeds_of
+from mmlib.report.outcomes import differences, metric_sums, outcomes_in, outcomes_of, seeds_of
 from mmlib.runs import results_root
 
 if TYPE_CHECKING:
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
 
 EFFICIENCY = ("mask-match", "contrastive", "simclr", "supervised-total")  # the arms of the label-efficiency plot
 # How labels teach: what an arm's name ends with, and a title.
-TAUGHT = {"": "labels recombined,\nside losses", ", as written": "labels as written,\nside losses",
-          ", cross-entropy alone": "labels recombined,\nno side losses"}
+_ENDINGS = {factor: arm.removeprefix("mask-match") for factor, arm in ablate.REFERENCE.items()}
+TAUGHT = {"": "labels recombined,\nside losses", _ENDINGS[ablate.PLAIN]: "labels as written,\nside losses",
+          _ENDINGS[ablate.SIDELESS]: "labels recombined,\nno side losses"}
 
 
 def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE,
@@ -82,7 +82,7 @@ def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme",
         hidden = frame[(frame.metric == f"ter{mark}") & (frame.occlusion > 0)]
         kept = frame[frame.arm.isin(hidden.arm) & (frame.metric == "ter") & (frame.occlusion == 0)]
         for (arm, share), own in pd.concat([kept, hidden]).sort_values("seed").groupby(["arm", "occlusion"], sort=True):
-            found = [Outcomes.read_csv(results_root() / "runs" / run / "outcomes.csv") for run in own.run]
+            found = [outcomes_in(results_root() / "runs" / run) for run in own.run]
             inserted = sum(np.nansum(one.insertions) for one in found) / sum(one.length.sum() for one in found)
             rows.append({"arm": arm, "way": way, "share": share, **vars(interval(*metric_sums(found, "ter"))),
                          "hallucination": inserted, "outcomes": found})
@@ -222,7 +222,7 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
 
     arms = ("mask-match", "contrastive", "simclr", "supervised", "supervised-total")
     found = outcomes_of("valid", labels=labels, profile=ablate.PROFILE)
-    titles = TAUGHT | {", longer": "no side losses, 5 x\nthe fine-tuning"}
+    titles = TAUGHT | {_ENDINGS[ablate.LONGER]: "no side losses, 5 x\nthe fine-tuning"}
     ways = [way for way in titles if sum(arm + way in found for arm in arms) > 1]
     if len(ways) < 2:
         return None

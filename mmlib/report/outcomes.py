@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,17 @@ from mmlib.runs import Run, RunError, results_root
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def outcomes_in(folder: Path) -> Outcomes:
+    """The outcomes that an evaluation's folder keeps; read once, since many tables ask for the same. Not to be written to."""
+    path = folder / "outcomes.csv"
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, changed: int) -> Outcomes:
+    return Outcomes.read_csv(path)
 
 
 def outcomes_of(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None
@@ -28,9 +41,9 @@ def seeds_of(split: str, dataset: str = "crohme", labels: float = 1.0, profile: 
     found: dict[str, dict[int, Outcomes]] = {}
     rows = scored(split, dataset, labels, profile)
     for row in rows[rows.metric == "ter"].sort_values(["arm", "seed"]).itertuples():
-        path = results_root() / "runs" / row.run / "outcomes.csv"
-        if path.is_file():
-            found.setdefault(row.arm, {})[int(row.seed)] = Outcomes.read_csv(path)
+        folder = results_root() / "runs" / row.run
+        if (folder / "outcomes.csv").is_file():
+            found.setdefault(row.arm, {})[int(row.seed)] = outcomes_in(folder)
     return found
 
 
