@@ -6,7 +6,8 @@ are trained once: the run store knows every run by its whole configuration.
 
 The budget unit is the picture; an expression of stages 1 and 2 costs one for each view. An arm spends `FIRST` + `SECOND`
 pictures without labels and `LABELLED` with them. One without stage 2 spends that share on more of stage 1; random weights come
-at `LABELLED`, and at the total. The arms of `LONGER` spend five times `LABELLED`. Validation alone is read, greedily; no test is.
+at `LABELLED`, and at the total. The arms of `LONGER` and `PUBLISHED` spend five times `LABELLED`. Validation alone is read,
+greedily; no test is.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a
 
 COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
 LONGER = "cross-entropy alone, five times the fine-tuning"
+PUBLISHED = "labels as written, cross-entropy alone, five times the fine-tuning"  # as most published recognisers are taught
 SIDELESS = "cross-entropy alone"  # without the side losses, which show every ink point its class
 SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
 RATES = "learning rate of fine-tuning"  # half and twice the preset's
 OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
 REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written",
-             LONGER: "mask-match, longer", SIDELESS: "mask-match, cross-entropy alone"}
+             LONGER: "mask-match, longer", PUBLISHED: "mask-match, as published", SIDELESS: "mask-match, cross-entropy alone"}
 RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
 
 
@@ -143,6 +145,12 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "mask-match, longer": whole({}, sideless | {"pictures": 5 * labelled}),
             "supervised, longer": levered(**sideless, pictures=5 * labelled),
             "supervised-total, longer": {"finetune": sideless | {"pictures": first + second + 5 * labelled}},
+        },
+        PUBLISHED: {
+            "mask-match, as published": whole({}, plain | sideless | {"pictures": 5 * labelled}),
+            "contrastive, as published": alone(plain | sideless | {"pictures": 5 * labelled}),
+            "supervised, as published": levered(**plain, **sideless, pictures=5 * labelled),
+            "supervised-total, as published": {"finetune": plain | sideless | {"pictures": first + second + 5 * labelled}},
         },
         COVERED: {
             "mask-match, covers": whole({}, covered),

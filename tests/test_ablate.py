@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmlib import ablate, records
-from mmlib.ablate import ARMS, GRID, LABELLED, LEVERS, LONGER, STAGES, SYNTHETIC, TOTAL, Cell
+from mmlib.ablate import ARMS, GRID, LABELLED, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, TOTAL, Cell
 from mmlib.metrics.recognition import Score
 from mmlib.runs import Run, RunError, training_cost, views_of
 from mmlib.stages.evaluate import labels_used
@@ -17,7 +17,7 @@ from mmlib.stages.loop import Paused, initial_run
 def test_arms_cost_the_same(arm):
     spent = sum(config.pictures * views_of(stage, asdict(config))
                 for stage, config in ablate.configs(Cell(arm), ARMS[arm]).items())
-    more = 4 * LABELLED if arm in GRID[LONGER] else 0
+    more = 4 * LABELLED if arm in {**GRID[LONGER], **GRID[PUBLISHED]} else 0
     assert spent == more + (LABELLED if arm.split(",")[0] == "supervised" or arm in GRID[LEVERS] else TOTAL)
 
 

@@ -222,7 +222,8 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
 
     arms = ("mask-match", "contrastive", "simclr", "supervised", "supervised-total")
     found = outcomes_of("valid", labels=labels, profile=ablate.PROFILE)
-    titles = TAUGHT | {_ENDINGS[ablate.LONGER]: "no side losses, 5 x\nthe fine-tuning"}
+    titles = TAUGHT | {_ENDINGS[ablate.LONGER]: "recombined, no side\nlosses, 5 x as long",
+                       _ENDINGS[ablate.PUBLISHED]: "as written, no side\nlosses, 5 x as long"}
     ways = [way for way in titles if sum(arm + way in found for arm in arms) > 1]
     if len(ways) < 2:
         return None
