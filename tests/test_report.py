@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmlib import plots, records, report
+from mmlib.ablate import SYNTHETIC
 from mmlib.ink import typical_size
 from mmlib.latex import Vocabulary, canonical
 from mmlib.metrics.recognition import Outcomes
@@ -92,8 +93,8 @@ def test_grid_claims_only_what_several_seeds_carry():
     assert float(table["p (Holm)"]["contrastive"]) < 0.01
     assert report.arms_table("valid").set_index("arm").seeds["mask-match"] == report.NO_RECORD, "not beside other budgets"
     fig = report.grid_figure()
-    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["contrastive minus mask-match  (3 seeds)",
-                                                                         "simclr minus mask-match  (1 seed)"]
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == [
+        "whole method: minus mask-match", "contrastive  (3 seeds)", "objective of stage 1: minus mask-match", "simclr  (1 seed)"]
     assert [line.get_markerfacecolor() == "white" for line in fig.axes[0].lines if line.get_marker() == "o"] == [False, True]
     plt.close(fig)
 
@@ -106,8 +107,16 @@ def test_arms_are_compared_over_the_seeds_that_both_have():
     found = report.grid_differences().set_index("a")
     assert found.value["simclr"] == pytest.approx(0.5 - 0.2)
     assert found.seeds["simclr"] == (1, 1)
-    assert found.value["dense"] == pytest.approx(0.5 - 0.1)  # no seed in common: all of both
-    assert found.seeds["dense"] == (1, 3)
+    assert "dense" not in found.index, "no seed in common"
+
+
+def test_what_no_real_label_taught_stands_beside_every_share_of_the_labels():
+    for labels in (0.1, 1.0):
+        evaluated("mask-match", [1] * 40, [10] * 40, profile="ablate", labels=labels)
+    evaluated(SYNTHETIC, [5] * 40, [10] * 40, profile="ablate", labels=0.0)
+    for labels in (0.1, 1.0):
+        assert report.grid_table(labels).set_index("arm")["TER minus its"][SYNTHETIC].startswith("+0.400 [")
+        assert report.grid_differences(labels).a.tolist() == [SYNTHETIC]
 
 
 def test_an_expression_written_on_and_on_counts_once_where_errors_are_capped():
@@ -302,7 +311,7 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         assert [ax.get_ylim()[0] for ax in fig.axes] == [0, 0]
         assert fig.axes[0].get_ylim()[1] >= 4  # the panels share an axis that holds both
         fig = report.ratios_figure(parts)
-        assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["supervised", "supervised-total"]
+        assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["uniform over ink", "supervised", "supervised-total"]
         fig = report.looks_figure(ink, looked)
         assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
         fig = report.gallery_figure([ink], [looked])
@@ -338,8 +347,13 @@ def test_label_efficiency_is_drawn_for_the_shares_that_have_records():
     assert frame.seeds["mask-match", 1.0] == 2
     assert frame.value["supervised on synthetic ink", 0] == pytest.approx(0.9)
     fig = report.efficiency_figure()
-    assert [ax.get_title() for ax in fig.axes] == list(report.TAUGHT.values())
-    assert fig.axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([0.5, 0.2])
+    ways = [report.TAUGHT[way].replace("\n", " ") for way in ("", ", as written")]
+    assert [ax.get_title() for ax in fig.axes] == ways  # without the way that has no second share
+    assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["10%", "100%"]
+    marks = [(round(line.get_xdata()[0]), line.get_ydata()[0], line.get_markerfacecolor() != "white")
+             for ax in fig.axes for line in ax.get_lines() if line.get_marker() in "oD"]
+    assert marks == [(0, pytest.approx(0.5), True), (1, pytest.approx(0.2), True),
+                     (0, pytest.approx(0.6), False), (1, pytest.approx(0.3), False)]
     plt.close(fig)
 
 
@@ -378,6 +392,9 @@ def test_area_under_covers_is_a_mean_over_shares():
     other = areas.loc["supervised-total, covers", "visible covers"]
     assert (other.area, other.difference, other.relative) == pytest.approx((0.3, -0.15, -0.5))
     assert other.against == "mask-match, covers"
+    rises = areas.xs("visible covers", level="way").rise
+    assert rises.tolist() == pytest.approx([0.3, 0.6])
+    assert (other.rise_difference, other.rise_difference_low) == pytest.approx((-0.3, -0.3))
     fig = report.occlusion_figure(report.occluded())
     assert [ax.get_title() for ax in fig.axes] == ["visible covers", "silent removal"]
     plt.close(fig)

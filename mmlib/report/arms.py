@@ -120,12 +120,13 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = 
     return frame.astype(dict.fromkeys(["pictures", "minutes", "total_pictures", "total_minutes", *keys], float))
 
 
-def scored(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None) -> DataFrame:
-    """Records of a split without occlusion: for each arm, seed and metric the newest. Of one profile, or of all but the
-    ablations', whose budgets are not comparable with the others'."""
+def scored(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0, profile: str | None = None) -> DataFrame:
+    """Records of a split without occlusion: for each arm, seed and metric the newest. Of one share of the labels or of several;
+    of one profile, or of all but the ablations', whose budgets are not comparable with the others'."""
     frame = records.load()
     frame = frame[frame.profile == profile if profile else frame.profile != ablate.PROFILE]
-    kept = frame[(frame.dataset == dataset) & (frame.split == split) & (frame.labels == labels) & (frame.occlusion == 0)]
+    kept = frame[(frame.dataset == dataset) & (frame.split == split) & frame.labels.isin(np.atleast_1d(labels))]
+    kept = kept[kept.occlusion == 0]
     return kept.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric"], keep="last")
 
 

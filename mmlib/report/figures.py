@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mmlib.plots import Look
 
-MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreement": "agreement of maps", "entropy": "entropy",
+MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreement": "disagreement of maps", "entropy": "entropy",
                "overlap": "overlap", "blank": "mass off the ink"}
 
 
@@ -49,9 +49,9 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
 
     from mmlib import plots
 
-    panels = [(first, {"global_match": "whole expression", "local_match": "ink point"}, "stage 1: partner found"),
-              (second, dict(list(MATCH_TERMS.items())[:3]), "stage 2: match"),
-              (second, dict(list(MATCH_TERMS.items())[3:]), "stage 2: maps")]
+    panels = [(first, {"global_match": "whole expression", "local_match": "ink point"}, "stage 1: share whose partner is found"),
+              (second, dict(list(MATCH_TERMS.items())[:3]), "stage 2: match (losses)"),
+              (second, dict(list(MATCH_TERMS.items())[3:]), "stage 2: maps (losses)")]
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4))
     for ax, (frame, terms, title) in zip(axes, panels, strict=True):
         for (key, label), look in zip(terms.items(), plots.looks(terms).values(), strict=True):
@@ -65,8 +65,8 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
 
 
 def _dots(look: Look) -> dict[str, Any]:
-    """A look for points with intervals: arms of one colour differ in their filling."""
-    return {"fmt": look.marker, "color": look.color, "mfc": look.color if look.linestyle == "-" else "white", "ms": 5, "lw": 1}
+    """A look for points with intervals."""
+    return {"fmt": look.marker, "color": look.color, "ms": 5, "lw": 1}
 
 
 def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: str) -> Figure:
@@ -99,7 +99,7 @@ def ratios_figure(ratios: DataFrame) -> Figure:
 
     names, chosen = list(dict.fromkeys(ratios.part)), plots.looks(dict.fromkeys(ratios.arm))
     fig, ax = plt.subplots(figsize=(7, 0.55 * len(names) + 1))
-    ax.axvline(1, color=plots.GREY, lw=1)
+    ax.axvline(1, color=plots.GREY, lw=1, label="uniform over ink")
     for number, (arm, look) in enumerate(chosen.items()):
         rows = ratios[ratios.arm == arm]
         y = np.array([names.index(p) for p in rows.part]) + 0.12 * (number - (len(chosen) - 1) / 2)

@@ -13,14 +13,24 @@ from mmlib.report.outcomes import differences, metric_sums, outcomes_in, outcome
 from mmlib.runs import results_root
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+    from mmlib.plots import Look
 
 EFFICIENCY = ("mask-match", "contrastive", "simclr", "supervised-total")  # the arms of the label-efficiency plot
 # How labels teach: what an arm's name ends with, and a title.
 _ENDINGS = {factor: arm.removeprefix("mask-match") for factor, arm in ablate.REFERENCE.items()}
 TAUGHT = {"": "labels recombined,\nside losses", _ENDINGS[ablate.PLAIN]: "labels as written,\nside losses",
           _ENDINGS[ablate.SIDELESS]: "labels recombined,\nno side losses"}
+
+
+def _shares(labels: float) -> tuple[float, ...]:
+    """What is read at a share of the labels: that, and what is trained without any, which stands beside all of them."""
+    return labels, 0.0
 
 
 def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE,
@@ -33,7 +43,7 @@ def grid_differences(labels: float = 1.0, split: str = "valid", dataset: str = "
     """
     references = {arm: ablate.REFERENCE.get(factor, "mask-match") for factor, arms in ablate.GRID.items() for arm in arms}
     pairs = [(arm, reference) for arm, reference in references.items() if arm != reference]
-    found = differences(pairs, split, metric, dataset, labels, profile)
+    found = differences(pairs, split, metric, dataset, _shares(labels), profile)
     several = found.seeds.map(min) > 1
     found["p"] = found.p.where(several)
     if several.any():
@@ -46,7 +56,8 @@ def grid_table(labels: float = 1.0, split: str = "valid", dataset: str = "crohme
     and `grid_differences` as text, both also capped: with at most as many errors in an expression as its label has tokens."""
     import pandas as pd
 
-    frame, found = scored(split, dataset, labels, profile), seeds_of(split, dataset, labels, profile)
+    of = split, dataset, _shares(labels), profile
+    frame, found = scored(*of), seeds_of(*of)
     minus, bounded = (grid_differences(labels, split, dataset, profile, metric).set_index("a") for metric in ("ter", "capped"))
     rows = []
     for factor, arms in ablate.GRID.items():
@@ -90,10 +101,12 @@ def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme",
 
 
 def occlusion_areas(labels: float = 1.0) -> DataFrame:
-    """Mean TER from nothing hidden to the largest share (trapezoids), and its ratio to that of the arms' reference.
+    """Mean TER from nothing hidden to the largest share (trapezoids), and how much TER rises between the two.
 
-    Columns arm, way, area, low, high, against, difference, difference_low, difference_high, relative (difference over the
-    reference's area), n, seeds. Intervals resample seeds and expressions, the same of each for all shares.
+    Columns arm, way, area, low, high, rise, against (the arms' reference), difference, difference_low, difference_high (area of
+    the reference minus the arm's), relative (that over the arm's area), rise_difference, rise_difference_low,
+    rise_difference_high (rise of the reference minus the arm's), n, seeds. Intervals resample seeds and expressions, the same of
+    each for all shares.
     """
     import pandas as pd
 
@@ -105,42 +118,57 @@ def occlusion_areas(labels: float = 1.0) -> DataFrame:
             own = own.sort_values("share")
             weights = np.trapezoid(np.eye(len(own)), own.share, axis=1) / np.ptp(own.share)  # of each share in the mean
             errors = [metric_sums(found, "ter") for found in own.outcomes]
-            sums[arm] = sum(weight * values for weight, (values, _) in zip(weights, errors, strict=True)), errors[0][1]
-        for arm, (values, length) in sums.items():
-            area = interval(values, length)
+            mean = sum(weight * values for weight, (values, _) in zip(weights, errors, strict=True))
+            sums[arm] = mean, errors[-1][0] - errors[0][0], errors[0][1]
+        for arm, (mean, rise, length) in sums.items():
+            area = interval(mean, length)
             row = {"arm": arm, "way": way, "area": area.value, "low": area.low, "high": area.high, "n": area.n,
-                   "seeds": area.seeds}
+                   "seeds": area.seeds, "rise": interval(rise, length, n_boot=1).value}
             if reference in sums and arm != reference:
-                ours = sums[reference][0]
-                less = paired_difference(ours, values, length)
-                row |= {"against": reference, "difference": less.value, "difference_low": less.low, "difference_high": less.high,
-                        "relative": less.value / area.value}
+                for name, ours, own in (("", sums[reference][0], mean), ("rise_", sums[reference][1], rise)):
+                    less = paired_difference(ours, own, length)
+                    row |= {f"{name}difference{end}": bound for end, bound in (("", less.value), ("_low", less.low),
+                                                                               ("_high", less.high))}
+                row |= {"against": reference, "relative": row["difference"] / area.value}
             rows.append(row)
-    return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "against", "difference", "difference_low",
-                                       "difference_high", "relative", "n", "seeds"])
+    bounds = [name + end for name in ("difference", "rise_difference") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "rise", "against", *bounds, "relative", "n", "seeds"])
 
 
 def grid_figure(labels: float = 1.0) -> Figure:
-    """`grid_differences`, a row for each arm, by factor; filled where both arms have several seeds, hollow with one."""
+    """`grid_differences`, a row for each arm under what it is compared with; filled where both arms have several seeds, hollow
+    with one. The grey band of such rows is where the reference's other seeds stand against the one that was compared."""
     import matplotlib.pyplot as plt
 
     from mmlib import plots
 
-    found = grid_differences(labels)
-    fig, ax = plt.subplots(figsize=(8.5, 0.28 * len(found) + 1.1))
+    found, seeds = grid_differences(labels), seeds_of("valid", labels=_shares(labels), profile=ablate.PROFILE)
+    ter = {arm: {seed: one.token_errors.sum() / one.length.sum() for seed, one in own.items()} for arm, own in seeds.items()}
+    places: list[int] = []
+    names: list[str] = []
+    heads = []
+    for (factor, reference), rows in found.groupby(["factor", "b"], sort=False):
+        heads.append(len(names))
+        places += range(len(names) + 1, len(names) + 1 + len(rows))
+        ending = ", " + reference.partition(", ")[2]  # said once, in the heading
+        names += [f"{factor}: minus {reference}"]
+        names += [f"{row.a.removesuffix(ending)}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in rows.itertuples()]
+    fig, ax = plt.subplots(figsize=(8.5, 0.24 * len(names) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
-    for y, row in enumerate(found.itertuples()):
+    for y, row in zip(places, found.itertuples(), strict=True):
+        one = min(row.seeds) == 1
+        if one and len(ter[row.b]) > 1:
+            compared = min(ter[row.a].keys() & ter[row.b].keys())
+            band = [value - ter[row.b][compared] for value in ter[row.b].values()]
+            ax.fill_betweenx([y - 0.5, y + 0.5], min(band), max(band), color="0.88", lw=0, zorder=0)
         ax.errorbar(row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], fmt="o", color=plots.BLUE, capsize=3,
-                    mfc=plots.BLUE if min(row.seeds) > 1 else "white")
-        if y and row.factor != found.factor[y - 1]:
-            ax.axhline(y - 0.5, color="0.85", lw=0.8, zorder=0)
-    names = []
-    for row in found.itertuples():
-        a = row.a.removesuffix(", " + row.b.partition(", ")[2])  # "a, covers" minus "b, covers" is "a minus b, covers"
-        names.append(f"{a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})")
-    ax.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.5, -0.5))
+                    mfc="white" if one else plots.BLUE)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    ax.tick_params(axis="y", length=0)
+    for head in heads:
+        ax.get_yticklabels()[head].set_fontweight("bold")
     # The names leave the axes narrow: these two are longer than it is wide.
-    ax.set_xlabel("difference in TER (right: the second reads better)", loc="right")
+    ax.set_xlabel("difference in TER (right: the reference reads better)", loc="right")
     ax.set_title(f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions", loc="right")
     return fig
 
@@ -152,18 +180,20 @@ def occlusion_figure(frame: DataFrame) -> Figure:
 
     from mmlib import plots
 
-    ways, chosen = list(dict.fromkeys(frame.way)), plots.looks(dict.fromkeys(frame.arm))
+    ending = ablate.REFERENCE[ablate.COVERED].removeprefix("mask-match")
+    ways = list(dict.fromkeys(frame.way))
+    chosen = plots.looks(arm.removesuffix(ending) for arm in frame.arm)  # as in the other figures
     fig, axes = plt.subplots(1, len(ways), figsize=(3.9 * len(ways), 3.2), sharey=True, squeeze=False)
     for ax, way in zip(axes[0], ways, strict=True):
         for arm, look in chosen.items():
-            rows = frame[(frame.arm == arm) & (frame.way == way)]
+            rows = frame[(frame.arm.str.removesuffix(ending) == arm) & (frame.way == way)]
             ax.plot(rows.share, rows.value, color=look.color, marker=look.marker, ls=look.linestyle, label=arm)
             ax.fill_between(rows.share, rows.low, rows.high, color=look.color, alpha=0.15, lw=0)
         ax.set(xlabel="share of ink hidden", title=way)
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0, 0].set(ylabel="validation TER", ylim=(0, None))
-    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
-    plots.annotate_n(axes[0, -1], int(frame.n.iloc[0]), int(frame.seeds.min()))
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1),
+                       title=f"n = {frame.n.iloc[0]:,}, seeds {frame.seeds.min()}", alignment="left")
     return fig
 
 
@@ -181,36 +211,39 @@ def efficiency(split: str = "valid", dataset: str = "crohme", profile: str = abl
 
 
 def efficiency_figure() -> Figure | None:
-    """`efficiency`: TER against the share of the labels, a panel for each way in which they teach; bars are 95 % intervals,
-    filled marks rest on several seeds. None where no arm has two shares yet."""
+    """`efficiency`: TER of the headline arms at each share of the labels, a panel for each way in which they teach that has
+    several shares; bars are 95 % intervals, filled marks rest on several seeds. None where there is no such way yet."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
     from mmlib import plots
 
     frame = efficiency()
-    if frame[frame.labels > 0].groupby("arm").labels.nunique().max() < 2 or frame.empty:
+    shares = sorted(set(frame.labels[frame.labels > 0]))
+    of = {way: frame[frame.arm.isin([arm + way for arm in EFFICIENCY])] for way in TAUGHT}
+    shown = {way: own for way, own in of.items() if own.groupby("arm").labels.nunique().max() > 1}
+    if not shown:
         return None
-    looks = plots.looks(list(EFFICIENCY))
-    fig, axes = plt.subplots(1, len(TAUGHT), figsize=(10, 3.2), sharex=True, sharey=True)
-    for ax, (way, title) in zip(axes, TAUGHT.items(), strict=True):
-        for arm in EFFICIENCY:
-            own, look = frame[frame.arm == arm + way], looks[arm]
-            if len(own):
-                ax.errorbar(own.labels, own.value, yerr=[own.value - own.low, own.high - own.value], color=look.color, capsize=3,
-                            ls=look.linestyle, marker=look.marker, mfc="white", label=arm)
-                several = own[own.seeds > 1]
-                ax.plot(several.labels, several.value, look.marker, color=look.color, zorder=3)  # over the hollow ones
-        none = frame[frame.arm == ablate.SYNTHETIC]
-        if len(none):
-            ax.axhline(none.value.iloc[0], color=plots.GREY, ls=":", label=f"{ablate.SYNTHETIC}, no label")
-        shares = sorted(set(frame.labels[frame.labels > 0]))
-        ax.set(xscale="log", xlabel="share of the training labels", title=title)
-        ax.xaxis.set(major_locator=FixedLocator(shares), minor_locator=NullLocator(), major_formatter=PercentFormatter(1, 0))
-    axes[0].set_ylabel(f"validation TER, n = {int(frame.n.iloc[0]):,}")
-    axes[0].set_ylim(bottom=0)
-    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1, 1))
+    fig, axes = plt.subplots(1, len(shown), figsize=(1.5 + 4.5 * len(shown), 3.2), sharex=True, sharey=True, squeeze=False)
+    for ax, way in zip(axes[0], shown, strict=True):
+        for k, (arm, look) in enumerate(plots.looks(list(EFFICIENCY)).items()):
+            own = of[way][of[way].arm == arm + way]
+            _marks(ax, {shares.index(row.labels) + 0.12 * (k - 1.5): row for row in own.itertuples()}, look, arm)
+        for row in frame[frame.arm == ablate.SYNTHETIC].itertuples():
+            ax.axhspan(row.low, row.high, color=plots.GREY, alpha=0.2, lw=0)
+            ax.axhline(row.value, color=plots.GREY, ls=":", label=f"{ablate.SYNTHETIC},\nno real label")
+        ax.set(xticks=range(len(shares)), xticklabels=[f"{share:.0%}" for share in shares], xlabel="share of the training labels",
+               ylim=(0, None), title=TAUGHT[way].replace("\n", " "))
+    axes[0, 0].set_ylabel(f"validation TER, n = {int(frame.n.iloc[0]):,}")
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
+
+
+def _marks(ax: Axes, at: Mapping[float, Interval], look: Look, label: str | None) -> None:
+    """A mark with its interval at each x, filled where it rests on several seeds; one line of the legend."""
+    for x, one in at.items():
+        ax.errorbar(x, one.value, yerr=[[one.value - one.low], [one.high - one.value]], capsize=3, ms=7, color=look.color,
+                    marker=look.marker, mfc=look.color if one.seeds > 1 else "white", ls="", label=label)
+        label = None
 
 
 def taught_figure(labels: float = 0.1) -> Figure | None:
@@ -229,15 +262,10 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
         return None
     fig, ax = plt.subplots(figsize=(10, 3.4))
     for k, (arm, look) in enumerate(plots.looks(arms).items()):
-        label: str | None = f"{arm}: same fine-tuning, nothing before" if arm == "supervised" else arm
-        for x, way in enumerate(ways):
-            if arm + way in found:
-                one = interval(*metric_sums(found[arm + way], "ter"))
-                ax.errorbar(x + 0.12 * (k - 2), one.value, yerr=[[one.value - one.low], [one.high - one.value]], capsize=3, ms=7,
-                            color=look.color, marker=look.marker, mfc=look.color if one.seeds > 1 else "white", ls="",
-                            label=label)
-                label = None  # one line of the legend
-    ax.set(xticks=range(len(ways)), xticklabels=[titles[way] for way in ways], ylabel=f"validation TER, n = {one.n:,}",
+        _marks(ax, {x + 0.12 * (k - 2): interval(*metric_sums(found[arm + way], "ter")) for x, way in enumerate(ways)
+                    if arm + way in found}, look, f"{arm}: same fine-tuning, nothing before" if arm == "supervised" else arm)
+    n = len(next(iter(found.values()))[0].id)
+    ax.set(xticks=range(len(ways)), xticklabels=[titles[way] for way in ways], ylabel=f"validation TER, n = {n:,}",
            ylim=(0, None), title=f"{labels:.0%} of the labels")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig

@@ -35,7 +35,7 @@ def outcomes_of(split: str, dataset: str = "crohme", labels: float = 1.0, profil
     return {arm: list(own.values()) for arm, own in seeds_of(split, dataset, labels, profile).items()}
 
 
-def seeds_of(split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None
+def seeds_of(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0, profile: str | None = None
              ) -> dict[str, dict[int, Outcomes]]:
     """For each recorded arm its outcomes by seed, in order, where the run folders keep them."""
     found: dict[str, dict[int, Outcomes]] = {}
@@ -76,22 +76,21 @@ def intervals(split: str, metric: str = "ter", arms: Sequence[str] | None = None
 
 
 def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter", dataset: str = "crohme",
-                labels: float = 1.0, profile: str | None = None) -> DataFrame:
-    """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b); known pairs only.
+                labels: float | Sequence[float] = 1.0, profile: str | None = None) -> DataFrame:
+    """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b).
 
-    The seeds that both arms have are compared pair by pair, and no other; where they have none in common, all of both.
+    The seeds that both arms have are compared pair by pair, and no other: a pair without a seed in common has no row.
     """
     import pandas as pd
 
     found, rows = seeds_of(split, dataset, labels, profile), []
     for a, b in pairs:
-        if a in found and b in found:
-            common = sorted(found[a].keys() & found[b].keys())
-            own, theirs = ([of[seed] for seed in common or of] for of in (found[a], found[b]))
+        if common := sorted(found.get(a, {}).keys() & found.get(b, {}).keys()):
+            own, theirs = ([found[arm][seed] for seed in common] for arm in (a, b))
             if not np.array_equal(own[0].id, theirs[0].id):
                 raise RunError(f"{a} and {b} were not evaluated on the same expressions of {split}")
             (one, weights), (other, _) = metric_sums(own, metric), metric_sums(theirs, metric)
-            rows.append({"a": a, "b": b, **vars(paired_difference(one, other, weights, same_seeds=bool(common)))})
+            rows.append({"a": a, "b": b, **vars(paired_difference(one, other, weights, same_seeds=True))})
     return pd.DataFrame(rows, columns=["a", "b", "value", "low", "high", "p", "n", "seeds"])
 
 

@@ -112,7 +112,8 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
         return "" if np.isnan(bounds[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*bounds)
 
     def called(arm: str, seed: int) -> str:
-        return f"{PROBED.get(arm, 'stage 1')} ({arm}{f', seed {seed}' if several else ''})"
+        stages = PROBED["mask-match" if "attend" in ablate.ARMS.get(arm, {}) else "contrastive"]
+        return f"{PROBED.get(arm, stages)} ({arm}{f', seed {seed}' if several else ''})"
 
     found = set(zip(frame.arm, frame.seed.astype(int), strict=True))
     encoders = sorted(found, key=lambda e: (order.index(e[0]) if e[0] in order else len(order), *e))
