@@ -279,7 +279,8 @@ def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFIL
 def recorded(dataset: str = "crohme", profile: str = PROFILE, split: str = "valid") -> set[Cell]:
     """The cells that have their record."""
     wanted = {"profile": profile, "dataset": dataset, "split": split, "metric": "ter", "occlusion": "0", "stage": "evaluate"}
-    return {Cell(row["arm"], int(row["seed"]), float(row["labels"])) for row in records.rows() if wanted.items() <= row.items()}
+    return {Cell(row["arm"], int(row["seed"]), 0.0 if row["arm"] == SYNTHETIC else float(row["labels"]))
+            for row in records.rows() if wanted.items() <= row.items()}
 
 
 def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE) -> str:

@@ -26,24 +26,21 @@ STAGES = {
     "finetune": "stage 3: a decoder that writes LaTeX, with labels",
 }
 BENCHMARKS = ("reading", "steps", "training", "pipeline", "rivals", "growth", "learning")
-SHOWN = 10  # items of each list in a report; the kept report has them all
 # Errors whose message is made for the user: one line instead of a traceback.
 DOCUMENTED = {"InkError", "LatexError", "DataError", "PackError", "RunError", "FileNotFoundError", "PermissionError"}
 
 
 def field_options(kind: Any) -> dict[str, Any]:
-    """argparse's options for a field of type bool, int, float, str, Literal, tuples of these, or None."""
+    """argparse's options for a field of type bool, int, float, str, tuples of these, or None."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         (kind,) = (arm for arm in typing.get_args(kind) if arm is not types.NoneType)
     if dataclasses.is_dataclass(kind):
         return {"type": json.loads, "metavar": "JSON"}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if typing.get_origin(kind) in (tuple, list):
-        return {"nargs": "+"} | field_options(typing.get_args(kind)[0])
-    if typing.get_origin(kind) is typing.Literal:
-        choices = typing.get_args(kind)
-        return {"type": type(choices[0]), "choices": choices}
+    if typing.get_origin(kind) is tuple:
+        each = typing.get_args(kind)
+        return {"nargs": "+" if each[-1] is ... else len(each)} | field_options(each[0])
     return {"type": kind, "metavar": kind.__name__.upper()}
 
 
@@ -55,8 +52,6 @@ def add_config_options(parser: argparse.ArgumentParser, config: type[Any]) -> No
     comments = dict(re.findall(r"^ {4}(\w+)\s*:[^#\n]*#[ ]*(.+)$", inspect.getsource(config), re.MULTILINE))
     kinds = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        if field.name == "profile":
-            continue
         name = "--" + field.name.replace("_", "-")
         help_text = comments.get(field.name, "").replace("%", "%%")
         parser.add_argument(
@@ -66,7 +61,7 @@ def add_config_options(parser: argparse.ArgumentParser, config: type[Any]) -> No
 
 def config_from(args: argparse.Namespace, config: type[Any]) -> Any:
     """The stage's dataclass: the profile's preset with the options that were given."""
-    names = {field.name for field in dataclasses.fields(config)} - {"profile"}
+    names = {field.name for field in dataclasses.fields(config)}
     given = {name: value for name, value in vars(args).items() if name in names}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     base = config.preset(args.profile)
@@ -98,8 +93,6 @@ def _fits(value: Any, kind: Any) -> bool:
     arms, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arm) for arm in arms)
-    if origin is typing.Literal:
-        return value in arms
     if origin is tuple:
         each = [arms[0]] * len(value) if isinstance(value, list) and arms[-1] is ... else arms
         return isinstance(value, list) and len(value) == len(each) and all(map(_fits, value, each))
@@ -135,13 +128,7 @@ def prepare(args: argparse.Namespace) -> None:
     from mmlib.data.prepare import prepare
 
     options = {"datasets": args.datasets} if args.datasets else {}
-    for report in prepare(**options, out_dir=args.out):
-        print(report.pop("dataset"))
-        for key, value in report.items():
-            items = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
-            print(f"  {key}: {len(items) if isinstance(items, list) else value}")
-            for item in items[:SHOWN] if isinstance(items, list) else ():
-                print(f"    {item}")
+    prepare(**options, out_dir=args.out)
 
 
 def paper(args: argparse.Namespace) -> None:
@@ -319,7 +306,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--dataset", default="synthetic")
     sub.add_argument("--split", default="test")
     sub.add_argument("--beam", type=_some, default=5)
-    sub.add_argument("--limit", type=int, help="only the first so many expressions")
+    sub.add_argument("--limit", type=_some, help="only the first so many expressions")
     sub.add_argument(
         "--export-lgeval", type=Path, metavar="DIR", help="write predictions and truth for LgEval"
     )

@@ -62,8 +62,9 @@ class Reader:
 
         Raises FileNotFoundError or RunError, naming the file.
         """
-        named = results_root() / "runs" / (path or "")
-        path = Path(path) if path else results_root() / "checkpoints" / "recogniser.safetensors"
+        if path is None:
+            return _load(results_root() / "checkpoints" / "recogniser.safetensors", device)
+        named, path = results_root() / "runs" / path, Path(path)
         path = named if not path.exists() and named.is_dir() else path
         return _load(path / "weights.safetensors" if path.is_dir() else path, device)
 
@@ -244,16 +245,17 @@ def _from_picture(source: str | Path | Image | np.ndarray, photo: bool | None) -
 
 def _grey(array: np.ndarray) -> np.ndarray:
     """(H, W) uint8 of an array (H, W), (H, W, 3) or (H, W, 4), of integers to 255, floats to 1 or booleans."""
-    if array.ndim == 3 and array.shape[2] in (3, 4):
-        array = array[..., :3] @ np.array([0.299, 0.587, 0.114])
-    elif array.ndim != 2:
+    from PIL import Image
+
+    from mmlib.data.pictures import grey_of
+
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise DataError(f"an array of shape {array.shape} is no picture; expected (H, W), (H, W, 3) or (H, W, 4)")
     if not array.size or not np.isfinite(array).all():
         raise DataError("a picture must have pixels, all of them finite")
     if array.dtype.kind in "fb" and array.max() <= 1:
-        array = array * 255
-    grey: np.ndarray = np.clip(array, 0, 255).astype(np.uint8)
-    return grey
+        array = array * 255.0
+    return grey_of(Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)))
 
 
 def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None, photo: bool | None = None

@@ -143,7 +143,7 @@ def _expected(run: Run) -> tuple[dict[str, Any], dict[str, float]]:
         return shared | {"seed": run.config["seed"]} | _cost(run), {}
     found = run.environment
     trained = Run.load(run.folder.parent / found["summary"]["trained"])
-    shared |= {key: found[key] for key in ("commit", "hardware")} | {"dataset": run.config["dataset"]}
+    shared |= {key: found[key] for key in ("commit", "hardware")} | {"dataset": Path(run.config["dataset"]).name}
     if run.stage == "probe":
         bounds = {"value": "", "low": "_low", "high": "_high"}
         values = {f"probe_{row['metric']}{end}": row[key] for row in found["summary"]["rows"] for key, end in bounds.items()}

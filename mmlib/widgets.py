@@ -91,7 +91,7 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
         "symbol": ipywidgets.Dropdown(options=["any", *written]),
         **{name: ipywidgets.Dropdown(options=["any", *some]) for name, some in (("writer", writers), ("source", sources))
            if len(some) > 1},
-        "length": ipywidgets.IntRangeSlider(min=1, max=longest, value=(1, longest)),
+        "length": ipywidgets.IntRangeSlider(min=0, max=longest, value=(0, longest)),
         "nesting": ipywidgets.IntRangeSlider(min=0, max=deepest, value=(0, deepest)),
         "colour": ipywidgets.ToggleButtons(options=["order", "symbol"]),
         "page": ipywidgets.BoundedIntText(value=0, min=0, max=max(0, -(-len(chosen) // 6) - 1)),
@@ -394,6 +394,7 @@ class Draw(ipywidgets.VBox):  # type: ignore[misc]
         from mmlib.data.pictures import decode
 
         for file in files:
+            self.pad.strokes = []  # what is read is no longer what is written
             try:
                 self._show(decode(bytes(file["content"])))
             except (ValueError, RuntimeError) as error:
@@ -417,7 +418,7 @@ class Draw(ipywidgets.VBox):  # type: ignore[misc]
 
     def look(self) -> None:
         """Draw where the decoder looked for each token."""
-        if self.ink is None:
+        if self.ink is None or not self.found:
             return
         with plots.style(), torch.no_grad():
             self.picture.value = png(report.looks_figure(self.ink, report.look(self.reader, self.ink, self.found[0].tokens)))

@@ -311,7 +311,8 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         assert [ax.get_ylim()[0] for ax in fig.axes] == [0, 0]
         assert fig.axes[0].get_ylim()[1] >= 4  # the panels share an axis that holds both
         fig = report.ratios_figure(parts)
-        assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["uniform over ink", "supervised", "supervised-total"]
+        legend = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+        assert legend == ["uniform over ink", "supervised", "supervised-total"]
         fig = report.looks_figure(ink, looked)
         assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
         fig = report.gallery_figure([ink], [looked])

@@ -156,6 +156,8 @@ def test_draw_reads_undoes_clears_and_saves(reader, tmp_path):
     panel.buttons["save"].click()
     kept = read_inkml(tmp_path / "drawn.inkml")
     assert [s.tolist() for s in kept.strokes()] == panel.pad.strokes
+    panel.found = []
+    panel.look()  # nothing was read
     panel.buttons["undo"].click()
     assert len(panel.ink.strokes()) == 1
     panel.buttons["clear"].click()
@@ -171,6 +173,9 @@ def test_draw_takes_a_picture_and_says_what_is_none(reader):
     Image.fromarray(picture).save(file, "PNG")
     panel.read_file([{"name": "one.png", "content": memoryview(file.getvalue())}])
     assert panel.found
+    panel.pad.strokes = [[[10, 10], [40, 60]]]
+    panel.read_file([{"name": "one.png", "content": memoryview(file.getvalue())}])
+    assert panel.ink is None  # the picture's LaTeX is no label of what was on the pad
     panel.read_file([{"name": "<b>.png", "content": memoryview(b"not a picture")}])
     assert panel.latex.value.startswith("&lt;b&gt;.png: ")
 

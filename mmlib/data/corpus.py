@@ -37,8 +37,11 @@ class Corpus:
         return np.sort(np.random.default_rng(3).permutation(self.valid)[:most])
 
     def held_formulas(self) -> frozenset[tuple[int, ...]]:
-        """Token ids of the validation formulas of more than one token: what no cut or recombination may show in training."""
-        found = (tuple(from_pack(self.pack, int(i)).tokens.tolist()) for i in self.valid)
+        """Token ids of the validation formulas of more than one token: what no cut or recombination may show in training. One
+        that training has anyway (in one's own data, where it cannot be otherwise) is not among them."""
+        trained = {self.pack.tokens(int(i)) for i in self.train}
+        held = [int(i) for i in self.valid if self.pack.tokens(int(i)) not in trained]
+        found = (tuple(from_pack(self.pack, i).tokens.tolist()) for i in held)
         return frozenset(tokens for tokens in found if len(tokens) > 1)
 
     @property
@@ -88,13 +91,17 @@ def crohme_found() -> bool:
     return True
 
 
+def resolved(dataset: str) -> str:
+    """The name itself; for 'auto', that of the data set which it means here."""
+    return ("crohme" if crohme_found() else "synthetic") if dataset == "auto" else dataset
+
+
 def load_corpus(dataset: str = "auto") -> Corpus:
     """The training corpus of a data set: 'crohme', 'synthetic', 'auto' (CROHME where it is found), or the path of one's own.
 
     The split has its own fixed seed: what is held out never varies. Raises DataError for another name.
     """
-    if dataset == "auto":
-        dataset = "crohme" if crohme_found() else "synthetic"
+    dataset = resolved(dataset)
     if dataset == "crohme":
         pack = load_pack("train_2014")
         assert isinstance(pack, Pack)  # it is InkML

@@ -24,7 +24,7 @@ def load_own(path: str | Path) -> Pack:
 
     Layouts of captions: see `mmlib.data.pictures`. Raises DataError, naming the path, where there is nothing to read.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a folder `test_2014` here is not CROHME's
     if not path.exists():
         raise DataError(f"{path}: there is no such folder or archive")
     out = cache_root() / "own" / content_digest(path)
@@ -78,8 +78,9 @@ def traced(picture: Picture) -> tuple[Ink, float]:
 
 
 def parts(pack: Pack, train: np.ndarray, valid: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The split, or where that leaves nothing to look at a random tenth held out; DataError for fewer than ten expressions."""
-    if len(valid) >= 5:
+    """The split, or where that leaves too little to look at or to train on a random tenth held out; DataError for fewer than ten
+    expressions."""
+    if 5 <= len(valid) <= len(train):
         return train, valid
     if len(pack) < 10:
         raise DataError(f"{pack.path.stem}: {len(pack)} expressions are too few to hold some out; give ten or more")

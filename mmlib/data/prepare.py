@@ -19,6 +19,7 @@ from mmlib.ink import Ink, InkError
 from mmlib.runs import write_atomic
 
 CHUNK = 100  # files that a worker takes at a time
+SHOWN = 10  # items of each list that `summary` names; the kept report has them all
 
 
 def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
@@ -105,11 +106,11 @@ def summary(report: dict[str, Any]) -> str:
             f"  {report['writers']} writers, {report['symbols']} symbols of {report['symbol_classes']} "
             f"classes, {report['aligned']} expressions with every token's ink known"
         )
-    lines += [f"  skipped: {reason}" for reason in report["skipped"]]
-    lines += [
-        f"  kept without tokens, its label is not valid: {k}: {why}"
-        for k, why in report["invalid_labels"].items()
-    ]
+    for said, items in (("skipped", report["skipped"]), ("kept without tokens, its label is not valid", [
+            f"{k}: {why}" for k, why in report["invalid_labels"].items()])):
+        lines += [f"  {said}: {item}" for item in items[:SHOWN]]
+        if len(items) > SHOWN:
+            lines.append(f"  {said}: {len(items) - SHOWN} more, in the report beside the pack")
     if report["no_label"]:
         lines.append(f"  {len(report['no_label'])} without a label")
     return "\n".join(lines)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mmlib.data import DataError
 from mmlib.data.batches import batches_by_area
-from mmlib.data.corpus import load_corpus, synthetic_pack
+from mmlib.data.corpus import load_corpus, resolved, synthetic_pack
 from mmlib.data.pack import Indices, Pack
 from mmlib.data.prepare import load_pack
 from mmlib.data.samples import Sample, collate, from_pack
@@ -180,6 +180,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
     """
     if not 0 <= occlusion < 1 or (removal and not occlusion):
         raise DataError(f"occlusion is {occlusion}{' and removal asked for' * removal}; a share to hide is above 0 and below 1")
+    dataset = resolved(dataset)
     config = Config(dataset, split, beam, both, tuple(without), limit, occlusion, removal)
     device = default_device()
     reader, part = Reader.load(weights, device), load_part(dataset, split)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mmlib import records
-from mmlib.data.corpus import Corpus, load_corpus
+from mmlib.data.corpus import Corpus, load_corpus, resolved
 from mmlib.metrics import probes
 from mmlib.metrics.intervals import Interval, interval
 from mmlib.models.encoder import Encoder, EncoderConfig
@@ -89,7 +89,7 @@ def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: 
         arm: writes records under this name: `probe_<metric>`, its `_low` and `_high`; without it, nothing is recorded.
         changes: of other fields of `Config`.
     """
-    config = Config(dataset or run.config["dataset"], random, **changes)
+    config = Config(resolved(dataset or run.config["dataset"]), random, **changes)
     corpus = load_corpus(config.dataset)
     weights = run.environment["weights"] if random is None else "random"
     inputs = {"encoder": run.name, "weights": weights, "data": corpus.identity}

@@ -88,12 +88,28 @@ def test_too_few_are_refused_and_some_are_held_out(folder):
     assert len(valid) == 2
     split = np.arange(8), np.arange(8, 16)
     assert parts(pack, *split) == split
+    assert len(parts(pack, none, np.arange(16))[1]) == 2, "one writer, who is held out: nothing would be left to train on"
     few = folder.parent / "few"
     few.mkdir()
     for path in sorted(folder.glob("img/*.png"))[:3]:
         (few / path.name).write_bytes(path.read_bytes())
     with pytest.raises(DataError, match="too few"):
         load_corpus(str(few))
+
+
+def test_few_formulas_are_trained_on_though_they_are_held_out_too(folder):
+    lines = (folder / "caption.txt").read_text().splitlines()
+    names = [line.split("\t")[0] for line in lines]
+    (folder / "caption.txt").write_text("".join(f"{name}\t{'x+1' if k % 2 else 'y-2'}\n" for k, name in enumerate(names)))
+    corpus = load_corpus(str(folder))
+    assert {corpus.pack.tokens(int(i)) for i in corpus.valid} <= {corpus.pack.tokens(int(i)) for i in corpus.train}
+    assert not corpus.held_formulas()
+
+
+def test_a_folder_called_as_a_data_set_is_ones_own(folder, monkeypatch):
+    folder.rename(folder.parent / "test_2014")
+    monkeypatch.chdir(folder.parent)
+    assert len(load_own("test_2014")) == 16
 
 
 def small(stage, folder, **more):

@@ -52,6 +52,15 @@ def test_report_names_what_is_wrong(data_dir, cache_dir):
     assert pack.flat.valid.tolist() == [True, True, False]
 
 
+def test_a_long_list_of_what_was_skipped_is_cut_and_counted():
+    report = {"dataset": "x", "listed": 20, "read": 0, "skipped": [f"file {i}" for i in range(20)], "tokens": 0, "pack_bytes": 1,
+              "seconds": 1.0, "invalid_labels": {"a": "no"}, "no_label": ["a", "b"]}
+    lines = prepare.summary(report).splitlines()
+    assert lines[1] == "  skipped: file 0"
+    assert lines[11:] == ["  skipped: 10 more, in the report beside the pack",
+                          "  kept without tokens, its label is not valid: a: no", "  2 without a label"]
+
+
 def test_workers_change_nothing(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "CHUNK", 2)
     digests = []
