@@ -155,8 +155,7 @@ def leaks(pack: Pack, seed: int = 0) -> dict[str, dict[str, float]]:
         "by writers": (np.array([i for i in by_writer[n:] if pack.writers[i] not in held]), by_writer[:n]),
         "by writers and formulas (ours)": (ours.train, ours.valid),
     }
-    wanted = ("train", "valid", "in_neither", "writers_seen", "formulas_seen")
-    return {name: {k: v for k, v in leak(pack, *pair).items() if k in wanted} for name, pair in pairs.items()}
+    return {name: leak(pack, *pair) for name, pair in pairs.items()}
 
 
 def crohme_statistics(fresh: dict[str, Any] | None = None) -> dict[str, Any]:

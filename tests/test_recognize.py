@@ -123,8 +123,8 @@ def sources(levels, tmp_path):
     return {
         "path": tmp_path / "dark.png", "text": str(tmp_path / "dark.png"), "light on dark": tmp_path / "light.png",
         "bmp": tmp_path / "dark.bmp", "PIL": Image.fromarray(paper), "PIL in colour": Image.fromarray(paper).convert("RGB"),
-        "array with transparency": clear, "PIL, black on transparent": Image.fromarray(clear), "array": paper, "light array": levels,
-        "float array": paper / 255, "colours": np.repeat(paper[..., None], 3, 2),
+        "array with transparency": clear, "PIL, black on transparent": Image.fromarray(clear), "array": paper,
+        "light array": levels, "float array": paper / 255, "colours": np.repeat(paper[..., None], 3, 2),
     }
 
 

@@ -70,7 +70,7 @@ def test_without_results_tables_say_so():
     assert report.NO_RECORD in report.verdict("mask-match", "supervised", "valid")
     assert all(frame.empty for frame in (
         report.intervals("valid"), report.differences([("a", "b")], "valid"), report.parts("valid", "length"),
-        report.seen_unseen("valid"), report.attention_ratios(), report.curves("finetune", "desk", ["valid_ter"]),
+        report.seen_unseen("valid"), report.curves("finetune", "desk", ["valid_ter"]),
     ))  # fmt: skip
 
 
@@ -242,19 +242,6 @@ def test_curves_count_what_came_before():
     assert frame.loc[("supervised", 0), ["total_pictures", "done"]].tolist() == [50, False]
     assert len(report.curves("finetune", "desk", ["valid_ter"], done=True)) == 2
     assert report.curves("finetune", "desk", ["valid_ter"], dataset="synthetic").empty
-
-
-def test_attention_ratios_carry_their_intervals():
-    shared = {"run": "r", "stage": "attend", "profile": "desk", "dataset": "crohme", "split": "valid", "labels": 0, "seed": 0,
-              "n": 7, "pictures": 1}
-    records.append([{**shared, "arm": arm, "metric": f"attention_ratio{bound}:operators", "value": value}
-                    for arm, values in (("mask-match", (1.5, 1.4, 1.6)), ("flat", (1.0,)))
-                    for bound, value in zip(("", "_low", "_high"), values, strict=False)])
-    records.append([{**shared, "arm": "flat", "dataset": "synthetic", "metric": "attention_ratio:operators", "value": 9}])
-    found = report.attention_ratios().set_index("arm")
-    assert found.loc["mask-match", ["part", "value", "low", "high", "n"]].tolist() == ["operators", 1.5, 1.4, 1.6, 7]
-    assert found.loc["flat", "value"] == 1
-    assert np.isnan(found.loc["flat", "low"])
 
 
 def test_a_table_takes_its_place_and_no_other(tmp_path):

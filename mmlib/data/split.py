@@ -16,11 +16,10 @@ from mmlib.data.pack import Indices, Pack
 
 
 class Split(NamedTuple):
-    """Indices into the pack, ascending (int64), and a report of sizes by source and of the leak."""
+    """Indices into the pack, ascending (int64)."""
 
     train: np.ndarray
     valid: np.ndarray
-    report: dict[str, Any]
 
 
 def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies: int = 2) -> Split:
@@ -93,26 +92,17 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
         elif not held:
             trained.append(i)
     train, valid = np.sort(np.array(trained, dtype=np.int64)), np.sort(np.array(looked, dtype=np.int64))
-    return Split(train, valid, {"seed": seed, "share": share, **leak(pack, train, valid)})
+    return Split(train, valid)
 
 
-def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
-    """Sizes by source, lengths, and how many validation formulas and writers training has seen."""
+def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict[str, float]:
+    """Sizes, and how many validation formulas and writers training has seen."""
     formulas = {pack.tokens(i) for i in train}
     writers = {pack.writers[i] for i in train} - {None}
-    lengths = [len(pack.tokens(i) or ()) for i in valid]
-    count = Counter(map(str, pack.sources))
     return {
-        "expressions": len(pack),
         "train": len(train),
         "valid": len(valid),
         "in_neither": len(pack) - len(train) - len(valid),
-        "train_share_by_source": {s: round(n / count[s], 3) for s, n in _by_source(pack, train).items()},
-        "valid_by_source": _by_source(pack, valid),
-        "valid_formulas": len({pack.tokens(i) for i in valid}),
-        "valid_length_quantiles": np.quantile(lengths, [0.1, 0.25, 0.5, 0.75, 0.9]).tolist()
-        if lengths
-        else [],
         "formulas_seen": seen(pack, valid, formulas),
         "writers_seen": float(np.mean([pack.writers[i] in writers for i in valid])) if len(valid) else 0.0,
     }
@@ -121,7 +111,3 @@ def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
 def seen(pack: Pack, indices: Indices, formulas: Set[tuple[str, ...] | None]) -> float:
     """Share of the expressions of a pack (a test set, say) whose canonical formula is in `formulas`."""
     return float(np.mean([pack.tokens(i) in formulas for i in indices])) if len(indices) else 0.0
-
-
-def _by_source(pack: Pack, indices: Indices) -> dict[str, int]:
-    return dict(sorted(Counter(str(pack.sources[i]) for i in indices).items()))

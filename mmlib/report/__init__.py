@@ -27,7 +27,6 @@ from mmlib.report.tables import (
     PROBED,
     PROBES,
     arms_table,
-    attention_ratios,
     benchmark_table,
     benchmarks,
     filled,
@@ -40,7 +39,7 @@ from mmlib.report.tables import (
 
 __all__ = [
     "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "TAUGHT",
-    "Looked", "arm_of", "arms_table", "attention_ratios", "benchmark_table", "benchmarks", "curves", "differences",
+    "Looked", "arm_of", "arms_table", "benchmark_table", "benchmarks", "curves", "differences",
     "efficiency", "efficiency_figure", "filled", "gallery_figure", "grid_differences", "grid_figure", "grid_table", "intervals",
     "learning_figure", "look", "looks_figure", "main_table", "occluded", "occlusion_areas", "occlusion_figure", "outcomes_of",
     "parts", "parts_figure", "probes_table", "publish_tables", "published", "ratios_figure", "scored", "seen_unseen", "shipped",

@@ -92,7 +92,7 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
 
 
 def ratios_figure(ratios: DataFrame) -> Figure:
-    """`attention_ratios`: a row for each class of symbols, a marker for each arm and control, a line at 1."""
+    """Ratios as `attention_report.recorded` has them: a row for each class of symbols, a marker for each arm and control."""
     import matplotlib.pyplot as plt
 
     from mmlib import plots

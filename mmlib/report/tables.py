@@ -122,27 +122,6 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
     return pd.DataFrame([*rows, {"encoder": "no encoder"} | beside]).fillna("")
 
 
-def attention_ratios(dataset: str = "crohme") -> DataFrame:
-    """The attention metric: columns arm, part (class of symbols), value, low, high, n.
-
-    From records of metric 'attention_ratio:<class>', with 'attention_ratio_low:<class>' and 'attention_ratio_high:<class>' as
-    the interval where they are kept. Controls are arms of their own.
-    """
-    import pandas as pd
-
-    frame = records.load()
-    frame = frame[(frame.dataset == dataset) & frame.metric.str.startswith("attention_ratio")]
-    frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "split", "metric"], keep="last")
-    parts = frame.metric.str.split(":", n=1, expand=True).reindex(columns=[0, 1])
-    wide = frame.assign(kind=parts[0], part=parts[1]).pivot_table(index=["arm", "part"], columns="kind", values="value",
-                                                                  aggfunc="mean", sort=False)
-    wide = wide.reindex(columns=["attention_ratio", "attention_ratio_low", "attention_ratio_high"])
-    wide.columns = ["value", "low", "high"]
-    counts = frame.assign(part=parts[1]).groupby(["arm", "part"], sort=False).n.max()
-    found = wide.join(counts).reset_index()
-    return found if len(found) else pd.DataFrame(columns=["arm", "part", "value", "low", "high", "n"])
-
-
 def benchmarks(section: str) -> DataFrame:
     """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware` and `threads`."""
     import pandas as pd

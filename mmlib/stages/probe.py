@@ -17,7 +17,7 @@ from mmlib.metrics import probes
 from mmlib.metrics.intervals import Interval, interval
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.layers import default_device
-from mmlib.runs import Run, fields_of, training_cost
+from mmlib.runs import Run, fields_of, results_root, training_cost
 from mmlib.stages.attend import encoder_weights
 from mmlib.stages.pretrain import HARD
 from mmlib.views import ViewConfig
@@ -98,7 +98,8 @@ def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: 
         with this.lock():
             this.finish(rows=measure(*load(run, random), corpus, config), trained=run.name)
     if arm:
-        pictures, minutes = training_cost(run) if random is None else (0, 0)
+        kept = results_root() / "runs" / run.name  # one that was trained again cost what the kept one did
+        pictures, minutes = training_cost(Run.load(kept) if kept.is_dir() else run) if random is None else (0, 0)
         shared = {"run": this.name, "stage": "probe", "profile": run.profile, "arm": arm, "dataset": corpus.name,
                   "split": "valid", "labels": run.config.get("labels", 0) if random is None else 0,
                   "seed": run.config["seed"] if random is None else random, "pictures": pictures, "minutes": minutes,
