@@ -180,6 +180,13 @@ def evaluate(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit", "arm", "profile", "without",
                                                    "occlusion", "removal")}
     print(evaluate(args.weights, args.dataset, args.split, **options))
+    if args.arm:  # figures by nesting and by what training has seen need to know it of each expression
+        from mmlib.data.corpus import resolved
+        from mmlib.report import traits_path, write_traits
+
+        dataset = resolved(args.dataset)
+        if dataset in ("crohme", "synthetic") and not traits_path(args.split, dataset).is_file():
+            write_traits(args.split, dataset)
 
 
 def probe(args: argparse.Namespace) -> None:
@@ -191,6 +198,15 @@ def probe(args: argparse.Namespace) -> None:
     for row in found.summary["rows"]:
         print("{metric:24} {value:7.4f}  [{low:.4f}, {high:.4f}]  n = {n}".format(**row))
     print(f"{found.name}: done in {found.environment['minutes']} min")
+
+
+def attention(args: argparse.Namespace) -> None:
+    """Measure where the attention of stage 2 lies."""
+    from mmlib.runs import Run
+    from mmlib.stages.attention_report import measured
+
+    for row in measured(Run.load(args.run), args.dataset, args.record):
+        print("{arm:16} {metric:12} {part:20} {value:7.3f}  [{low:.3f}, {high:.3f}]  n = {n}".format(**row))
 
 
 def recognize(args: argparse.Namespace) -> int:
@@ -322,6 +338,11 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--dataset", help="whose symbols; default: what the run was trained on")
     sub.add_argument("--random", type=int, metavar="SEED", help="random weights by this seed in place of the run's")
     sub.add_argument("--arm", help="write records under this arm's name; without it nothing is recorded")
+
+    sub = command("attention", attention, "on which classes of symbols the attention of stage 2 lies, beside controls")
+    sub.add_argument("run", type=Path, help="a finished run's folder, of attend")
+    sub.add_argument("--dataset", help="whose validation split; default: what the run was trained on")
+    sub.add_argument("--record", action="store_true", help="write records")
 
     sub = command("paper", paper, "the paper profile: every arm's stages and the tests, as a chain that pauses and goes on")
     sub.add_argument("--plan", action="store_true", help="say what it does and how long it takes, and on what evidence")

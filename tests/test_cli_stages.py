@@ -41,6 +41,16 @@ def test_finetune_pauses_goes_on_and_is_found_done(capsys):
     assert run.weights.read_bytes() == weights
 
 
+def test_a_recorded_evaluation_keeps_what_figures_need_of_its_split(results, capsys):
+    assert main(FINETUNE) == 0
+    (run,) = find_runs("finetune")
+    assert main(["evaluate", str(run.folder), "--split", "valid", "--beam", "1", "--arm", "x", "--profile", "smoke"]) == 0
+    lines = (results / "traits" / "synthetic-valid.csv").read_text().splitlines()
+    assert lines[0] == "id,depth,seen"
+    assert len(lines) > 2
+    assert {line.split(",")[2] for line in lines[1:]} == {"0"}  # validation's formulas are not trained on
+
+
 def test_the_options_are_the_runs_configuration():
     changes = ["--seed", "3", "--no-full-data", "--labels", "0.5", "--guide-weight", "0",
                "--augment", '{"relabel": 0.0}', "--view", '{"pen": [1.0, 1.5]}', "--model", '{"decoder": {"layers": 3}}']

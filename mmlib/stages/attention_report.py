@@ -326,11 +326,11 @@ def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
     return Ink(view.points.cpu().numpy()[own], stroke.astype(np.int32))
 
 
-def main(profile: str = "smoke", dataset: str = "synthetic", seed: int = 0) -> list[dict[str, Any]]:
-    """Report on the profile's own stage 2 (trained where it is not there), on the validation split, and record it."""
-    run = attend.run(attend.Config.preset(profile, dataset=dataset, seed=seed), profile)
-    corpus = load_corpus(dataset)
+def measured(run: Run, dataset: str | None = None, keep: bool = False) -> list[dict[str, Any]]:
+    """`report` on the validation split of a data set, by default of what stage 2 was trained on; `keep` records it."""
+    corpus = load_corpus(dataset or run.config["dataset"])
     student, view = load(run)
-    rows = report(student, corpus.pack, corpus.valid, view, seed)
-    record(run, rows, corpus.name)
+    rows = report(student, corpus.pack, corpus.valid, view)
+    if keep:
+        record(run, rows, corpus.name)
     return rows

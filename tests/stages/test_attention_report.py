@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mmlib import records
+from mmlib import cli, records
 from mmlib.data.samples import collate, from_pack
 from mmlib.data.synthetic import synthetic_ink
 from mmlib.metrics.attention import CLASSES, symbol_classes, uniform_over_ink
@@ -194,6 +194,21 @@ def test_a_finished_run_is_loaded_and_recorded(tmp_path, monkeypatch, student, p
     row = table[(table["metric"] == "attention_ratio_low:operators") & (table["arm"] == report.OURS)]
     assert row["value"].tolist() == pytest.approx([r["low"] for r in rows if (r["arm"], r["metric"], r["part"])
                                                    == (report.OURS, "ratio", "operators")])
+
+
+def test_the_command_line_measures_a_finished_stage_2(tmp_path, monkeypatch, student, small_data, capsys):
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    run = Run.open("attend", "smoke", CONFIG, {"data": "toy", "init": "none"})
+    with run.lock():
+        run.save_weights({k: v.half() for k, v in student.state_dict().items()}, {"config": run.config})
+        run.finish(pictures=100)
+    with small_data(60, 10):
+        assert cli.main(["attention", str(run.folder), "--dataset", "synthetic"]) == 0
+        assert records.load().empty
+        assert cli.main(["attention", str(run.folder), "--dataset", "synthetic", "--record"]) == 0
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) * 3 == 2 * len(records.load())
+    assert [report.OURS, "ratio"] in lines
 
 
 def test_ink_without_aligned_symbols_is_refused(student, make_pack, make_ink):
