@@ -99,6 +99,25 @@ def test_grid_claims_only_what_several_seeds_carry():
     plt.close(fig)
 
 
+def test_claims_say_no_more_than_their_seeds_carry():
+    assert set(report.claims_table().difference) == {report.NO_RECORD}
+    for seed, errors in enumerate((2, 3, 4)):
+        evaluated("mask-match", [errors, errors + 1] * 20, [10] * 40, seed=seed, profile="ablate", labels=0.1)
+        evaluated("supervised-total", [errors + 4, errors + 5] * 20, [10] * 40, seed=seed, profile="ablate", labels=0.1)
+        evaluated("simclr", [errors, errors + 1] * 20, [10] * 40, seed=seed, profile="ablate", labels=0.1)
+    evaluated("byol", [3, 4] * 20, [10] * 40, profile="ablate", labels=0.1)
+    evaluated("mae", [0, 1] * 20, [10] * 40, profile="ablate", labels=0.1)
+    table = report.claims_table().set_index("compared with")
+    assert table.difference["supervised-total"] == "TER +0.400 [+0.400, +0.400]"
+    assert table.seeds["supervised-total"] == "3"
+    assert table["what follows"][["supervised-total", "simclr", "byol", "mae"]].tolist() == [
+        "ours has fewer errors", "no difference found",
+        "one seed: no claim (ours has fewer errors, by less than its own seeds differ)",
+        "one seed: no claim (ours has more errors)"]
+    assert table.difference["supervised"] == report.NO_RECORD
+    assert report.table("claims").equals(report.claims_table())
+
+
 def test_arms_are_compared_over_the_seeds_that_both_have():
     for seed in range(3):
         evaluated("mask-match", [seed] * 40, [10] * 40, seed=seed, profile="ablate")

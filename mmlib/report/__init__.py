@@ -6,6 +6,7 @@ Nothing here trains, and nothing is typed by hand: what has no record says so. I
 
 from mmlib.report.arms import COMPARED, HEADLINE, METRICS, NO_RECORD, arm_of, curves, scored, shipped, shipped_arm
 from mmlib.report.by_part import parts, seen_unseen, traits, traits_path, write_traits
+from mmlib.report.claims import claims_table
 from mmlib.report.figures import MATCH_TERMS, learning_figure, parts_figure, ratios_figure, stages_figure
 from mmlib.report.grid import (
     EFFICIENCY,
@@ -39,7 +40,7 @@ from mmlib.report.tables import (
 
 __all__ = [
     "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "TAUGHT",
-    "Looked", "arm_of", "arms_table", "benchmark_table", "benchmarks", "curves", "differences",
+    "Looked", "arm_of", "arms_table", "benchmark_table", "benchmarks", "claims_table", "curves", "differences",
     "efficiency", "efficiency_figure", "filled", "gallery_figure", "grid_differences", "grid_figure", "grid_table", "intervals",
     "learning_figure", "look", "looks_figure", "main_table", "occluded", "occlusion_areas", "occlusion_figure", "outcomes_of",
     "parts", "parts_figure", "probes_table", "publish_tables", "published", "ratios_figure", "scored", "seen_unseen", "shipped",

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmlib import ablate, records
 from mmlib.report.arms import COMPARED, METRICS, NO_RECORD, number, scored, shipped_arm
+from mmlib.report.claims import claims_table
 from mmlib.report.grid import grid_table
 from mmlib.report.outcomes import intervals
 from mmlib.runs import RunError, results_root, write_atomic
@@ -148,18 +149,20 @@ def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -
 
 
 def table(name: str) -> DataFrame:
-    """A published table by its file's name: 'main', 'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_' and per
-    cent of the labels. RunError for any other."""
+    """A published table by its file's name: 'main', 'claims', 'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_'
+    and per cent of the labels. RunError for any other."""
     if name == "main":
         return main_table()
+    if name == "claims":
+        return claims_table()
     if name.startswith("arms_"):
         return arms_table(name.removeprefix("arms_"))
     if name == "probes" or name.startswith("probes_"):
         return probes_table(*name.split("_")[1:])
     if name.startswith("grid_") and name[5:].isdecimal():
         return grid_table(int(name[5:]) / 100)
-    raise RunError("there is no such table; it would be 'main', 'probes', 'probes_' and a profile, 'arms_' and a split, "
-                   "or 'grid_' and per cent")
+    raise RunError("there is no such table; it would be 'main', 'claims', 'probes', 'probes_' and a profile, 'arms_' and a "
+                   "split, or 'grid_' and per cent")
 
 
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:

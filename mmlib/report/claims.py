@@ -1,0 +1,81 @@
+"""The paper's claims, each beside the comparison here that asks for it and what the records say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmlib.ablate import PROFILE
+from mmlib.report.arms import NO_RECORD
+from mmlib.report.grid import grid_differences, occlusion_areas
+from mmlib.report.outcomes import seeds_of
+from mmlib.stages import attention_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pandas import DataFrame
+
+LABELS = 0.1  # share of the labels at which arms have several seeds
+# Claim, and the rivals that it is about: arms of the grid, each compared with its factor's own form of the method.
+CLAIMS = {
+    "better than supervised training at the same cost": (
+        "supervised-total", "supervised-total, cross-entropy alone", "supervised-total, longer",
+        "supervised-total, as published"),
+    "better than supervised training after the same fine-tuning": (
+        "supervised", "supervised, cross-entropy alone", "supervised, longer"),
+    "better than other self-supervision": ("simclr", "byol", "mae"),
+    "stage 2 earns its place": ("contrastive", "contrastive, cross-entropy alone"),
+    "the masking and its curriculum earn their place": ("nothing hidden", "fixed share"),
+}
+
+
+def claims_table() -> DataFrame:
+    """A row for each claim and rival: TER of the rival minus that of the method on CROHME's validation split, its seeds and what
+    follows; then reading with ink hidden, and where the attention lies."""
+    import pandas as pd
+
+    columns = ["the paper's claim", "compared with", "difference", "seeds", "what follows"]
+    frame = pd.DataFrame([*_compared(), *_hidden(), *_attention()], columns=columns)
+    frame.loc[frame[columns[0]].duplicated(), columns[0]] = ""  # said once
+    return frame
+
+
+def _compared() -> Iterator[tuple[str, ...]]:
+    found, seeds = grid_differences(LABELS).set_index("a"), seeds_of("valid", labels=LABELS, profile=PROFILE)
+    for claim, rivals in CLAIMS.items():
+        for rival in rivals:
+            if rival not in found.index:
+                yield claim, rival, NO_RECORD, "", ""
+                continue
+            row = found.loc[rival]
+            own = [one.token_errors.sum() / one.length.sum() for one in seeds[row.b].values()]
+            yield claim, rival, f"TER {row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", str(row.seeds[0]), _follows(
+                row.low, row.high, row.p if row.seeds[0] > 1 else None, abs(row.value) < max(own) - min(own))
+
+
+def _hidden() -> Iterator[tuple[str, ...]]:
+    areas = occlusion_areas(LABELS)
+    for row in areas[areas.arm.str.startswith("supervised-total")].itertuples():
+        for what, less in (("mean TER", "difference"), ("rise of TER", "rise_difference")):
+            value, high, low = (-getattr(row, less + end) for end in ("", "_low", "_high"))
+            yield ("robust to missing ink", f"{row.arm}, {row.way}", f"{what} {value:+.3f} [{low:+.3f}, {high:+.3f}]",
+                   str(row.seeds), _follows(low, high, None))
+
+
+def _attention() -> Iterator[tuple[str, ...]]:
+    said = attention_report.conclusion()
+    ahead = "; ".join(said.get(attention_report.AHEAD, []))
+    if said:
+        yield ("attends to operators, scripts, nested parts", "six controls without labels",
+               f"ahead of all of them: {ahead or 'none'}", "1", "one seed: no claim")
+
+
+def _follows(low: float, high: float, p: float | None, small: bool = False) -> str:
+    """What the interval of a rival's errors minus ours carries; `p` of several seeds; `small`: our own seeds differ by more."""
+    which = "ours has fewer errors" if low > 0 else "ours has more errors" if high < 0 else ""
+    if p is None:
+        few = f"{which}, by less than its own seeds differ" if small else which
+        return f"one seed: no claim{f' ({few})' if which else ''}"
+    if not which:
+        return "no difference found"
+    return which if p < 0.05 else f"{which} in these seeds; too few to settle it (p {p:.3f})"
