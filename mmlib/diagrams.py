@@ -189,8 +189,9 @@ def _views(ax: Axes, y: float, shown: Shown, pictures: Sequence[Any], names: Seq
 def _contrast(ax: Axes, y: float, shown: Shown) -> None:
     _views(ax, y, shown, [_page(shown.first), _page(shown.second)], ["view", "another view"])
     _box(ax, 3.5, y + 1.04, 0.74, 1.6, "encoder\n$f$\n\nthe same\nfor both")
-    for at, head, loss in ((y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$", "global, NT-Xent:\nthe other view\nof my expression"),
-                           (y + 0.58, "at ink points\n→ head $q$ → $u,\\ u'$", "local, InfoNCE:\nthe same point\nin the other view")):
+    for at, head, loss in (
+            (y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$", "global, NT-Xent:\nthe other view\nof my expression"),
+            (y + 0.58, "at ink points\n→ head $q$ → $u,\\ u'$", "local, InfoNCE:\nthe same point\nin the other view")):
         _arrow(ax, (3.88, at), (4.22, at), "$F,\\ F'$")
         _box(ax, 4.83, at, 1.2, 0.62, head)
         _arrow(ax, (5.44, at), (5.76, at))

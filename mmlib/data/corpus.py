@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from mmlib.data.split import split
 from mmlib.data.synthetic import InkBank, synthetic_ink
 from mmlib.ink import Ink
 from mmlib.latex import Vocabulary
+
+if TYPE_CHECKING:
+    from mmlib.views import ViewConfig
 
 SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of the embedded data set's parts
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
@@ -31,6 +35,11 @@ class Corpus:
     train: np.ndarray
     valid: np.ndarray
     vocabulary: Vocabulary
+    traced: bool = False  # from pictures: strokes are short pieces of lines
+
+    def view(self, config: ViewConfig) -> ViewConfig:
+        """How this ink may be warped: pieces of a traced line move together."""
+        return replace(config, stroke_shift=0.0, stroke_scale=0.0) if self.traced else config
 
     def look(self, most: int) -> np.ndarray:
         """At most so many validation expressions, always the same random choice: what the curves are measured on."""
@@ -117,9 +126,10 @@ def load_corpus(dataset: str = "auto") -> Corpus:
 
 def _own(path: Path) -> Corpus:
     """One's own data as a corpus, with the tokens of its labels behind CROHME's."""
-    from mmlib.data.own import load_own, parts
+    from mmlib.data.own import TRACED, load_own, parts
 
     pack = load_own(path)
     found = split(pack)
     train, valid = parts(pack, found.train, found.valid)
-    return Corpus(path.resolve().name, pack, train, valid, Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS):]))
+    return Corpus(path.resolve().name, pack, train, valid, Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS):]),
+                  traced=pack.path.name.endswith(TRACED))

@@ -16,6 +16,7 @@ from mmlib.data.pictures import Picture, PicturePack
 from mmlib.data.prepare import open_pack, pack_name, prepare
 from mmlib.ink import Ink
 
+TRACED = ".traced.safetensors"  # how the name of a pack of traced pictures ends
 HELD = 0.1  # share held out where a split by writers and formulas cannot be: without labels, or with too few
 
 
@@ -36,7 +37,7 @@ def load_own(path: str | Path) -> Pack:
         pack = open_pack(file)
     if not isinstance(pack, PicturePack):
         return pack
-    traced = file.with_suffix(".traced.safetensors")
+    traced = file.with_suffix(TRACED)
     try:
         return Pack.open(traced)
     except PackError:

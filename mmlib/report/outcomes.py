@@ -116,7 +116,7 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
         return f"{title} of {a} against {b} on {split}: {NO_RECORD}."
     row = found.iloc[0]
     text = (f"{title} of {a} minus {b} on {split}: {row.value:+.3f}, 95 % interval {row.low:+.3f} to {row.high:+.3f}, "
-            f"n = {row.n:,} expressions, seeds {row.seeds[0]} and {row.seeds[1]}.")
+            f"n = {row.n:,} expressions, {row.seeds[0]} seed{'s' * (row.seeds[0] > 1)} each.")
     if min(row.seeds) == 1 and not one_training(a, b, split, dataset):
         return text + " One seed: the interval is about the expressions, another seed may turn the sign, so no claim follows."
     if row.low > 0 or row.high < 0:

@@ -139,6 +139,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     tools = accelerator()
     with tools.main_process_first():  # the others find its packs
         corpus = load_corpus(config.dataset)
+    config = replace(config, view=corpus.view(config.view))
     before = (config.init, profile, config.dataset, config.seed, max_minutes, max_steps)
     start = initial_run(*before, weights=False)
     inputs = {"data": corpus.identity, "init": start.name if start else "none"}

@@ -165,6 +165,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     reader = Reader.load() if config.init == "recogniser" else None
     if reader:  # as it is: its sizes, its view
         config = replace(config, model=reader.model.config, view=reader.view)
+    config = replace(config, view=corpus.view(config.view))
     before = ("none" if reader else config.init, profile, config.dataset, config.seed, max_minutes, max_steps)
     start = initial_run(*before, weights=False)
     if not corpus.pack.flat.aligned[indices].any():  # nothing to compose from

@@ -81,6 +81,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     tools = accelerator()
     with tools.main_process_first():  # the others find its packs
         corpus = load_corpus(config.dataset)
+    config = replace(config, view=corpus.view(config.view))
     this = Run.open("pretrain", profile, config, {"data": corpus.identity}, CODE_VERSION)
     if this.done:
         return this

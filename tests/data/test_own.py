@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ def folder(tmp_path, cache_dir):
 def test_pictures_become_ink_of_their_size(folder):
     corpus = load_corpus(str(folder))
     assert corpus.name == "mine"
+    assert corpus.traced
+    assert corpus.view(ViewConfig()) == replace(ViewConfig(), stroke_shift=0.0, stroke_scale=0.0)
     assert len(corpus.pack) == 16
     assert set(corpus.train) | set(corpus.valid) <= set(range(16))
     assert not set(corpus.train) & set(corpus.valid)
