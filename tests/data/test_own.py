@@ -71,7 +71,9 @@ def test_inkml_stays_ink(tmp_path, cache_dir):
     path.mkdir()
     for i in range(12):
         write_inkml(pack[i], path / f"{i}.inkml")
-    own = load_corpus(str(path)).pack
+    corpus = load_corpus(str(path))
+    assert not corpus.traced
+    own = corpus.pack
     assert own.flat.symbol_offsets[-1] == sum(len(pack[i].symbols) for i in range(12))
     assert sorted(own.tokens(i) for i in range(12)) == sorted(pack.tokens(i) for i in range(12))
 
