@@ -33,7 +33,7 @@ Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a
 
 COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
 LONGER = "cross-entropy alone, five times the fine-tuning"
-PUBLISHED = "labels as written, cross-entropy alone, five times the fine-tuning"  # as most published recognisers are taught
+PUBLISHED = "as most published recognisers are taught"  # labels as written, cross-entropy alone, five times the fine-tuning
 SIDELESS = "cross-entropy alone"  # without the side losses, which show every ink point its class
 SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
 RATES = "learning rate of fine-tuning"  # half and twice the preset's

@@ -153,7 +153,7 @@ def grid_figure(labels: float = 1.0) -> Figure:
         ending = ", " + reference.partition(", ")[2]  # said once, in the heading
         names += [f"{factor}: minus {reference}"]
         names += [f"{row.a.removesuffix(ending)}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in rows.itertuples()]
-    fig, ax = plt.subplots(figsize=(8.5, 0.24 * len(names) + 1.1))
+    fig, ax = plt.subplots(figsize=(8.5, 0.2 * len(names) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
     for y, row in zip(places, found.itertuples(), strict=True):
         one = min(row.seeds) == 1
@@ -163,13 +163,12 @@ def grid_figure(labels: float = 1.0) -> Figure:
             ax.fill_betweenx([y - 0.5, y + 0.5], min(band), max(band), color="0.88", lw=0, zorder=0)
         ax.errorbar(row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], fmt="o", color=plots.BLUE, capsize=3,
                     mfc="white" if one else plots.BLUE)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
-    ax.tick_params(axis="y", length=0)
-    for head in heads:
-        ax.get_yticklabels()[head].set_fontweight("bold")
-    # The names leave the axes narrow: these two are longer than it is wide.
-    ax.set_xlabel("difference in TER (right: the reference reads better)", loc="right")
-    ax.set_title(f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions", loc="right")
+    ax.set(yticks=places, yticklabels=[names[y] for y in places], ylim=(len(names) - 0.5, -0.5),
+           xlabel="difference in TER (right: what the heading names reads better)",
+           title=f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions")
+    for y in heads:
+        ax.text(0.015, y, names[y], transform=ax.get_yaxis_transform(), va="center", size="small", weight="bold",
+                bbox={"color": "white", "pad": 1.5})
     return fig
 
 
@@ -193,7 +192,8 @@ def occlusion_figure(frame: DataFrame) -> Figure:
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0, 0].set(ylabel="validation TER", ylim=(0, None))
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1),
-                       title=f"n = {frame.n.iloc[0]:,}, seeds {frame.seeds.min()}", alignment="left")
+                       title=f"n = {frame.n.iloc[0]:,}, {frame.seeds.min()} seed{'s' * (frame.seeds.min() > 1)}",
+                       alignment="left")
     return fig
 
 
