@@ -135,8 +135,8 @@ def test_what_no_real_label_taught_stands_beside_every_share_of_the_labels():
         evaluated("mask-match", [1] * 40, [10] * 40, profile="ablate", labels=labels)
     evaluated(SYNTHETIC, [5] * 40, [10] * 40, profile="ablate", labels=0.0)
     records.append([{"run": "probe", "stage": "probe", "profile": "ablate", "arm": "mask-match", "dataset": "crohme",
-                     "split": "valid", "labels": 0, "seed": 0, "metric": "probe_symbol_linear", "value": 0.4, "n": 9, "pictures": 7,
-                     "minutes": 1}])
+                     "split": "valid", "labels": 0, "seed": 0, "metric": "probe_symbol_linear", "value": 0.4, "n": 9,
+                     "pictures": 7, "minutes": 1}])
     for labels in (0.1, 1.0):
         assert report.grid_table(labels).set_index("arm")["TER minus its"][SYNTHETIC].startswith("+0.400 [")
         assert report.grid_differences(labels).a.tolist() == [SYNTHETIC]
