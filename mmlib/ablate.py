@@ -52,6 +52,8 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
     plain = {"composed": 0.0, "augment": dict.fromkeys(RECOMBINED, 0.0)}  # no ink composed or recombined from labelled symbols
 
     sideless = {"point_weight": 0.0, "guide_weight": 0.0}
+    longer = sideless | {"pictures": 5 * labelled}
+    longer_total = sideless | {"pictures": first + second + 5 * labelled}
 
     def alone(finetune: Mapping[str, Any] = {}, **changes: Any) -> Chain:
         """Stage 1 with stage 2's share."""
@@ -142,15 +144,15 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "supervised-total, cross-entropy alone": {"finetune": total | sideless},
         },
         LONGER: {
-            "mask-match, longer": whole({}, sideless | {"pictures": 5 * labelled}),
-            "supervised, longer": levered(**sideless, pictures=5 * labelled),
-            "supervised-total, longer": {"finetune": sideless | {"pictures": first + second + 5 * labelled}},
+            "mask-match, longer": whole({}, longer),
+            "supervised, longer": levered(**longer),
+            "supervised-total, longer": {"finetune": longer_total},
         },
         PUBLISHED: {
-            "mask-match, as published": whole({}, plain | sideless | {"pictures": 5 * labelled}),
-            "contrastive, as published": alone(plain | sideless | {"pictures": 5 * labelled}),
-            "supervised, as published": levered(**plain, **sideless, pictures=5 * labelled),
-            "supervised-total, as published": {"finetune": plain | sideless | {"pictures": first + second + 5 * labelled}},
+            "mask-match, as published": whole({}, plain | longer),
+            "contrastive, as published": alone(plain | longer),
+            "supervised, as published": levered(**plain, **longer),
+            "supervised-total, as published": {"finetune": plain | longer_total},
         },
         COVERED: {
             "mask-match, covers": whole({}, covered),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mmlib.ablate import PROFILE
 from mmlib.report.arms import NO_RECORD
 from mmlib.report.grid import grid_differences, occlusion_areas
-from mmlib.report.outcomes import seeds_of
+from mmlib.report.outcomes import seeds_of, ter_of
 from mmlib.stages import attention_report
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _compared() -> Iterator[tuple[str, ...]]:
                 yield claim, rival, NO_RECORD, "", ""
                 continue
             row = found.loc[rival]
-            own = [one.token_errors.sum() / one.length.sum() for one in seeds[row.b].values()]
+            own = ter_of(seeds[row.b]).values()
             yield claim, rival, f"TER {row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", str(row.seeds[0]), _follows(
                 row.low, row.high, row.p if row.seeds[0] > 1 else None, abs(row.value) < max(own) - min(own))
 

@@ -9,7 +9,7 @@ import numpy as np
 from mmlib import ablate, records
 from mmlib.metrics.intervals import Interval, holm, interval, paired_difference
 from mmlib.report.arms import NO_RECORD, number, scored
-from mmlib.report.outcomes import differences, metric_sums, outcomes_in, outcomes_of, seeds_of
+from mmlib.report.outcomes import differences, metric_sums, outcomes_in, outcomes_of, seeds_of, ter_of
 from mmlib.runs import results_root
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def grid_figure(labels: float = 1.0) -> Figure:
     from mmlib import plots
 
     found, seeds = grid_differences(labels), seeds_of("valid", labels=_shares(labels), profile=ablate.PROFILE)
-    ter = {arm: {seed: one.token_errors.sum() / one.length.sum() for seed, one in own.items()} for arm, own in seeds.items()}
+    ter = {arm: ter_of(own) for arm, own in seeds.items()}
     places: list[int] = []
     names: list[str] = []
     heads = []

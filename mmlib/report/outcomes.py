@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,11 @@ def seeds_of(split: str, dataset: str = "crohme", labels: float | Sequence[float
         if (folder / "outcomes.csv").is_file():
             found.setdefault(row.arm, {})[int(row.seed)] = outcomes_in(folder)
     return found
+
+
+def ter_of(seeds: Mapping[int, Outcomes]) -> dict[int, float]:
+    """TER of each seed of an arm."""
+    return {seed: float(one.token_errors.sum() / one.length.sum()) for seed, one in seeds.items()}
 
 
 def metric_sums(seeds: Sequence[Outcomes], metric: str, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
