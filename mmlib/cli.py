@@ -178,7 +178,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from mmlib.stages.evaluate import evaluate
 
     options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit", "arm", "profile", "without",
-                                                   "occlusion", "removal")}
+                                                   "occlusion", "removal", "sizes")}
     print(evaluate(args.weights, args.dataset, args.split, **options))
     if args.arm:  # figures by nesting and by what training has seen need to know it of each expression
         from mmlib.data.corpus import resolved
@@ -220,7 +220,7 @@ def recognize(args: argparse.Namespace) -> int:
 
     reader, read = Reader.load(args.reader), 0
     for file in there:
-        found = _told(recognize, file, args.beam, reader)
+        found = _told(recognize, file, args.beam, reader, None, args.sizes)
         read += found is not None
         for hypothesis in (found or ())[: args.best]:
             print(f"{file}\t{hypothesis.score:.3f}\t{hypothesis.latex}", flush=True)
@@ -243,6 +243,17 @@ def _some(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def _size(text: str) -> float:
+    """A picture's size relative to a recogniser's own, for argparse: a quarter to four times."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0.25 <= size <= 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size from 0.25 to 4")
+    return size
 
 
 def _documented(error: Exception) -> bool:
@@ -317,6 +328,8 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
         if name == stage:
             add_config_options(sub, importlib.import_module(f"mmlib.stages.{name}").Config)
 
+    sizes = ("at which the ink is drawn, of the recogniser's own: read at each, every hypothesis scored by all. 0.86 1 1.14 "
+             "reads better than 1, in three times the time")
     sub = command("evaluate", evaluate, "score a recogniser on a data set")
     sub.add_argument("weights", nargs="?", help="weights, run folder or run's name; default: the recogniser that ships")
     sub.add_argument("--dataset", default="synthetic")
@@ -332,6 +345,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--without", nargs="*", default=(), choices=("gamma", "slots"), help="uses of attention to switch off")
     sub.add_argument("--occlusion", type=float, default=0.0, metavar="SHARE", help="of ink length to hide under visible covers")
     sub.add_argument("--removal", action="store_true", help="hide it silently instead")
+    sub.add_argument("--sizes", nargs="+", type=_size, default=(1.0,), metavar="SIZE", help=sizes)
 
     sub = command("probe", probe, "what the frozen encoder of a run knows of symbols and their relations")
     sub.add_argument("run", type=Path, help="a finished run's folder")
@@ -373,6 +387,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--reader", metavar="RUN", help="weights, run folder or run's name; default: the recogniser that ships")
     sub.add_argument("--beam", type=_some, default=5, help="hypotheses kept in each direction; 1 is quickest (%(default)s)")
+    sub.add_argument("--sizes", nargs="+", type=_size, default=(1.0,), metavar="SIZE", help=sizes)
     sub.add_argument("--best", type=_some, default=1,
                      help="hypotheses to print for each file, of those that the beam has found (%(default)s)")
 

@@ -35,14 +35,14 @@ def model_card() -> str:
     """The card in Markdown, its numbers from the recogniser's own file and its records."""
     reader = Reader.load()
     table = load()
-    evaluations = {run.name for run in find_runs("evaluate")
-                   if run.summary.get("trained") == reader.run and not run.config["without"]}
-    rows = table[table.run.isin(evaluations) & (table.dataset == "crohme") & (table.occlusion == 0) & table.metric.isin(METRICS)]
-    wide = rows.pivot_table(index="split", columns="metric", values="value", aggfunc="last")
-    lines = ["| CROHME | n | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
-    for split, values in wide.iterrows():
-        n = int(rows[rows["split"] == split]["n"].iloc[-1])
-        lines.append(f"| {split} | {n} | " + " | ".join(f"{values[m]:.3f}" for m in METRICS) + " |")
+    sizes = {run.name: ", ".join(f"{size:g}" for size in run.config.get("sizes", [1.0])) for run in find_runs("evaluate")
+             if run.summary.get("trained") == reader.run and not run.config["without"]}
+    rows = table[table.run.isin(sizes) & (table.dataset == "crohme") & (table.occlusion == 0) & table.metric.isin(METRICS)]
+    rows = rows.assign(sizes=rows.run.map(sizes))
+    wide = rows.pivot_table(index=["sizes", "split", "n"], columns="metric", values="value", aggfunc="last")
+    lines = ["| CROHME | read at sizes | n | " + " | ".join(METRICS) + " |", "|---|---|---|" + "---|" * len(METRICS)]
+    for (drawn, split, n), values in sorted(wide.iterrows(), key=lambda row: (len(row[0][0]), row[0])):
+        lines.append(f"| {split} | {drawn} | {n:.0f} | " + " | ".join(f"{values[m]:.3f}" for m in METRICS) + " |")
     start = reader.config.get("init", "none")
     parameters = sum(p.numel() for p in reader.model.parameters())
     return CARD.format(parameters=parameters / 1e6, run=reader.run, pictures=reader.pictures, minutes=reader.minutes,
@@ -73,6 +73,7 @@ Transformer decoder that reads one handwritten expression and writes canonical L
   (shading, ruled lines, a tilted page): crop it to one formula, upright.
 
 Rates (0 to 1) on canonical tokens, beam 5 in both directions with joint scoring; `ter` is token errors over reference tokens.
+Sizes are relative to the recogniser's own; where several are named, each is searched, and every hypothesis is scored by all.
 `test_2016` is 256-pixel pictures, not ink, so it does not compare with published rows. Unreadable labels count as wrong.
 
 {table}

@@ -37,10 +37,10 @@ class ViewConfig:
     crop: float = 0.0  # up to this share of the width is cut off by a window; cuts whole strokes, label-free stages only
     margin: float = 3.0  # pixels of blank paper around the ink
 
-    def still(self) -> ViewConfig:
-        """The same rendering with no randomness: what evaluation sees."""
-        return replace(self, scale=0, aspect=0, rotate=0, slant=0, elastic=0, stroke_shift=0, stroke_scale=0, crop=0,
-                       pen=(sum(self.pen) / 2,) * 2)
+    def still(self, size: float = 1.0) -> ViewConfig:
+        """The same rendering with no randomness, at `size` of its size: what evaluation sees."""
+        return replace(self, symbol=self.symbol * size, scale=0, aspect=0, rotate=0, slant=0, elastic=0, stroke_shift=0,
+                       stroke_scale=0, crop=0, pen=(sum(self.pen) / 2,) * 2)
 
 
 @dataclass

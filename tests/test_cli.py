@@ -126,8 +126,8 @@ def reading(monkeypatch):
     """`mmlib.recognize` without a model: what it was asked for."""
     asked = []
 
-    def read(file, beam, reader):
-        asked.append((file, beam, reader))
+    def read(file, beam, reader, photo, sizes):
+        asked.append((file, beam, reader, tuple(sizes)))
         if "bad" in file:
             raise DataError(f"{file}: the picture is blank")
         return [types.SimpleNamespace(score=-0.25, latex="x^{2}"), types.SimpleNamespace(score=-1.0, latex="x2")]
@@ -143,18 +143,22 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(reading, tmp_path, 
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
     assert cli.main(["recognize", "a.png", "bad.png", "gone.png", "folder", "c.png", "--reader", "mine", "--beam", "3"]) == 2
-    assert reading == [(name, 3, "reader mine") for name in ("a.png", "bad.png", "c.png")]
+    assert reading == [(name, 3, "reader mine", (1.0,)) for name in ("a.png", "bad.png", "c.png")]
     shown = capsys.readouterr()
     assert shown.out == "a.png\t-0.250\tx^{2}\nc.png\t-0.250\tx^{2}\n"
     assert sorted(shown.err.splitlines()) == [
         "mmlib: bad.png: the picture is blank", "mmlib: folder: is a folder; name the files in it",
         "mmlib: gone.png: there is no such file"]
     assert cli.main(["recognize", "a.png", "c.png", "--best", "2"]) == 0
-    for option in ("--best", "--beam"):
+    assert capsys.readouterr().out.count("\n") == 4
+    assert cli.main(["recognize", "a.png", "--sizes", "0.86", "1"]) == 0
+    assert reading[-1][-1] == (0.86, 1.0)
+    capsys.readouterr()
+    for option in ("--best", "--beam", "--sizes"):
         for wrong in ("0", "-1", "x"):
             with pytest.raises(SystemExit):
                 cli.main(["recognize", "a.png", f"{option}={wrong}"])
-    assert capsys.readouterr().out.count("\n") == 4
+    assert "'x' is no size from 0.25 to 4" in capsys.readouterr().err
 
 
 def test_fine_tuning_ends_by_saying_how_to_read_with_it(monkeypatch, capsys):

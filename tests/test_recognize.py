@@ -1,7 +1,7 @@
 """Reading files, pictures, arrays and ink with a tiny random recogniser: what comes in, not what it says."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -169,6 +169,19 @@ def test_several_inks_are_read_at_once(reader, ink, levels):
     together = reader.read(inks, beam=2)
     for readings, source in zip(together, inks, strict=True):
         assert [r.tokens for r in readings] == [r.tokens for r in reader.read([source], beam=2)[0]]
+
+
+def test_a_picture_is_read_at_several_sizes(reader, ink):
+    """The search sees the ink at each, one size alone is what a view of that size gives, and order does not matter."""
+    source = ink_of(ink)
+    larger = replace(reader, view=replace(reader.view, symbol=reader.view.symbol * 1.25))
+    (alone,) = reader.read([source], 2, sizes=(1.25,))
+    assert alone == larger.read([source], 2)[0]
+    (one,), (both,) = reader.read([source], 2), reader.read([source], 2, sizes=(1.0, 1.25))
+    assert {r.tokens for r in both} == {r.tokens for r in one} | {r.tokens for r in alone}
+    assert recognize(ink, 2, reader, sizes=(1.0, 1.25)) == both
+    turned = reader.read([source], 2, sizes=(1.25, 1.0))[0]
+    assert {r.tokens: pytest.approx(r.score, abs=1e-5) for r in both} == {r.tokens: r.score for r in turned}
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

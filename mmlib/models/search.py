@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from mmlib.models.decoder import Cache, Memory
 from mmlib.models.recogniser import Recogniser
 
 FEW = 8  # rows: the products of a step with fewer are too small to be shared by threads, which then wait for one another
+SCORED = {"cpu": 500, "cuda": 100_000}  # tokens in one pass that computes sums a search does not know: on a CPU, few are quicker
 MARGIN = 2.0  # nats: how far an unfinished hypothesis may lie below the best finished one and still be followed
 
 
@@ -60,14 +61,18 @@ def threads_for(rows: int, device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+Found = list[dict[tuple[int, ...], list[float]]]  # a picture: each text with its sums in the directions, nan where not known
+
+
 @torch.inference_mode()
-def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int = 5, longest: int = 120,
+def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary: Vocabulary, beam: int = 5, longest: int = 120,
                 both: bool = True) -> list[list[Hypothesis]]:
     """Read the b pictures of a memory.
 
     Args:
         model: in eval mode.
-        memory: of `Recogniser.encode`.
+        memory: of `Recogniser.encode`; or several of the same pictures, drawn at other sizes, say: each is searched, and every
+            one's best `beam` hypotheses are scored by all.
         beam: hypotheses kept for each picture and direction; 1 is greedy.
         longest: tokens at most.
         both: search in both directions and score every hypothesis by both; else l2r alone.
@@ -80,8 +85,30 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
     """
     if beam < 1:
         raise ValueError(f"a beam holds one hypothesis or more, got {beam}")
+    memories, directions = [memory] if isinstance(memory, Memory) else list(memory), 2 if both else 1
+    founds = [_search(model, each, vocabulary, beam, longest, directions) for each in memories]
+    for each, found in zip(memories, founds, strict=True):
+        _score(model, each, vocabulary, found)
+    if len(memories) > 1:  # the best of each are asked of all
+        pictures = [[_ranked(sums)[:beam] for sums in texts] for texts in zip(*founds, strict=True)]
+        asked = [{h.tokens for best in picture for h in best} for picture in pictures]
+        founds = [[{text: sums.get(text, [math.nan] * directions) for text in sorted(texts)}
+                   for texts, sums in zip(asked, found, strict=True)] for found in founds]
+        for each, found in zip(memories, founds, strict=True):
+            _score(model, each, vocabulary, found)
+    return [_ranked({text: sum((sums[text] for sums in texts), []) for text in texts[0]}) for texts in zip(*founds, strict=True)]
+
+
+def _ranked(sums: Mapping[tuple[int, ...], Sequence[float]]) -> list[Hypothesis]:
+    """Texts with their sums of log-probabilities, as hypotheses, best first."""
+    return sorted((Hypothesis(text, sum(each) / len(each) / (len(text) + 1)) for text, each in sums.items()),
+                  key=lambda h: -h.score)
+
+
+def _search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int, longest: int, directions: int) -> Found:
+    """The hypotheses of both directions' searches, with the sums of log-probabilities that these know."""
     device = memory.features.device
-    b, directions, v = len(memory.features), 2 if both else 1, len(vocabulary)
+    b, v = len(memory.features), len(vocabulary)
     starts = torch.tensor([vocabulary.sos, vocabulary.eos], device=device)[:directions]
     ends = torch.tensor([vocabulary.eos, vocabulary.sos], device=device)[:directions]
     written = starts.view(1, directions, 1, 1).repeat(b, 1, beam, 1)  # (b, directions, beam, t)
@@ -93,7 +120,7 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
     forbidden[torch.arange(directions), starts] = -torch.inf
     frozen = torch.full((v,), -torch.inf, device=device)
     frozen[vocabulary.pad] = 0  # a finished hypothesis only pads
-    found: list[dict[tuple[int, ...], list[float]]] = [{} for _ in range(b)]  # of each text, its sums in both directions
+    found: Found = [{} for _ in range(b)]
     cache, here, active = Cache(beam), model.decoder.prepare(memory), torch.arange(b, device=device)
 
     def keep(which: Tensor) -> None:
@@ -130,30 +157,31 @@ def beam_search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam:
                 written, score, done, parent, active = written[rest], score[rest], done[rest], parent[rest], active[rest]
                 here, groups = here.select(rest), (rest[:, None] * directions + torch.arange(directions, device=device)).flatten()
             cache.select(parent.flatten(0, 1), groups)
-    return _scored(model, memory, vocabulary, found, directions)
+    return found
 
 
-def _scored(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: list[dict[tuple[int, ...], list[float]]],
-            directions: int) -> list[list[Hypothesis]]:
-    """Score every hypothesis by the mean log-probability of its tokens over the directions; a sum that the search of that
-    direction does not know (nan) is computed, all in one pass."""
-    asked = [[(text, d) for text, sums in texts.items() for d in range(directions) if math.isnan(sums[d])] for texts in found]
-    most = max(map(len, asked))
-    if most:
-        longest = max((len(text) for jobs in asked for text, _ in jobs), default=0)
-        tokens = torch.full((len(found), most, max(longest, 1)), vocabulary.pad, dtype=torch.long)
-        which = torch.zeros(len(found), most, dtype=torch.long)
-        for picture, jobs in enumerate(asked):
-            for i, (text, direction) in enumerate(jobs):
-                tokens[picture, i, : len(text)] = torch.tensor(text, dtype=torch.long)
-                which[picture, i] = direction
+def _score(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: Found) -> None:
+    """Compute the sums that the searches do not know (nan): pictures of like lengths together, as many as keep a pass small."""
+    asked = [[(text, d) for text, sums in texts.items() for d, total in enumerate(sums) if math.isnan(total)] for texts in found]
+    longest = [max((len(text) for text, _ in jobs), default=0) for jobs in asked]
+    waiting = sorted((picture for picture, jobs in enumerate(asked) if jobs), key=lambda picture: longest[picture])
+    room = SCORED.get(memory.features.device.type, SCORED["cuda"])
+    while waiting:
+        most = max(len(asked[picture]) for picture in waiting)
+        size = max(1, room // (most * (longest[waiting[0]] + 1)))
+        pictures, waiting = waiting[:size], waiting[size:]
+        tokens = torch.full((len(pictures), max(len(asked[p]) for p in pictures), max(longest[p] for p in pictures) or 1),
+                            vocabulary.pad, dtype=torch.long)
+        which = torch.zeros(tokens.shape[:2], dtype=torch.long)
+        for row, picture in enumerate(pictures):
+            for i, (text, direction) in enumerate(asked[picture]):
+                tokens[row, i, : len(text)] = torch.tensor(text, dtype=torch.long)
+                which[row, i] = direction
         inputs, targets = (x[torch.arange(len(x)), which.flatten()].to(memory.features.device)
                            for x in prefixes(tokens.flatten(0, 1), vocabulary))
-        logits, _ = model.decoder(inputs, memory)
+        logits, _ = model.decoder(inputs, memory.select(torch.tensor(pictures, device=memory.features.device)))
         chosen = logits.float().log_softmax(-1).gather(2, targets[..., None])[..., 0]
-        sums = chosen.masked_fill(targets == vocabulary.pad, 0).sum(1).view(len(found), most).tolist()
-        for picture, jobs in enumerate(asked):
-            for (text, direction), total in zip(jobs, sums[picture]):
+        sums = chosen.masked_fill(targets == vocabulary.pad, 0).sum(1).view(which.shape).tolist()
+        for row, picture in enumerate(pictures):
+            for (text, direction), total in zip(asked[picture], sums[row]):
                 found[picture][text][direction] = total
-    return [sorted((Hypothesis(text, sum(sums) / directions / (len(text) + 1)) for text, sums in texts.items()),
-                   key=lambda h: -h.score) for texts in found]

@@ -39,7 +39,7 @@ def arm_of(run: Run) -> str:
         return run.summary["arm"] or run.name
     if run.stage == "finetune":
         named: set[str] = {other.summary["arm"] for other in find_runs("evaluate") if other.summary.get("trained") == run.name
-                 and other.summary["arm"] and not other.config["without"]}
+                 and other.summary["arm"] and not other.config["without"] and len(other.config.get("sizes", [1.0])) == 1}
         if named:  # an arm's run may ship as the recogniser, too
             return min(named, key=lambda name: (name == "recogniser", name))
     config, preset = run.config, json.loads(json.dumps(asdict(ablate.STAGES[run.stage].Config.preset(run.profile))))

@@ -61,6 +61,7 @@ class Config:
     limit: int | None = None  # only the first so many expressions
     occlusion: float = field(default=0.0, metadata={"neutral": 0.0})  # share of ink length hidden
     removal: bool = field(default=False, metadata={"neutral": False})  # silently, instead of under visible covers
+    sizes: tuple[float, ...] = field(default=(1.0,), metadata={"neutral": (1.0,)})  # of the view's own, read together
 
 
 def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol: float, removal: bool = False) -> Tensor:
@@ -87,22 +88,28 @@ def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol
 @torch.no_grad()
 def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
                  both: bool = True, device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
-                 longest: int = 120, hide: Callable[[View, InkBatch, np.ndarray], Tensor] | None = None
-                 ) -> list[list[Hypothesis]]:
+                 longest: int = 120, sizes: Sequence[float] = (1.0,),
+                 hide: Callable[[View, InkBatch, np.ndarray, float], Tensor] | None = None) -> list[list[Hypothesis]]:
     """Hypotheses of samples (points in typical symbols), in their order; `area` in square typical symbols a batch.
 
-    hide(view, ink, indices) may give another picture (b, 1 or 2, H, W) of the samples `indices` to read.
+    Args:
+        sizes: of the view's own, at which each sample is drawn; the hypotheses of all are scored by all.
+        hide: hide(view, ink, indices, symbol) may give another picture (b, 1 or 2, H, W) of the samples `indices` to read, of
+            `symbol` pixels a typical symbol.
     """
-    still = view.still()
     found: list[list[Hypothesis]] = [[] for _ in samples]
-    sizes = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
-    for group in batches_by_area(sizes, area, most):
+    extents = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
+    for group in batches_by_area(extents, area, most):
         ink = collate([samples[i] for i in group]).ink.to(device)
-        seen = make_view(ink, still, torch.Generator().manual_seed(0))
-        picture = hide(seen, ink, group) if hide else seen.picture
+        memories = []
+        for size in sizes:
+            still = view.still(size)
+            seen = make_view(ink, still, torch.Generator().manual_seed(0))
+            picture = hide(seen, ink, group, still.symbol) if hide else seen.picture
+            with autocast(device):
+                memories.append(model.encode(picture, seen.valid).memory)
         with autocast(device):
-            memory = model.encode(picture, seen.valid).memory
-            read = beam_search(model, memory, vocabulary, beam, longest, both)
+            read = beam_search(model, memories, vocabulary, beam, longest, both)
         for place, hypotheses in zip(group, read, strict=True):
             found[place] = hypotheses
     return found
@@ -164,7 +171,8 @@ def picture_sample(levels: np.ndarray) -> Sample:
 
 def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", split: str = "test", beam: int = 5,
              export_lgeval: str | Path | None = None, limit: int | None = None, arm: str | None = None, profile: str = "desk",
-             both: bool = True, without: tuple[str, ...] = (), occlusion: float = 0.0, removal: bool = False) -> Score:
+             both: bool = True, without: tuple[str, ...] = (), occlusion: float = 0.0, removal: bool = False,
+             sizes: Sequence[float] = (1.0,)) -> Score:
     """Score a recogniser on a split of a data set.
 
     Args:
@@ -174,6 +182,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         arm: writes records under this name; without it, nothing is recorded.
         without: 'gamma', 'slots': uses of the attention to switch off.
         occlusion, removal: share of ink length to hide, under visible covers or silently: see the module's docstring.
+        sizes: at which each expression is drawn and read, of the recogniser's own.
 
     Returns:
         the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores.
@@ -181,7 +190,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
     if not 0 <= occlusion < 1 or (removal and not occlusion):
         raise DataError(f"occlusion is {occlusion}{' and removal asked for' * removal}; a share to hide is above 0 and below 1")
     dataset = resolved(dataset)
-    config = Config(dataset, split, beam, both, tuple(without), limit, occlusion, removal)
+    config = Config(dataset, split, beam, both, tuple(without), limit, occlusion, removal, tuple(sizes))
     device = default_device()
     reader, part = Reader.load(weights, device), load_part(dataset, split)
     this = Run.open("evaluate", profile, config, {"weights": digest(reader.path), "data": part.digest}, CODE_VERSION)
@@ -189,10 +198,10 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         model = switched_off(reader.model, without)
         n = min(limit or len(part.ids), len(part.ids))
 
-        def hide(view: View, ink: InkBatch, indices: np.ndarray) -> Tensor:
-            return occluded(view, ink, [part.ids[i] for i in indices], occlusion, reader.view.symbol, removal)
+        def hide(view: View, ink: InkBatch, indices: np.ndarray, symbol: float) -> Tensor:
+            return occluded(view, ink, [part.ids[i] for i in indices], occlusion, symbol, removal)
 
-        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both, device,
+        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both, device, sizes=sizes,
                              hide=hide if occlusion else None)
         best = best_tokens(found, reader.vocabulary)
         result = outcomes(best, part.tokens[:n], part.ids[:n], [h[0].score if h else float("nan") for h in found])

@@ -167,3 +167,23 @@ def test_companions_do_not_matter(reader):
     for picture in range(3):
         (own,) = beam_search(reader, alone(memory, picture), VOCABULARY, 3, 6)
         assert [h.tokens for h in own] == [h.tokens for h in together[picture]]
+
+
+@torch.no_grad()
+def test_several_memories_are_each_searched_and_all_score(reader):
+    """A picture seen in two ways: the hypotheses of both searches, each scored by the mean of the two."""
+    memories = [memory_of(reader, seed=seed) for seed in (0, 3)]
+    found = beam_search(reader, memories, VOCABULARY, 2, 6)
+    apart = [beam_search(reader, memory, VOCABULARY, 2, 6) for memory in memories]
+    apart_by = 0.0
+    for picture, hypotheses in enumerate(found):
+        texts = [{h.tokens for h in one[picture]} for one in apart]
+        assert {h.tokens for h in hypotheses} == texts[0] | texts[1]
+        assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+        for h in hypotheses:
+            each = [slow_score(reader, alone(memory, picture), h.tokens) for memory in memories]
+            apart_by = max(apart_by, abs(each[0] - each[1]))
+            assert h.score == pytest.approx(sum(each) / 2, abs=1e-4)
+    assert apart_by > 0.01
+    assert [[h.tokens for h in one] for one in beam_search(reader, memories[:1], VOCABULARY, 2, 6)] == [
+        [h.tokens for h in one] for one in apart[0]]

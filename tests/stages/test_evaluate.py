@@ -100,7 +100,7 @@ def test_a_picture_may_be_hidden_from_a_reader(pack):
     model = Recogniser(len(VOCABULARY), TINY).eval()
     samples, seen = [from_pack(pack, i) for i in range(5)], []
 
-    def blank(view, ink, indices):
+    def blank(view, ink, indices, symbol):
         seen.extend(indices)
         return torch.zeros_like(view.picture)
 
@@ -108,7 +108,7 @@ def test_a_picture_may_be_hidden_from_a_reader(pack):
     assert sorted(seen) == [0, 1, 2, 3, 4]
     plain = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0)
     untouched = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0,
-                             hide=lambda view, ink, indices: view.picture)
+                             hide=lambda view, ink, indices, symbol: view.picture)
     assert [h[0].score for h in untouched] == [h[0].score for h in plain]
     assert [h[0].score for h in found] != [h[0].score for h in plain]
 
@@ -135,7 +135,7 @@ def test_occlusion_from_the_command_line_has_its_records(recogniser, monkeypatch
         if hide:
             ink = collate(samples).ink
             view = make_view(ink, ViewConfig(symbol=8.0).still(), torch.Generator())
-            read.append(hide(view, ink, np.arange(len(samples))))
+            read.append(hide(view, ink, np.arange(len(samples)), 8.0))
         return quick(model, samples[:1], *arguments, longest=2, **options) * len(samples)
 
     monkeypatch.setattr(module, "read_samples", reading)
