@@ -96,7 +96,8 @@ def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary
                    for texts, sums in zip(asked, found, strict=True)] for found in founds]
         for each, found in zip(memories, founds, strict=True):
             _score(model, each, vocabulary, found)
-    return [_ranked({text: sum((sums[text] for sums in texts), []) for text in texts[0]}) for texts in zip(*founds, strict=True)]
+    return [_ranked({text: [total for sums in texts for total in sums[text]] for text in texts[0]})
+            for texts in zip(*founds, strict=True)]
 
 
 def _ranked(sums: Mapping[tuple[int, ...], Sequence[float]]) -> list[Hypothesis]:

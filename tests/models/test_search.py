@@ -7,7 +7,7 @@ import torch
 
 from mmlib.latex import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
-from mmlib.models.search import MARGIN, Hypothesis, beam_search, both_directions, prefixes
+from mmlib.models.search import MARGIN, SCORED, Hypothesis, beam_search, both_directions, prefixes
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 PAD, SOS, EOS, UNK = VOCABULARY.pad, VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.unk
@@ -171,13 +171,13 @@ def test_companions_do_not_matter(reader):
 
 @torch.no_grad()
 def test_several_memories_are_each_searched_and_all_score(reader):
-    """A picture seen in two ways: the hypotheses of both searches, each scored by the mean of the two."""
+    """A picture seen in two ways: the best hypotheses of both searches, each scored by the mean of the two."""
     memories = [memory_of(reader, seed=seed) for seed in (0, 3)]
     found = beam_search(reader, memories, VOCABULARY, 2, 6)
     apart = [beam_search(reader, memory, VOCABULARY, 2, 6) for memory in memories]
     apart_by = 0.0
     for picture, hypotheses in enumerate(found):
-        texts = [{h.tokens for h in one[picture]} for one in apart]
+        texts = [{h.tokens for h in one[picture][:2]} for one in apart]
         assert {h.tokens for h in hypotheses} == texts[0] | texts[1]
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
         for h in hypotheses:
@@ -187,3 +187,18 @@ def test_several_memories_are_each_searched_and_all_score(reader):
     assert apart_by > 0.01
     assert [[h.tokens for h in one] for one in beam_search(reader, memories[:1], VOCABULARY, 2, 6)] == [
         [h.tokens for h in one] for one in apart[0]]
+
+
+@torch.no_grad()
+def test_scores_do_not_depend_on_how_many_are_computed_at_once(reader, monkeypatch):
+    memory = memory_of(reader, b=4, seed=1)
+    whole = beam_search(reader, memory, VOCABULARY, 3, 6)
+    passes, decoder = [], reader.decoder.forward
+    monkeypatch.setattr(reader.decoder, "forward", lambda ids, here, *cache: (
+        passes.append(len(here.features)) if not cache else None, decoder(ids, here, *cache))[1])
+    monkeypatch.setitem(SCORED, "cpu", 1)
+    single = beam_search(reader, memory, VOCABULARY, 3, 6)
+    assert passes
+    assert set(passes) == {1}
+    for one, other in zip(single, whole, strict=True):
+        assert {h.tokens: pytest.approx(h.score, abs=1e-5) for h in one} == {h.tokens: h.score for h in other}
