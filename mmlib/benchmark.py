@@ -42,7 +42,7 @@ from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
-from mmlib.recognize import Reader
+from mmlib.recognize import THREE_SIZES, Reader
 from mmlib.rivals import LOSSES, MODELS, SIZES
 from mmlib.rivals import steps as steps_of
 from mmlib.rivals import train as train_rival
@@ -128,9 +128,10 @@ def reading(repeats: int = 7) -> list[dict[str, Any]]:
     pack = synthetic_pack("test")
     inks = [(pack[i].points, pack[i].stroke, 1.0) for i in range(24)]
     parameters = sum(p.numel() for p in reader.model.parameters())
-    for beam in BEAMS:
-        times = [seconds({"one": partial(reader.read, [ink], beam)}, 3)["one"].min() for ink in inks]
-        rows.append(row("read a formula, the recogniser that ships", times, "s", batch=1, beam=beam, parameters=parameters))
+    for beam, sizes in (*((beam, (1.0,)) for beam in BEAMS), (5, THREE_SIZES)):
+        times = [seconds({"one": partial(reader.read, [ink], beam, sizes=sizes)}, 3)["one"].min() for ink in inks]
+        rows.append(row("read a formula, the recogniser that ships", times, "s", batch=1, beam=beam, parameters=parameters,
+                        sizes=len(sizes)))
     return [*rows, memory()]
 
 

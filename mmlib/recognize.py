@@ -31,7 +31,7 @@ LARGEST = 2**24  # pixels of a picture that is read
 COMPONENTS = 1.08  # typical component of a picture over typical symbol of its ink: CROHME's training set, median
 MOST_AREA = 4_000  # square typical symbols: several times the longest expression of CROHME
 GAP = 1.5  # typical symbols of blank paper between two lines: in CROHME 5 of 11,019 formulas have as much, all of them tall
-SIZES = (0.86, 1.0, 1.14)  # of a careful reading: 12, 14 and 16 pixels a typical symbol, where 14 is the view's own
+THREE_SIZES = (0.86, 1.0, 1.14)  # of a careful reading: 12, 14 and 16 pixels a typical symbol, where 14 is the view's own
 MOST_POINTS = 200_000  # ink points of one expression: a page of scribble, not a formula
 
 
@@ -271,7 +271,7 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
         reader: a `Reader`, or a weights file, run folder or run's name to load; by default the recogniser that ships.
         photo: whether a picture is a photograph, to be cleaned first (`mmlib.photo`): by default if its paper is unevenly lit.
         sizes: at which the ink is drawn, of the recogniser's own; each is searched and every hypothesis scored by all, at the
-            cost of as many readings. `SIZES` reads better than one.
+            cost of as many readings. `THREE_SIZES` reads better than one.
 
     Returns:
         hypotheses, best first.
