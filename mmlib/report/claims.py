@@ -50,7 +50,7 @@ def _compared() -> Iterator[tuple[str, ...]]:
             row = found.loc[rival]
             own = ter_of(seeds[row.b]).values()
             yield claim, rival, f"TER {row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", str(row.seeds[0]), _follows(
-                row.low, row.high, row.p if row.seeds[0] > 1 else None, abs(row.value) < max(own) - min(own))
+                row.low, row.high, row.seeds[0], row.p, abs(row.value) < max(own) - min(own))
 
 
 def _hidden() -> Iterator[tuple[str, ...]]:
@@ -59,7 +59,7 @@ def _hidden() -> Iterator[tuple[str, ...]]:
         for what, less in (("mean TER", "difference"), ("rise of TER", "rise_difference")):
             value, high, low = (-getattr(row, less + end) for end in ("", "_low", "_high"))
             yield ("robust to missing ink", f"{row.arm}, {row.way}", f"{what} {value:+.3f} [{low:+.3f}, {high:+.3f}]",
-                   str(row.seeds), _follows(low, high, None))
+                   str(row.seeds), _follows(low, high, row.seeds))
 
 
 def _attention() -> Iterator[tuple[str, ...]]:
@@ -70,10 +70,10 @@ def _attention() -> Iterator[tuple[str, ...]]:
                f"ahead of all of them: {ahead or 'none'}", "1", "one seed: no claim")
 
 
-def _follows(low: float, high: float, p: float | None, small: bool = False) -> str:
-    """What the interval of a rival's errors minus ours carries; `p` of several seeds; `small`: our own seeds differ by more."""
+def _follows(low: float, high: float, seeds: int, p: float = 0.0, small: bool = False) -> str:
+    """What the interval of a rival's errors minus ours carries; `p` over seeds; `small`: our own seeds differ by more."""
     which = "ours has fewer errors" if low > 0 else "ours has more errors" if high < 0 else ""
-    if p is None:
+    if seeds == 1:
         few = f"{which}, by less than its own seeds differ" if small else which
         return f"one seed: no claim{f' ({few})' if which else ''}"
     if not which:
