@@ -10,6 +10,8 @@ from mmlib.records import load
 from mmlib.runs import RunError, find_runs, load_weights, results_root, save_weights, write_atomic
 
 LARGEST = 16 * 2**20  # bytes: what a clone should not have to carry more of
+STARTS = {"none": "supervised alone, from random weights",
+          "recogniser": "supervised alone, trained on from the weights that shipped before, which had begun at random"}
 METRICS = ("exprate", "within1", "within2", "within3", "ter", "structure")
 
 
@@ -46,7 +48,7 @@ def model_card() -> str:
     start = reader.config.get("init", "none")
     parameters = sum(p.numel() for p in reader.model.parameters())
     return CARD.format(parameters=parameters / 1e6, run=reader.run, pictures=reader.pictures, minutes=reader.minutes,
-                       start="supervised alone, from random weights" if start == "none" else f"started from {start}",
+                       start=STARTS.get(start, f"started from {start}"),
                        table="\n".join(lines), pixels=reader.view.symbol)
 
 
