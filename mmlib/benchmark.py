@@ -305,7 +305,7 @@ def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
     for name, run in runs.items():
         looks = [one for one in run.metrics() if "valid_loss" in one]
         found += [row("validation loss", [one["valid_loss"]], "nats/token", model=name, pictures=one["pictures"],
-                      minutes=one["minutes"], parameters=run.summary["parameters"], expressions=one["valid_n"]) for one in looks]
+                      parameters=run.summary["parameters"], expressions=one["valid_n"]) for one in looks]
     losses = [np.loadtxt(run.folder / LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for run in runs.values()]
     less = paired_difference(losses[0][:, 1], losses[1][:, 1], losses[0][:, 0])
     first, second = runs
