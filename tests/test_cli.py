@@ -158,7 +158,9 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(reading, tmp_path, 
         for wrong in ("0", "-1", "x"):
             with pytest.raises(SystemExit):
                 cli.main(["recognize", "a.png", f"{option}={wrong}"])
-    assert "'x' is no size from 0.25 to 4" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "'x' is no size from 0.25 to 4" in shown.err
 
 
 def test_fine_tuning_ends_by_saying_how_to_read_with_it(monkeypatch, capsys):
