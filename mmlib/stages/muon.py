@@ -2,8 +2,8 @@
 
 Muon (Jordan et al. 2024; its scale as in Liu et al., arXiv:2502.16982) orthogonalises each matrix's momentum, so that every
 direction that the gradient spans is learned at one rate. torch.optim.Muon takes two-dimensional weights alone and multiplies in
-bfloat16, which a CPU without that type emulates; here convolutions are matrices (out, in k k), and matrices of one shape are
-orthogonalised as one batch.
+bfloat16, which a CPU without that type emulates; here convolutions are matrices (out, in k k), matrices of one shape are
+orthogonalised as one batch, and bfloat16 is for devices that have it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmlib.models.layers import native_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drives singular values towards 1
 
 
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """(n, r, c) to matrices of the same singular vectors with singular values near 1 (0.7 to 1.2), by Newton-Schulz.
 
-    The iteration is a polynomial in the Gram matrix, so it runs on that alone, of the smaller side; the matrix is multiplied
-    once, at the end. (For a convolution of 160 x 1440 that is a fifth of the products.)
+    The iteration is a polynomial in the Gram matrix. In float32 it runs on that alone, of the smaller side, and the matrix is
+    multiplied once, at the end. (For a convolution of 160 x 1440 that is a fifth of the products.) In bfloat16, where the device
+    has it, the Gram matrix is formed anew each time: products of its rounded powers would drift apart.
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
     x: Tensor = matrices if wide else matrices.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    if native_bfloat16(x.device):
+        half = x.bfloat16()
+        for _ in range(iterations):
+            gram = half @ half.transpose(1, 2)
+            half = torch.baddbmm(half, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), half, beta=a)
+        return half.to(x.dtype) if wide else half.to(x.dtype).transpose(1, 2)
     gram = x @ x.transpose(1, 2)
     whole: Tensor | None = None
     for _ in range(iterations):

@@ -7,8 +7,15 @@ import torch
 from torch import nn
 
 from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.stages import muon
 from mmlib.stages.loop import OptimConfig, optimizer
 from mmlib.stages.muon import COEFFICIENTS, Muon, orthogonalised
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """As on a device without bfloat16; the test that is about bfloat16 says so."""
+    monkeypatch.setattr(muon, "native_bfloat16", lambda device: False)
 
 
 def by_svd(matrix, iterations=5):
@@ -26,6 +33,17 @@ def test_orthogonalised_keeps_the_singular_vectors(shape):
     found = orthogonalised(matrices)
     for one, result in zip(matrices, found):
         torch.testing.assert_close(result.double(), by_svd(one), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 96, 96), (2, 24, 300), (2, 300, 24)])
+def test_in_bfloat16_the_singular_vectors_are_kept_too(monkeypatch, shape):
+    """Even of ill-conditioned matrices, whose Gram matrix's rounded powers would drift apart."""
+    monkeypatch.setattr(muon, "native_bfloat16", lambda device: True)
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * torch.logspace(0, -3, shape[-1])
+    found = orthogonalised(matrices)
+    assert found.dtype == torch.float32
+    for one, result in zip(matrices, found):
+        assert (result - by_svd(one)).norm() < 0.03 * by_svd(one).norm()
 
 
 def test_singular_values_of_well_conditioned_matrices_come_near_one():
