@@ -38,7 +38,7 @@ from mmlib.data.samples import AugmentConfig, Augmenter, Batch, collate
 from mmlib.latex import Vocabulary
 from mmlib.metrics.intervals import paired_difference
 from mmlib.models.decoder import Cache
-from mmlib.models.layers import autocast, channels_last
+from mmlib.models.layers import autocast, channels_last, native_bfloat16
 from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
@@ -190,7 +190,7 @@ class Traffic(TorchDispatchMode):
 def peaks(repeats: int = 5) -> tuple[float, float]:
     """What this device reaches, measured: floating-point operations a second of a large product, bytes a second of a copy."""
     n = 8_192 if torch.cuda.is_available() else 1_024
-    a = torch.rand(n, n, device=device(), dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    a = torch.rand(n, n, device=device(), dtype=torch.bfloat16 if native_bfloat16(device()) else torch.float32)
     source = torch.rand(1 << 25, device=device())
     target = torch.empty_like(source)
     times = seconds({"product": lambda: a @ a, "copy": lambda: target.copy_(source)}, repeats)

@@ -54,8 +54,8 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(p)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y: Tensor = self.conv1(self.norm(x) * mask)
-        y = self.conv2(F.relu(y) * mask)
+        y: Tensor = self.conv1(self.norm(x).mul_(mask))
+        y = self.conv2(F.relu_(y.mul_(mask.to(y.dtype))))  # in place, and in bfloat16 where that is autocast's: bytes are time
         return x + y
 
 

@@ -124,12 +124,13 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
 
 
 def benchmarks(section: str) -> DataFrame:
-    """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware` and `threads`."""
+    """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware` and `threads`; the
+    machine measured last comes first."""
     import pandas as pd
 
-    found = [json.loads(path.read_text()) for path in sorted((results_root() / "benchmarks").glob(f"{section}-*.json"))]
+    found = [json.loads(path.read_text()) for path in (results_root() / "benchmarks").glob(f"{section}-*.json")]
     return pd.DataFrame([{**row, "hardware": about["hardware"], "threads": about["threads"]}
-                         for about in found for row in about["rows"]])
+                         for about in sorted(found, key=lambda about: str(about["utc"]), reverse=True) for row in about["rows"]])
 
 
 def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -> DataFrame:
