@@ -1,7 +1,8 @@
 """How fast it is, and why: `mmlib benchmark [SECTION…]`, each section in a process of its own, kept in `results/benchmarks/`.
 
 Every number is a median over repeats, with quartiles, beside the hardware, threads and commit that gave it. Machines are shared
-and noisy: times that are compared are measured in one section, alternating. A loss is of one training.
+and noisy: times that are compared are measured in one section, alternating. A loss is of one training. Under another allocator
+(`LD_PRELOAD=libjemalloc.so.2 mmlib benchmark training`) a section has a file of its own.
 
     reading   seconds to read a picture, by picture size, beam and batch; memory
     steps     seconds of one decoding step against the length written so far: flat with a cache
@@ -14,6 +15,7 @@ and noisy: times that are compared are measured in one section, alternating. A l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -359,13 +361,21 @@ def folder() -> Path:
     return results_root() / "benchmarks"
 
 
+def machine() -> str:
+    """The hardware, and the allocator where another than the C library's was preloaded: batches of many shapes tell them apart."""
+    with contextlib.suppress(OSError):
+        mapped = Path("/proc/self/maps").read_text()
+        return hardware() + "".join(f", {name}" for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped)
+    return hardware()
+
+
 def run(section: str) -> Path:
     """Measure one section in this process, and write its file: rows, hardware, threads, versions, commit."""
     started = time.monotonic()
     rows = SECTIONS[section]()
-    about = {"section": section, "hardware": hardware(), "threads": torch.get_num_threads(), "versions": versions(),
+    about = {"section": section, "hardware": machine(), "threads": torch.get_num_threads(), "versions": versions(),
              "commit": commit(), "utc": utc(), "minutes": round((time.monotonic() - started) / 60, 2), "rows": rows}
-    name = "".join(c if c.isalnum() else "-" for c in hardware().lower()).strip("-")
+    name = "".join(c if c.isalnum() else "-" for c in machine().lower()).strip("-")
     path = folder() / f"{section}-{name}.json"
     write_atomic(path, json.dumps(about, indent=1) + "\n")
     return path

@@ -61,8 +61,6 @@ class Paused(RuntimeError):
 
 def accelerator() -> Accelerator:
     """bf16 autocast on CUDA and on CPUs that multiply bfloat16 natively; full precision elsewhere."""
-    # oneDNN builds a kernel for each new shape, and batches filled by area have many: its default of 1,024 is full in a few steps.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         return Accelerator(mixed_precision="bf16")

@@ -2,7 +2,7 @@
 
 Muon (Jordan et al. 2024; its scale as in Liu et al., arXiv:2502.16982) orthogonalises each matrix's momentum, so that every
 direction that the gradient spans is learned at one rate. torch.optim.Muon takes two-dimensional weights alone and multiplies in
-bfloat16, which a CPU without that type emulates; here convolutions are matrices (out, in k k), matrices of one shape are
+bfloat16, which a CPU without that type emulates; here convolutions are matrices (out, k k in), matrices of one shape are
 orthogonalised as one batch, and bfloat16 is for devices that have it.
 """
 
@@ -88,8 +88,21 @@ class Muon(torch.optim.AdamW):
             gradients = [w.grad for w in weights if w.grad is not None]
             torch._foreach_lerp_(moments, gradients, 1 - self.momentum)
             ahead = torch._foreach_lerp(gradients, moments, self.momentum)  # Nesterov's
-            update = orthogonalised(torch.stack([g.flatten(1) for g in ahead]))
+            update = orthogonalised(torch.stack([_matrix(g) for g in ahead]))
             rate = group["lr"]
             torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
             size = 0.2 * max(rows, columns) ** 0.5
-            torch._foreach_add_(weights, [u.reshape(w.shape) for u, w in zip(update, weights, strict=True)], alpha=-rate * size)
+            torch._foreach_add_(weights, [_like(w, u) for u, w in zip(update, weights, strict=True)], alpha=-rate * size)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """(out, ...) as a matrix; a convolution's columns in the order of memory, channels last, so that nothing is moved."""
+    return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else weight.flatten(1)
+
+
+def _like(weight: Tensor, matrix: Tensor) -> Tensor:
+    """`_matrix` undone."""
+    if weight.ndim != 4:
+        return matrix.reshape(weight.shape)
+    out, channels, *kernel = weight.shape
+    return matrix.reshape(out, *kernel, channels).permute(0, 3, 1, 2)
