@@ -362,7 +362,7 @@ def folder() -> Path:
 
 
 def machine() -> str:
-    """The hardware, and the allocator where another than the C library's was preloaded: batches of many shapes tell them apart."""
+    """The hardware, and the allocator where one was preloaded: batches of many shapes tell them apart."""
     with contextlib.suppress(OSError):
         mapped = Path("/proc/self/maps").read_text()
         return hardware() + "".join(f", {name}" for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped)

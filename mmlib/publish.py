@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmlib.recognize import Reader
 from mmlib.records import load
-from mmlib.runs import RunError, find_runs, load_weights, results_root, save_weights, write_atomic
+from mmlib.runs import RunError, find_runs, load_weights, results_root, save_weights, sizes_of, write_atomic
 
 LARGEST = 16 * 2**20  # bytes: what a clone should not have to carry more of
 STARTS = {"none": "supervised alone, from random weights",
@@ -37,7 +37,7 @@ def model_card() -> str:
     """The card in Markdown, its numbers from the recogniser's own file and its records."""
     reader = Reader.load()
     table = load()
-    sizes = {run.name: ", ".join(f"{size:g}" for size in run.config.get("sizes", [1.0])) for run in find_runs("evaluate")
+    sizes = {run.name: ", ".join(f"{size:g}" for size in sizes_of(run)) for run in find_runs("evaluate")
              if run.summary.get("trained") == reader.run and not run.config["without"]}
     rows = table[table.run.isin(sizes) & (table.dataset == "crohme") & (table.occlusion == 0) & table.metric.isin(METRICS)]
     rows = rows.assign(sizes=rows.run.map(sizes))

@@ -534,6 +534,11 @@ def find_runs(stage: str | None = None, profile: str | None = None, done: bool =
     return [run for run in runs if run.done or not done]
 
 
+def sizes_of(run: Run) -> tuple[float, ...]:
+    """At which sizes, of the recogniser's own, an evaluation drew what it read: one, where its run is older than the choice."""
+    return tuple(run.config.get("sizes", (1.0,)))
+
+
 def views_of(stage: str, config: Mapping[str, Any] | None = None) -> int:
     """Pictures that a stage draws of each expression: the budget counts every view. In stage 1 the objective says how many; a
     run's configuration from before there were others has none."""

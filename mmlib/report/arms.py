@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmlib import ablate, records
-from mmlib.runs import Run, RunError, earlier_cost, find_runs, results_root, views_of
+from mmlib.runs import Run, RunError, earlier_cost, find_runs, results_root, sizes_of, views_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,7 +39,7 @@ def arm_of(run: Run) -> str:
         return run.summary["arm"] or run.name
     if run.stage == "finetune":
         named: set[str] = {other.summary["arm"] for other in find_runs("evaluate") if other.summary.get("trained") == run.name
-                 and other.summary["arm"] and not other.config["without"] and len(other.config.get("sizes", [1.0])) == 1}
+                 and other.summary["arm"] and not other.config["without"] and len(sizes_of(other)) == 1}
         if named:  # an arm's run may ship as the recogniser, too
             return min(named, key=lambda name: (name == "recogniser", name))
     config, preset = run.config, json.loads(json.dumps(asdict(ablate.STAGES[run.stage].Config.preset(run.profile))))
