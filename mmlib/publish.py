@@ -3,12 +3,14 @@ records."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mmlib.recognize import Reader
 from mmlib.records import load
-from mmlib.runs import RunError, find_runs, load_weights, results_root, save_weights, sizes_of, write_atomic
+from mmlib.runs import RunError, digest, find_runs, load_weights, results_root, save_weights, sizes_of, write_atomic
 
+PUBLISHED = "published.json"
 LARGEST = 16 * 2**20  # bytes: what a clone should not have to carry more of
 STARTS = {"none": "supervised alone, from random weights",
           "recogniser": "supervised alone, trained on from the weights that shipped before, which had begun at random"}
@@ -30,7 +32,14 @@ def publish(folder: str | Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     save_weights(target, weights, {**metadata, "run": reader.run, "pictures": reader.pictures,
                                    "minutes": round(reader.minutes, 2), "licence": "CC BY-NC-SA 3.0"})
+    write_atomic(target.with_name(PUBLISHED), json.dumps({**published(), reader.run: digest(target)}, indent=1) + "\n")
     return target
+
+
+def published() -> dict[str, str]:
+    """Digest of the weights file of each run that has ever shipped: what its evaluations say that they read with."""
+    path = results_root() / "checkpoints" / PUBLISHED
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def model_card() -> str:
