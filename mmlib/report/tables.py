@@ -123,14 +123,15 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
     return pd.DataFrame([*rows, {"encoder": "no encoder"} | beside]).fillna("")
 
 
-def benchmarks(section: str) -> DataFrame:
+def benchmarks(section: str, last: bool = False) -> DataFrame:
     """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware` and `threads`; the
-    machine measured last comes first."""
+    machine measured last comes first, or with `last` alone."""
     import pandas as pd
 
     found = [json.loads(path.read_text()) for path in (results_root() / "benchmarks").glob(f"{section}-*.json")]
+    found.sort(key=lambda about: str(about["utc"]), reverse=True)
     return pd.DataFrame([{**row, "hardware": about["hardware"], "threads": about["threads"]}
-                         for about in sorted(found, key=lambda about: str(about["utc"]), reverse=True) for row in about["rows"]])
+                         for about in found[: 1 if last else None] for row in about["rows"]])
 
 
 def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -> DataFrame:
