@@ -363,19 +363,19 @@ def folder() -> Path:
 
 def machine() -> str:
     """The hardware, and the allocator where one was preloaded: batches of many shapes tell them apart."""
+    mapped = ""
     with contextlib.suppress(OSError):
         mapped = Path("/proc/self/maps").read_text()
-        return hardware() + "".join(f", {name}" for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped)
-    return hardware()
+    return ", ".join([hardware(), *(name for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped)])
 
 
 def run(section: str) -> Path:
     """Measure one section in this process, and write its file: rows, hardware, threads, versions, commit."""
-    started = time.monotonic()
+    started, where = time.monotonic(), machine()
     rows = SECTIONS[section]()
-    about = {"section": section, "hardware": machine(), "threads": torch.get_num_threads(), "versions": versions(),
+    about = {"section": section, "hardware": where, "threads": torch.get_num_threads(), "versions": versions(),
              "commit": commit(), "utc": utc(), "minutes": round((time.monotonic() - started) / 60, 2), "rows": rows}
-    name = "".join(c if c.isalnum() else "-" for c in machine().lower()).strip("-")
+    name = "".join(c if c.isalnum() else "-" for c in where.lower()).strip("-")
     path = folder() / f"{section}-{name}.json"
     write_atomic(path, json.dumps(about, indent=1) + "\n")
     return path

@@ -85,7 +85,7 @@ def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial
 
 
 def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: ModelConfig = LARGE, symbol: float = LARGE_SYMBOL,
-          lr: float = LR, progress: bool = True, max_steps: int | None = None) -> Run:
+          progress: bool = True, max_steps: int | None = None) -> Run:
     """Train one of `MODELS` by stage 3's cross-entropy alone, noting its loss on the validation split; or find that done.
 
     Batches, warps, recombination, optimiser and schedule are the desk profile's, without composed ink; model and size of the
@@ -96,7 +96,7 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
     tools, corpus = accelerator(), load_corpus(dataset)
     config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=model, composed=0.0,
                                     point_weight=0.0, guide_weight=0.0, eval_pictures=max(1, pictures // 10))
-    config = replace(config, view=replace(config.view, symbol=symbol), optim=replace(config.optim, lr=lr))
+    config = replace(config, view=replace(config.view, symbol=symbol), optim=replace(config.optim, lr=LR))
     vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
     look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]
     with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):

@@ -67,7 +67,11 @@ def verify(figures: bool = False) -> list[str]:
 
 
 def run_faults() -> Iterator[str]:
-    """Folders whose name, summary or files are not those of the run that they describe."""
+    """Folders whose name, summary or files are not those of the run that they describe, and weights that were not published."""
+    shipped, weights = published(), results_root() / "checkpoints" / "recogniser.safetensors"
+    here = digest(weights) if weights.is_file() else None
+    if here not in shipped.values() and (here or shipped):  # results without a recogniser of their own have none to check
+        yield f"checkpoints/{weights.name}: its digest is {here}, that of no weights that were published"
     for run in find_runs():
         try:
             kind = importlib.import_module(f"mmlib.stages.{run.stage}").Config
@@ -83,7 +87,7 @@ def run_faults() -> Iterator[str]:
                 if found["summary"].get("outcomes", digest(outcomes)) != digest(outcomes):
                     yield f"{run.name}/outcomes.csv: not the file that the run wrote"
                 trained = Run.load(run.folder.parent / found["summary"]["trained"]).environment["weights"]
-                if run.inputs["weights"] not in (trained, published().get(found["summary"]["trained"])):
+                if run.inputs["weights"] not in (trained, shipped.get(found["summary"]["trained"])):
                     yield f"{run.name}: it read with the weights {run.inputs['weights']}, those of the run are {trained}"
             else:
                 rows = run.metrics()

@@ -178,3 +178,8 @@ def test_the_command_fails_and_names_what_it_found(monkeypatch, capsys):
     assert cli.main(["verify"]) == 2
     assert "no record or table holds 0.5" in capsys.readouterr().err
     assert cli.main(["verify", "--figures"]) == 0
+
+
+def test_other_weights_than_those_that_were_published_are_named(project, monkeypatch):
+    monkeypatch.setattr(verify, "published", lambda: {"finetune-desk-0123456789": "0123456789abcdef"})
+    assert any("recogniser.safetensors: its digest is" in fault for fault in verify.run_faults())

@@ -129,7 +129,7 @@ def benchmarks(section: str, last: bool = False) -> DataFrame:
     import pandas as pd
 
     found = [json.loads(path.read_text()) for path in (results_root() / "benchmarks").glob(f"{section}-*.json")]
-    found.sort(key=lambda about: str(about["utc"]), reverse=True)
+    found.sort(key=lambda about: about["utc"], reverse=True)
     return pd.DataFrame([{**row, "hardware": about["hardware"], "threads": about["threads"]}
                          for about in found[: 1 if last else None] for row in about["rows"]])
 

@@ -27,16 +27,26 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     multiplied once, at the end. (For a convolution of 160 x 1440 that is a fifth of the products.) In bfloat16, where the device
     has it, the Gram matrix is formed anew each time: products of its rounded powers would drift apart.
     """
-    a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
     x: Tensor = matrices if wide else matrices.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    if native_bfloat16(x.device):
-        half = x.bfloat16()
-        for _ in range(iterations):
-            gram = half @ half.transpose(1, 2)
-            half = torch.baddbmm(half, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), half, beta=a)
-        return half.to(x.dtype) if wide else half.to(x.dtype).transpose(1, 2)
+    x = (_by_products if native_bfloat16(x.device) else _by_gram)(x, iterations)
+    return x if wide else x.transpose(1, 2)
+
+
+def _by_products(x: Tensor, iterations: int) -> Tensor:
+    """The iteration on wide matrices, multiplied in bfloat16."""
+    a, b, c = COEFFICIENTS
+    half = x.bfloat16()
+    for _ in range(iterations):
+        gram = half @ half.transpose(1, 2)
+        half = torch.baddbmm(half, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), half, beta=a)
+    return half.to(x.dtype)
+
+
+def _by_gram(x: Tensor, iterations: int) -> Tensor:
+    """The iteration on wide matrices' Gram matrices, and one product with the matrices at the end."""
+    a, b, c = COEFFICIENTS
     gram = x @ x.transpose(1, 2)
     whole: Tensor | None = None
     for _ in range(iterations):
@@ -44,9 +54,7 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
         factor.diagonal(dim1=1, dim2=2).add_(a)
         whole = factor if whole is None else factor @ whole
         gram = factor @ gram @ factor
-    if whole is not None:
-        x = whole @ x
-    return x if wide else x.transpose(1, 2)
+    return x if whole is None else whole @ x
 
 
 class Muon(torch.optim.AdamW):
