@@ -17,6 +17,7 @@ from mmlib.data.corpus import load_corpus
 from mmlib.data.samples import Augmenter, Batch, collate, from_pack
 from mmlib.latex import Vocabulary
 from mmlib.losses.reading import sequence_loss
+from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, Encoded, ModelConfig, Recogniser
@@ -97,6 +98,8 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
     config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=model, composed=0.0,
                                     point_weight=0.0, guide_weight=0.0, eval_pictures=max(1, pictures // 10))
     config = replace(config, view=replace(config.view, symbol=symbol), optim=replace(config.optim, lr=LR))
+    if MODELS[name] is Rival:
+        config = replace(config, model=replace(model, encoder=EncoderConfig(d=model.encoder.d), maps=0))  # what it takes of ours
     vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
     look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]
     with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):

@@ -5,12 +5,16 @@ pixels that its place says, so features sampled at an ink point are the features
 reach the highest arithmetic rate of a CPU and of a GPU alike), one layer norm over channels a block (independent of batch and
 padding), then Transformer blocks on a grid of half the resolution, added back to the cells, for what a small receptive field
 cannot see: which base a script belongs to, where a fraction ends.
+
+Three options make it a residual network in the classical form (He et al. 2016, arXiv:1603.05027), which learns more from the
+same pictures where nothing but cross-entropy teaches it (`mmlib benchmark learning`): batch norm and a rectifier before each
+convolution, a first convolution that overlaps and pools, and residual blocks at half the resolution too.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -29,6 +33,9 @@ class EncoderConfig:
     kernels: tuple[int, ...] = (4, 2)  # of each level's first convolution; as wide as its stride: patches
     widths: tuple[int, ...] = (64, 160)  # channels at strides 4, 8
     blocks: tuple[int, ...] = (2, 2)  # residual blocks at strides 4, 8
+    stem: str = field(default="patches", metadata={"neutral": "patches"})  # first level; or 'pooled': 7 x 7, stride 2, then pooled
+    norm: str = field(default="layer", metadata={"neutral": "layer"})  # or 'batch'
+    coarse: int = field(default=0, metadata={"neutral": 0})  # residual blocks at stride 16, before the Transformer's
     context: int = 3  # Transformer blocks at stride 16; 0 leaves them out
     context_d: int = 192
     heads: int = 6
@@ -42,19 +49,43 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(norm(x)))), masked before each convolution."""
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over (b, c, h, w); a batch of one cell, which has no variance, takes the running one."""
 
-    def __init__(self, channels: int):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() > self.num_features:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class PooledStem(nn.Sequential):
+    """(b, c, H, W) to (b, channels, H/4, W/4): a 7 x 7 convolution of stride 2, batch norm, and the largest of 3 x 3 at stride 2."""
+
+    def __init__(self, inputs: int, channels: int):
+        conv = nn.Conv2d(inputs, channels, 7, 2, 3, bias=False)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        super().__init__(conv, BatchNorm(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(norm(x)))), masked before each convolution; with batch norm, x + conv(relu(norm(conv(relu(norm(x))))))."""
+
+    def __init__(self, channels: int, norm: str = "layer"):
         super().__init__()
-        self.norm = ChannelNorm(channels)
+        batch = norm == "batch"
+        self.norm = BatchNorm(channels) if batch else ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.between = BatchNorm(channels) if batch else None
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        for p in self.conv2.parameters():
+        if batch:
+            for conv in (self.conv1, self.conv2):
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        for p in (self.conv2.bias,) if batch else self.conv2.parameters():
             nn.init.zeros_(p)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y: Tensor = self.conv1(self.norm(x).mul_(mask))
+        y: Tensor = self.norm(x).mul_(mask)
+        y = self.conv1(y) if self.between is None else self.between(self.conv1(F.relu_(y)))
         y = self.conv2(F.relu_(y.mul_(mask.to(y.dtype))))  # in place, and in bfloat16 where that is autocast's: bytes are time
         return x + y
 
@@ -92,15 +123,23 @@ class Encoder(nn.Module):
         self.config = config = config or EncoderConfig()
         if math.prod(config.strides) != self.stride or not len(config.strides) == len(config.widths) == len(config.blocks):
             raise ValueError(f"an encoder needs strides of product {self.stride}, a width and blocks for each; got {config}")
+        if config.stem not in ("patches", "pooled") or config.norm not in ("layer", "batch"):
+            raise ValueError(f"an encoder's stem is 'patches' or 'pooled', its norm 'layer' or 'batch'; got {config}")
+        if config.stem == "pooled" and config.strides[0] != 4:
+            raise ValueError(f"a pooled stem has stride 4; got {config}")
         channels = (config.inputs, *config.widths)
         self.down = nn.ModuleList(nn.Conv2d(a, b, k, s, (k - s + 1) // 2) for (a, b), k, s in
                                   zip(pairwise(channels), config.kernels, config.strides, strict=True))
-        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c) for _ in range(n))
+        if config.stem == "pooled":
+            self.down[0] = PooledStem(config.inputs, config.widths[0])
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c, config.norm) for _ in range(n))
                                     for c, n in zip(config.widths, config.blocks, strict=True))
-        self.shrink = nn.Conv2d(config.widths[-1], config.context_d, 2, stride=2) if config.context else None
+        around = config.coarse + config.context > 0
+        self.shrink = nn.Conv2d(config.widths[-1], config.context_d, 2, stride=2) if around else None
+        self.coarse = nn.ModuleList(ResidualBlock(config.context_d, config.norm) for _ in range(config.coarse))
         self.context = nn.ModuleList(ContextBlock(config.context_d, config.heads) for _ in range(config.context))
-        self.grow = nn.ConvTranspose2d(config.context_d, config.widths[-1], 2, stride=2) if config.context else None
-        self.norm = nn.LayerNorm(config.widths[-1])
+        self.grow = nn.ConvTranspose2d(config.context_d, config.widths[-1], 2, stride=2) if around else None
+        self.norm = BatchNorm(config.widths[-1]) if config.norm == "batch" else ChannelNorm(config.widths[-1])
         self.out = nn.Linear(config.widths[-1], config.d)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
@@ -126,16 +165,25 @@ class Encoder(nn.Module):
             x = x * mask
         if self.shrink is not None and self.grow is not None:
             x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
-        features: Tensor = self.out(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        x = self.norm(x)
+        if self.config.norm == "batch":
+            x = F.relu_(x)
+        features: Tensor = self.out(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return features * valid
 
     def _around(self, x: Tensor, valid: Tensor, shrink: nn.Conv2d, grow: nn.ConvTranspose2d) -> Tensor:
-        """What the Transformer blocks see of x (b, c, h, w) at half its resolution, back at full resolution."""
+        """What the coarse blocks and the Transformer's see of x (b, c, h, w) at half its resolution, back at full resolution."""
         b, _, h, w = x.shape
         odd = (0, w % 2, 0, h % 2)
         coarse: Tensor = shrink(F.pad(x, odd))
         rows, columns = coarse.shape[-2:]
-        bias = F.max_pool2d(F.pad(valid, odd), 2).sub(1).mul(1e4).view(b, 1, 1, rows * columns)
+        mask = F.max_pool2d(F.pad(valid, odd), 2)
+        bias = mask.sub(1).mul(1e4).view(b, 1, 1, rows * columns)
+        if self.config.coarse:
+            mask = mask.to(x.dtype)
+            coarse = coarse * mask
+            for residual in self.coarse.children():
+                coarse = residual(coarse, mask)
         tokens = coarse.permute(0, 2, 3, 1).reshape(b, rows * columns, -1)
         position = positions_2d(rows, columns, tokens.shape[-1], x.device).view(rows * columns, -1)
         for block in self.context:

@@ -35,9 +35,11 @@ def channels_last(module: M, device: torch.device | str | None = None) -> M:
 
 @torch.no_grad()
 def follow(old: nn.Module, new: nn.Module, share: float) -> None:
-    """Move the parameters of one module by this share of the way towards those of another of its kind: a moving average."""
-    for ours, theirs in zip(old.parameters(), new.parameters(), strict=True):
-        ours.lerp_(theirs, share)
+    """Move the parameters of one module, and its running means and variances, by this share of the way towards those of another
+    of its kind: a moving average."""
+    for ours, theirs in zip((*old.parameters(), *old.buffers()), (*new.parameters(), *new.buffers()), strict=True):
+        if ours.is_floating_point():
+            ours.lerp_(theirs, share)
 
 
 def dot_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:

@@ -289,8 +289,9 @@ def _catch_signals(stop: threading.Event) -> dict[int, Any]:
 
 
 def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in half precision, on the CPU: what a finished run keeps."""
-    return {k: v.detach().to("cpu", torch.float16 if v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()}
+    """Weights in half precision, on the CPU: what a finished run keeps. Batch norm's running variances may not fit it: they stay."""
+    kept = {k: v.dtype if "running_" in k or not v.is_floating_point() else torch.float16 for k, v in state.items()}
+    return {k: v.detach().to("cpu", kept[k]).contiguous() for k, v in state.items()}
 
 
 def initial_run(name: str, profile: str, dataset: str, seed: int, max_minutes: float | None = None,

@@ -1,6 +1,7 @@
 """Encoder and attention network: a picture's features are its own, whatever stands beside or around it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,17 +17,23 @@ SIZES = [(5, 9), (3, 4), (2, 7)]  # cells high and wide: odd and even
 
 
 def randomised(module, seed=0):
-    """Every parameter random: branches that begin at zero take part."""
+    """Every parameter random: branches that begin at zero take part. Batch norm has seen a small mean and variance."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            if "running_" in name:
+                buffer.copy_(0.1 * torch.rand(buffer.shape, generator=rng))
         for p in module.parameters():
             p.copy_(torch.randn(p.shape, generator=rng) * (0.5 / math.sqrt(max(p[0].numel(), 1)) if p.ndim > 1 else 0.3))
     return module.eval()
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return randomised(Encoder(TINY.encoder))
+RESIDUAL = replace(TINY.encoder, stem="pooled", norm="batch", kernels=(4, 4), coarse=1)
+
+
+@pytest.fixture(scope="module", params=[TINY.encoder, RESIDUAL], ids=["layer norm", "batch norm"])
+def encoder(request):
+    return randomised(Encoder(request.param))
 
 
 def pictures(channels=1, extra=(0, 0)):

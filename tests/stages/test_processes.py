@@ -105,9 +105,12 @@ STAGES = {"pretrain": [], "attend": ["--init", "none"], "finetune": ["--init", "
 
 @pytest.mark.slow
 def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
-    """All three stages under `accelerate launch`: paused after a step, then finished."""
+    """All three stages under `accelerate launch`, of an encoder with batch norm: paused after a step, then finished."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
-    code = ("import sys\nfrom mmlib.cli import main\nfrom mmlib.data import corpus\n"
+    code = ("import sys\nfrom dataclasses import replace\nfrom mmlib.models import recogniser\n"
+            "encoder = replace(recogniser.TINY.encoder, norm='batch', stem='pooled', coarse=1)\n"
+            "recogniser.TINY = replace(recogniser.TINY, encoder=encoder)\n"
+            "from mmlib.cli import main\nfrom mmlib.data import corpus\n"
             "corpus.SYNTHETIC = {'train': (80, 1), 'test': (20, 2)}\n"
             f"for stage, options in {STAGES}.items():\n    assert main([stage, *{SMALL}, *options, *sys.argv[1:]]) == 0\n")
     (tmp_path / "small.py").write_text(code)
@@ -132,6 +135,7 @@ def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
         assert run.summary["pictures"] >= max(24, 2 * run.summary["steps"])  # each step sees a batch of each process
         weights, _ = run.load_weights()
         assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
+        assert any("running_var" in name for name in weights)
 
 
 @pytest.mark.slow
