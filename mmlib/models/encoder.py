@@ -33,7 +33,7 @@ class EncoderConfig:
     kernels: tuple[int, ...] = (4, 2)  # of each level's first convolution; as wide as its stride: patches
     widths: tuple[int, ...] = (64, 160)  # channels at strides 4, 8
     blocks: tuple[int, ...] = (2, 2)  # residual blocks at strides 4, 8
-    stem: str = field(default="patches", metadata={"neutral": "patches"})  # first level; or 'pooled': 7 x 7, stride 2, then pooled
+    stem: str = field(default="patches", metadata={"neutral": "patches"})  # first level, or 'pooled'
     norm: str = field(default="layer", metadata={"neutral": "layer"})  # or 'batch'
     coarse: int = field(default=0, metadata={"neutral": 0})  # residual blocks at stride 16, before the Transformer's
     context: int = 3  # Transformer blocks at stride 16; 0 leaves them out
@@ -59,7 +59,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class PooledStem(nn.Sequential):
-    """(b, c, H, W) to (b, channels, H/4, W/4): a 7 x 7 convolution of stride 2, batch norm, and the largest of 3 x 3 at stride 2."""
+    """(b, c, H, W) to (b, channels, H/4, W/4): a 7 x 7 convolution of stride 2, batch norm, the largest of 3 x 3 at stride 2."""
 
     def __init__(self, inputs: int, channels: int):
         conv = nn.Conv2d(inputs, channels, 7, 2, 3, bias=False)
@@ -68,7 +68,7 @@ class PooledStem(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(norm(x)))), masked before each convolution; with batch norm, x + conv(relu(norm(conv(relu(norm(x))))))."""
+    """x + conv(relu(conv(norm(x)))), masked before each convolution; with batch norm, a norm and relu before both."""
 
     def __init__(self, channels: int, norm: str = "layer"):
         super().__init__()
@@ -80,8 +80,9 @@ class ResidualBlock(nn.Module):
         if batch:
             for conv in (self.conv1, self.conv2):
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        for p in (self.conv2.bias,) if batch else self.conv2.parameters():
-            nn.init.zeros_(p)
+        else:
+            for p in self.conv2.parameters():
+                nn.init.zeros_(p)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y: Tensor = self.norm(x).mul_(mask)
@@ -155,8 +156,8 @@ class Encoder(nn.Module):
         for down, blocks, kernel, stride in zip(self.down, self.blocks, self.config.kernels, self.config.strides, strict=True):
             step //= stride
             mask = valid if step == 1 else valid.repeat_interleave(step, 2).repeat_interleave(step, 3)
-            mask = mask.to(x.dtype)
             x = down(x)
+            mask = mask.to(x.dtype)  # bfloat16 where that is autocast's: so is the stream between the blocks
             if step > 1 and kernel > stride:
                 x = F.relu(x)
             x = x * mask

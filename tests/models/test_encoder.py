@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from mmlib.models.attention import AttentionNetwork
-from mmlib.models.encoder import ChannelNorm, Encoder
+from mmlib.models.encoder import BatchNorm, ChannelNorm, Encoder
 from mmlib.models.heads import pool
-from mmlib.models.layers import dot_attention, positions_2d
+from mmlib.models.layers import dot_attention, follow, positions_2d
 from mmlib.models.recogniser import TINY
 
 SIZES = [(5, 9), (3, 4), (2, 7)]  # cells high and wide: odd and even
@@ -108,6 +108,33 @@ def test_channel_norm_is_a_layer_norm_a_cell():
     cell = norm(x)[1, :, 2, 3]
     expected = (x[1, :, 2, 3] - x[1, :, 2, 3].mean()) / (x[1, :, 2, 3].var(unbiased=False) + norm.eps).sqrt()
     torch.testing.assert_close(cell, expected * norm.weight + norm.bias)
+
+
+def test_batch_norm_of_one_cell_takes_the_running_variance():
+    norm = randomised(BatchNorm(3)).train()
+    alone = torch.randn(1, 3, 1, 1)
+    before = norm.running_var.clone()
+    torch.testing.assert_close(norm(alone), norm.eval()(alone))
+    assert torch.equal(norm.running_var, before)
+    norm.train()(torch.randn(2, 3, 1, 1))
+    assert not torch.equal(norm.running_var, before)
+
+
+def test_a_moving_average_has_the_running_variance_too():
+    old, new = BatchNorm(2), BatchNorm(2)
+    new.running_var.fill_(3.0)
+    new.num_batches_tracked += 5
+    follow(old, new, 0.25)
+    assert old.running_var.tolist() == [1.5, 1.5]
+    assert old.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(("change", "message"), [({"stem": "round"}, "stem is 'patches' or 'pooled'"),
+                                                 ({"norm": "group"}, "norm 'layer' or 'batch'"),
+                                                 ({"stem": "pooled", "strides": (2, 4)}, "a pooled stem has stride 4")])
+def test_unknown_parts_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Encoder(replace(TINY.encoder, **change))
 
 
 # --- attention network --------------------------------------------------------------------------------------------

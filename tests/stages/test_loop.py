@@ -437,6 +437,12 @@ def test_half_precision_keeps_integers():
     assert state["n"].tolist() == [70_000]
 
 
+def test_half_precision_spares_running_variances():
+    state = half({"norm.weight": torch.ones(2), "norm.running_var": torch.tensor([1e-9, 1e6])})
+    assert state["norm.weight"].dtype == torch.float16
+    assert torch.equal(state["norm.running_var"], torch.tensor([1e-9, 1e6]))
+
+
 def test_the_run_to_start_from():
     assert initial_run("none", "smoke", "synthetic", 0) is None
     toy = Toy()
