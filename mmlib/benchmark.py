@@ -226,7 +226,7 @@ def trained(stage: str, config: Any, count: int) -> np.ndarray:
     return np.stack([np.diff(asked), (given - asked)[:-1], pictures[:-1]], 1)
 
 
-def training(profile: str = "desk", dataset: str = "auto", count: int = 40) -> list[dict[str, Any]]:
+def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> list[dict[str, Any]]:
     """Pictures a second of each stage at a profile's sizes (two views are two pictures), and the floors of its step."""
     arithmetic, traffic = peaks()
     found = [row("arithmetic that a large product reaches", [arithmetic / 1e9], "GFLOP/s"),

@@ -289,7 +289,7 @@ def _catch_signals(stop: threading.Event) -> dict[int, Any]:
 
 
 def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in half precision, on the CPU: what a finished run keeps. Running variances of batch norm may not fit; they stay."""
+    """Weights in half precision, on the CPU: what a finished run keeps. Batch norm's running variances may not fit: they stay."""
     kept = {k: v.dtype if "running_" in k or not v.is_floating_point() else torch.float16 for k, v in state.items()}
     return {k: v.detach().to("cpu", kept[k]).contiguous() for k, v in state.items()}
 
