@@ -8,9 +8,10 @@ and noisy: times that are compared are measured in one section, alternating. A l
     steps     seconds of one decoding step against the length written so far: flat with a cache
     training  pictures a second of each stage, beside the two floors of its step: arithmetic, and memory traffic
     pipeline  pictures a second of the input alone (an encoder that does nothing), and of its parts
-    rivals    pictures a second of a training step: the paper's model, and the same with a CoMER-style DenseNet as its encoder
+    rivals    pictures a second of a training step: the paper's model, the same with a CoMER-style DenseNet as its encoder, and
+              with the desk profile's form of encoder
     growth    how opening a pack, an epoch's batches and a training step grow with data, length and batch
-    learning  validation loss of those two after as many pictures; more than an hour, so only where it is named
+    learning  validation loss of those after as many pictures; more than an hour, so only where it is named
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.recognize import THREE_SIZES, Reader
-from mmlib.rivals import LOSSES, MODELS, SIZES
+from mmlib.rivals import DENSENET, LOSSES, MODELS, OURS, SIZES
 from mmlib.rivals import steps as steps_of
 from mmlib.rivals import train as train_rival
 from mmlib.runs import commit, elsewhere, hardware, results_root, utc, versions, views_of, write_atomic
@@ -284,7 +285,7 @@ def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> 
 
 def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str, Any]]:
     """Pictures a second of a fine-tuning step (both directions, cross-entropy, no optimiser) on full canvases: the paper's model,
-    and the same decoder on a CoMER-style DenseNet, taking turns."""
+    and the same decoder on a CoMER-style DenseNet and on the desk profile's form of encoder, taking turns."""
     found = []
     for height, width in SIZES:
         setting = {"height": height, "width": width, "batch": batch, "tokens": tokens}
@@ -292,15 +293,15 @@ def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str,
         times = seconds(calls, repeats)
         found += [row(f"training step, {name}", batch / times[name], "pictures/s", **setting,
                       parameters=sum(p.numel() for p in call.args[0].parameters())) for name, call in calls.items()]
-        found.append(row("ratio of the two", times["DenseNet encoder"] / times["paper's model"], "", **setting))
+        found.append(row("ratio of the two", times[DENSENET] / times[OURS], "", **setting))
     return [*found, memory()]
 
 
 def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
-    """Validation loss a token of both rivals, trained alike by cross-entropy alone: goes on where it was stopped.
+    """Validation loss a token of the rivals, trained alike by cross-entropy alone: goes on where it was stopped.
 
-    A row for each look, and last the difference, whose low and high are a 95 % interval that resamples expressions (one training
-    each, so it says nothing of other seeds).
+    A row for each look, and last ours minus each other, whose low and high are a 95 % interval that resamples expressions (one
+    training each, so it says nothing of other seeds).
     """
     runs = {name: train_rival(name, pictures) for name in MODELS}
     found = []
@@ -308,12 +309,14 @@ def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
         looks = [one for one in run.metrics() if "valid_loss" in one]
         found += [row("validation loss", [one["valid_loss"]], "nats/token", model=name, pictures=one["pictures"],
                       parameters=run.summary["parameters"], expressions=one["valid_n"]) for one in looks]
-    losses = [np.loadtxt(run.folder / LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for run in runs.values()]
-    less = paired_difference(losses[0][:, 1], losses[1][:, 1], losses[0][:, 0])
-    first, second = runs
-    return [*found, {"what": f"validation loss, {first} minus {second}", "median": less.value, "low": less.low,
-                     "high": less.high, "n": 1, "unit": "nats/token", "pictures": pictures, "expressions": less.n,
-                     "data": runs[first].inputs["data"], "trained": runs[first].environment["hardware"]}]
+    losses = {name: np.loadtxt(run.folder / LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for name, run in runs.items()}
+    for other in MODELS:
+        if other != OURS:
+            less = paired_difference(losses[OURS][:, 1], losses[other][:, 1], losses[OURS][:, 0])
+            found.append({"what": f"validation loss, {OURS} minus {other}", "median": less.value, "low": less.low,
+                          "high": less.high, "n": 1, "unit": "nats/token", "pictures": pictures, "expressions": less.n,
+                          "data": runs[OURS].inputs["data"], "trained": runs[OURS].environment["hardware"]})
+    return found
 
 
 def growth(repeats: int = 5) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""A CoMER-style recogniser beside ours: how fast it trains, and what it has learned after as many pictures."""
+"""A CoMER-style recogniser beside ours, and ours with another encoder: how fast they train, and what they have learned after as
+many pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -64,7 +64,23 @@ class Rival(Recogniser):
         return super().encode(x, F.max_pool2d(F.pad(valid, (0, right, 0, bottom)), 2))
 
 
-MODELS: dict[str, Callable[[int, ModelConfig], Recogniser]] = {"paper's model": Recogniser, "DenseNet encoder": Rival}
+OURS, DENSENET, LAYERED = MODELS = ("paper's model", "DenseNet encoder", "layer-norm encoder")
+
+
+def configured(name: str, config: ModelConfig) -> ModelConfig:
+    """A configuration of ours as one of `MODELS` takes it: a DenseNet has nothing of our encoder but its width; the encoder with
+    layer norm and patches is the desk profile's, as large as the paper profile's."""
+    d = config.encoder.d
+    if name == DENSENET:
+        return replace(config, encoder=EncoderConfig(d=d), maps=0)
+    if name == LAYERED:
+        return replace(config, encoder=EncoderConfig(blocks=(2, 3), context=4, context_d=256, heads=8, d=d))
+    return config
+
+
+def build(name: str, vocabulary: int, config: ModelConfig) -> Recogniser:
+    """One of `MODELS`, of random weights."""
+    return (Rival if name == DENSENET else Recogniser)(vocabulary, configured(name, config))
 
 
 def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial[None]]:
@@ -81,7 +97,7 @@ def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial
         model.zero_grad()
 
     torch.manual_seed(0)
-    models = {name: channels_last(build(len(vocabulary), LARGE), device()).train() for name, build in MODELS.items()}
+    models = {name: channels_last(build(name, len(vocabulary), LARGE), device()).train() for name in MODELS}
     return {name: partial(step, model) for name, model in models.items()}
 
 
@@ -95,11 +111,9 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
     Paused at a limit or a signal; the same call goes on.
     """
     tools, corpus = accelerator(), load_corpus(dataset)
-    config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=model, composed=0.0,
-                                    point_weight=0.0, guide_weight=0.0, eval_pictures=max(1, pictures // 10))
+    config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=configured(name, model),
+                                    composed=0.0, point_weight=0.0, guide_weight=0.0, eval_pictures=max(1, pictures // 10))
     config = replace(config, view=replace(config.view, symbol=symbol), optim=replace(config.optim, lr=LR))
-    if MODELS[name] is Rival:
-        config = replace(config, model=replace(model, encoder=EncoderConfig(d=model.encoder.d), maps=0))  # what it takes of ours
     vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
     look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]
     with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
@@ -108,7 +122,7 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
             return this
         with this.lock():
             torch.manual_seed(0)
-            learner = channels_last(MODELS[name](len(vocabulary), config.model))
+            learner = channels_last(build(name, len(vocabulary), config.model))
             optim = optimizer([learner], config.optim)
             feed = Feed([(Augmenter(corpus.pack, indices, config.augment, vocabulary, corpus.held_formulas()), None)],
                         config.batch_area, config.batch_most, config.seed, scale=config.view.scale, **feeding(tools))

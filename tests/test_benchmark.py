@@ -98,10 +98,12 @@ def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_
     monkeypatch.setattr(benchmark, "train_rival", lambda name, pictures: rivals.train(
         name, pictures, "synthetic", TINY, 14.0, progress=False))
     with small_data(60, 10):
-        *looks, less = benchmark.learning(16)
+        found = benchmark.learning(16)
+    looks, differences = found[:-2], found[-2:]
     last = {one["model"]: one["median"] for one in looks}
-    ours, theirs = (last[name] for name in rivals.MODELS)
-    assert less["median"] == pytest.approx(ours - theirs, abs=1e-4)
-    assert less["low"] < less["median"] < less["high"]
-    assert less["expressions"] == looks[-1]["expressions"] > 1
+    for less, other in zip(differences, (rivals.DENSENET, rivals.LAYERED), strict=True):
+        assert less["what"].endswith(f"{rivals.OURS} minus {other}")
+        assert less["median"] == pytest.approx(last[rivals.OURS] - last[other], abs=1e-4)
+        assert less["low"] < less["median"] < less["high"]
+        assert less["expressions"] == looks[-1]["expressions"] > 1
     assert len(looks) >= 2 * len(rivals.MODELS)
