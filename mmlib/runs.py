@@ -14,7 +14,7 @@ computed from the source, so that a new comment does not throw committed results
 
 Two marks in a configuration's field metadata bend the hash: `field(metadata={"hash": False})` leaves a field
 out (number of workers), and `field(metadata={"neutral": value})` leaves it out while it has that value, so
-that a new option, switched off, keeps the hashes of the runs made before it.
+that a new option, switched off, keeps the hashes of the runs made before it; in a configuration's parts too.
 
 Files hold safetensors and JSON, never pickle: reading a run executes nothing.
 """
@@ -39,7 +39,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from filelock import FileLock, Timeout
@@ -274,16 +274,26 @@ def fields_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
+def _leave_out(values: dict[str, Any], kind: Any) -> None:
+    """Take from a configuration what the marks on its fields leave out of a run's name, also in the configurations within it."""
+    if not dataclasses.is_dataclass(kind):
+        return
+    kinds = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        mark, value = field.metadata, values.get(field.name)
+        if mark.get("hash") is False or ("neutral" in mark and value == _plain({"": mark["neutral"]})[""]):
+            values.pop(field.name, None)
+        elif isinstance(value, dict):
+            _leave_out(value, kinds[field.name])
+
+
 def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str, kind: type | None = None) -> str:
     """Ten hex digits over all that a run depends on; for the marks on fields see the module's docstring.
 
     kind: the dataclass whose marks count, where `config` is the mapping that a config.json holds.
     """
-    values, kind = _plain(config), kind or type(config)
-    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
-        mark = field.metadata
-        if mark.get("hash") is False or ("neutral" in mark and values.get(field.name) == _plain({"": mark["neutral"]})[""]):
-            values.pop(field.name, None)
+    values = _plain(config)
+    _leave_out(values, kind or type(config))
     content = {"stage": stage, "version": str(version), "config": values, "inputs": dict(inputs)}
     return hashlib.sha256(_json(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mmlib import runs
 from mmlib.runs import Run, RunError, find_runs, flatten, run_hash, unflatten, write_atomic
+from mmlib.stages import pretrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Config:
     sizes: tuple[int, ...] = (1, 2)
     workers: int = dataclasses.field(default=0, metadata={"hash": False})
     novelty: float = dataclasses.field(default=0.0, metadata={"neutral": 0.0})
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    part: Config = dataclasses.field(default_factory=Config)
+    pictures: int = 9
 
 
 @pytest.fixture
@@ -68,6 +75,23 @@ def test_unhashed_and_neutral_fields_leave_the_hash_alone():
         sizes: tuple[int, ...] = (1, 2)
 
     assert run_hash("s", Config(workers=7), {}, "1") == run_hash("s", Older(), {}, "1")
+
+
+def test_marks_count_in_the_parts_of_a_configuration_too():
+    older = {"part": {"seed": 0, "rate": 1e-3, "sizes": [1, 2]}, "pictures": 9}
+    assert run_hash("s", Whole(Config(workers=7)), {}, "1") == run_hash("s", older, {}, "1")
+    assert run_hash("s", dataclasses.asdict(Whole()), {}, "1", Whole) == run_hash("s", older, {}, "1")
+    assert run_hash("s", Whole(Config(novelty=0.5)), {}, "1") != run_hash("s", older, {}, "1")
+
+
+def test_options_of_the_encoder_that_are_off_change_no_name():
+    config = pretrain.Config.preset("desk")
+    older = dataclasses.asdict(config)
+    for option in ("stem", "norm", "coarse"):
+        del older["encoder"][option]
+    assert run_hash("s", config, {}, "1") == run_hash("s", older, {}, "1", pretrain.Config)
+    changed = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, norm="batch"))
+    assert run_hash("s", changed, {}, "1") != run_hash("s", config, {}, "1")
 
 
 def test_a_configuration_that_json_cannot_hold_is_refused(tmp_path):
