@@ -3,6 +3,7 @@ many pictures."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
-from mmlib.data.samples import Augmenter, Batch, collate, from_pack
+from mmlib.data.samples import Augmenter, Batch, collate, from_pack, symbol_classes
 from mmlib.latex import Vocabulary
-from mmlib.losses.reading import sequence_loss
+from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
@@ -25,7 +26,7 @@ from mmlib.models.search import prefixes
 from mmlib.runs import Run, elsewhere, results_root, write_atomic
 from mmlib.stages import finetune
 from mmlib.stages.loop import Loop, accelerator, feeding, optimizer
-from mmlib.views import STRIDE, ViewConfig, make_view
+from mmlib.views import STRIDE, View, make_view
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
 LR = 2e-3  # of both: at the desk profile's 5e-3, which suits a training with side losses, ours learns more slowly
@@ -83,6 +84,13 @@ def build(name: str, vocabulary: int, config: ModelConfig) -> Recogniser:
     return (Rival if name == DENSENET else Recogniser)(vocabulary, configured(name, config))
 
 
+def on_cells(view: View, valid: Tensor) -> View:
+    """A view in the cells of an encoder's map whose valid ones (b, 1, h, w) these are: at half the size, if they are twice as
+    wide as ours."""
+    ratio = math.ceil(view.valid.shape[3] / valid.shape[3])
+    return replace(view, valid=valid, points=view.points / ratio)
+
+
 def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial[None]]:
     """A training step of each model (both directions, cross-entropy, no optimiser) on full canvases of random ink."""
     vocabulary = Vocabulary.crohme()
@@ -102,8 +110,9 @@ def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial
 
 
 def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: ModelConfig = LARGE, symbol: float = LARGE_SYMBOL,
-          progress: bool = True, max_steps: int | None = None) -> Run:
-    """Train one of `MODELS` by stage 3's cross-entropy alone, noting its loss on the validation split; or find that done.
+          side: bool = False, lr: float = LR, progress: bool = True, max_steps: int | None = None) -> Run:
+    """Train one of `MODELS` by stage 3's cross-entropy, alone or with its side losses, noting its loss on the validation split;
+    or find that done.
 
     Batches, warps, recombination, optimiser and schedule are the desk profile's, without composed ink; model and size of the
     pictures are the paper's.
@@ -112,8 +121,10 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
     """
     tools, corpus = accelerator(), load_corpus(dataset)
     config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=configured(name, model),
-                                    composed=0.0, point_weight=0.0, guide_weight=0.0, eval_pictures=max(1, pictures // 10))
-    config = replace(config, view=replace(config.view, symbol=symbol), optim=replace(config.optim, lr=LR))
+                                    composed=0.0, eval_pictures=max(1, pictures // 10))
+    if not side:
+        config = replace(config, point_weight=0.0, guide_weight=0.0)
+    config = replace(config, view=replace(config.view, symbol=symbol), optim=replace(config.optim, lr=lr))
     vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
     look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]
     with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
@@ -129,22 +140,28 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
             learner, optim = tools.prepare(learner, optim)
             warps, still = replace(config.view, scale=0.0), config.view.still()
 
-            def write(batch: Batch, view: ViewConfig, rng: torch.Generator, noise: float) -> tuple[Tensor, Tensor]:
-                """Logits of both directions and what they should say."""
-                batch = batch.to(tools.device)
-                seen = make_view(batch.ink, view, rng)
+            def write(batch: Batch, view: View, rng: torch.Generator, noise: float) -> tuple[Tensor, Tensor, Tensor, Encoded]:
+                """Logits of both directions and what they should say; the guided head's attention, and the encoding."""
                 inputs, targets = prefixes(batch.tokens, vocabulary)
-                logits, *_ = learner(seen.picture, seen.valid, finetune.disturb(inputs, noise, vocabulary, rng))
-                return logits, targets
+                logits, attention, encoded = learner(view.picture, view.valid, finetune.disturb(inputs, noise, vocabulary, rng))
+                return logits, targets, attention, encoded
 
             def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
-                logits, targets = write(batch, warps, torch.Generator().manual_seed(pictures), config.input_noise)
-                return sequence_loss(logits, targets, vocabulary, config.smoothing), {}
+                rng, batch = torch.Generator().manual_seed(pictures), batch.to(tools.device)
+                view = make_view(batch.ink, warps, rng)
+                logits, targets, attention, encoded = write(batch, view, rng, config.input_noise)
+                loss = sequence_loss(logits, targets, vocabulary, config.smoothing)
+                if side:
+                    view = on_cells(view, encoded.valid)
+                    loss = loss + config.guide_weight * guide_loss(attention, view, batch, vocabulary) + config.point_weight * \
+                        point_loss(learner, encoded.features, view, batch.ink, symbol_classes(batch))
+                return loss, {}
 
             def evaluate(pictures: int) -> dict[str, float]:
                 found: list[tuple[float, int]] = []
                 for k in range(0, len(look), 16):
-                    logits, targets = write(collate(look[k : k + 16]), still, torch.Generator().manual_seed(0), 0.0)
+                    rng, batch = torch.Generator().manual_seed(0), collate(look[k : k + 16]).to(tools.device)
+                    logits, targets, *_ = write(batch, make_view(batch.ink, still, rng), rng, 0.0)
                     each = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignore_index=vocabulary.pad,
                                            reduction="none").view_as(targets)
                     found += zip(each.sum((1, 2)).tolist(), (targets != vocabulary.pad).sum((1, 2)).tolist(), strict=True)
