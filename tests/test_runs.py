@@ -87,10 +87,10 @@ def test_marks_count_in_the_parts_of_a_configuration_too():
 def test_options_of_the_encoder_that_are_off_change_no_name():
     config = pretrain.Config.preset("desk")
     older = dataclasses.asdict(config)
-    for option in ("stem", "norm", "coarse"):
+    for option in ("form", "coarse"):
         del older["encoder"][option]
     assert run_hash("s", config, {}, "1") == run_hash("s", older, {}, "1", pretrain.Config)
-    changed = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, norm="batch"))
+    changed = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, form="residual"))
     assert run_hash("s", changed, {}, "1") != run_hash("s", config, {}, "1")
 
 

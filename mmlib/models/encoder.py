@@ -6,9 +6,10 @@ reach the highest arithmetic rate of a CPU and of a GPU alike), one layer norm o
 padding), then Transformer blocks on a grid of half the resolution, added back to the cells, for what a small receptive field
 cannot see: which base a script belongs to, where a fraction ends.
 
-Three options make it a residual network in the classical form (He et al. 2016, arXiv:1603.05027), which learns more from the
-same pictures where nothing but cross-entropy teaches it (`mmlib benchmark learning`): batch norm and a rectifier before each
-convolution, a first convolution that overlaps and pools, and residual blocks at half the resolution too.
+Its other form, `residual`, is a residual network in the classical manner (He et al. 2016, arXiv:1603.05027), which learns more
+from the same pictures where nothing but cross-entropy teaches it (`mmlib benchmark learning`): batch norm and a rectifier before
+each convolution, a first convolution that overlaps and pools, transitions that average (as a DenseNet's do, arXiv:1608.06993),
+batch norm of F, so that what all cells share does not hide where they differ, and residual blocks at half the resolution too.
 """
 
 from __future__ import annotations
@@ -30,11 +31,10 @@ class EncoderConfig:
 
     inputs: int = 2  # ink, and the cover channel of stage 2 (all zero elsewhere)
     strides: tuple[int, ...] = (4, 2)  # of each level; their product is 8
-    kernels: tuple[int, ...] = (4, 2)  # of each level's first convolution; as wide as its stride: patches
+    kernels: tuple[int, ...] = (4, 2)  # of each level's first convolution; as wide as its stride: patches (not 'residual')
     widths: tuple[int, ...] = (64, 160)  # channels at strides 4, 8
     blocks: tuple[int, ...] = (2, 2)  # residual blocks at strides 4, 8
-    stem: str = field(default="patches", metadata={"neutral": "patches"})  # first level, or 'pooled'
-    norm: str = field(default="layer", metadata={"neutral": "layer"})  # or 'batch'
+    form: str = field(default="patches", metadata={"neutral": "patches"})  # or 'residual'
     coarse: int = field(default=0, metadata={"neutral": 0})  # residual blocks at stride 16, before the Transformer's
     context: int = 3  # Transformer blocks at stride 16; 0 leaves them out
     context_d: int = 192
@@ -58,6 +58,16 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+# How a level begins: each takes x (b, c, h, w), zero where its mask (b, 1, h, w) is, and the mask where it needs it.
+
+
+class Patches(nn.Conv2d):
+    """A strided convolution."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
 class PooledStem(nn.Sequential):
     """(b, c, H, W) to (b, channels, H/4, W/4): a 7 x 7 convolution of stride 2, batch norm, the largest of 3 x 3 at stride 2."""
 
@@ -66,13 +76,31 @@ class PooledStem(nn.Sequential):
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         super().__init__(conv, BatchNorm(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
 
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+class Transition(nn.Module):
+    """To (b, channels, h/2, w/2): batch norm, a rectifier, the mean of 2 x 2, and a 1 x 1 convolution."""
+
+    def __init__(self, inputs: int, channels: int):
+        super().__init__()
+        self.norm = BatchNorm(inputs)
+        self.conv = nn.Conv2d(inputs, channels, 1, bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y: Tensor = self.conv(F.avg_pool2d(F.relu_(self.norm(x).mul_(mask)), 2))
+        return y
+
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(norm(x)))), masked before each convolution; with batch norm, a norm and relu before both."""
 
-    def __init__(self, channels: int, norm: str = "layer"):
+    def __init__(self, channels: int, batch: bool = False):
         super().__init__()
-        batch = norm == "batch"
         self.norm = BatchNorm(channels) if batch else ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.between = BatchNorm(channels) if batch else None
@@ -124,24 +152,29 @@ class Encoder(nn.Module):
         self.config = config = config or EncoderConfig()
         if math.prod(config.strides) != self.stride or not len(config.strides) == len(config.widths) == len(config.blocks):
             raise ValueError(f"an encoder needs strides of product {self.stride}, a width and blocks for each; got {config}")
-        if config.stem not in ("patches", "pooled") or config.norm not in ("layer", "batch"):
-            raise ValueError(f"an encoder's stem is 'patches' or 'pooled', its norm 'layer' or 'batch'; got {config}")
-        if config.stem == "pooled" and config.strides[0] != 4:
-            raise ValueError(f"a pooled stem has stride 4; got {config}")
-        channels = (config.inputs, *config.widths)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, k, s, (k - s + 1) // 2) for (a, b), k, s in
-                                  zip(pairwise(channels), config.kernels, config.strides, strict=True))
-        if config.stem == "pooled":
-            self.down[0] = PooledStem(config.inputs, config.widths[0])
-        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c, config.norm) for _ in range(n))
+        if config.form not in ("patches", "residual"):
+            raise ValueError(f"an encoder's form is 'patches' or 'residual'; got {config}")
+        self.residual = config.form == "residual"
+        if self.residual and config.strides != (4, 2):
+            raise ValueError(f"a residual encoder has strides 4 and 2; got {config}")
+        channels, last = (config.inputs, *config.widths), config.widths[-1]
+        if self.residual:
+            self.down = nn.ModuleList([PooledStem(*channels[:2]), Transition(*config.widths)])
+        else:
+            self.down = nn.ModuleList(Patches(a, b, k, s, (k - s + 1) // 2) for (a, b), k, s in
+                                      zip(pairwise(channels), config.kernels, config.strides, strict=True))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c, self.residual) for _ in range(n))
                                     for c, n in zip(config.widths, config.blocks, strict=True))
         around = config.coarse + config.context > 0
-        self.shrink = nn.Conv2d(config.widths[-1], config.context_d, 2, stride=2) if around else None
-        self.coarse = nn.ModuleList(ResidualBlock(config.context_d, config.norm) for _ in range(config.coarse))
+        self.shrink: nn.Module | None = None
+        if around:
+            self.shrink = Transition(last, config.context_d) if self.residual else Patches(last, config.context_d, 2, 2)
+        self.coarse = nn.ModuleList(ResidualBlock(config.context_d, self.residual) for _ in range(config.coarse))
         self.context = nn.ModuleList(ContextBlock(config.context_d, config.heads) for _ in range(config.context))
-        self.grow = nn.ConvTranspose2d(config.context_d, config.widths[-1], 2, stride=2) if around else None
-        self.norm = BatchNorm(config.widths[-1]) if config.norm == "batch" else ChannelNorm(config.widths[-1])
-        self.out = nn.Linear(config.widths[-1], config.d)
+        self.grow = nn.ConvTranspose2d(config.context_d, last, 2, stride=2) if around else None
+        self.norm = BatchNorm(last) if self.residual else ChannelNorm(last)
+        self.out = nn.Linear(last, config.d)
+        self.features = BatchNorm(config.d) if self.residual else None
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         b, c, height, width = x.shape
@@ -153,10 +186,11 @@ class Encoder(nn.Module):
             x = F.pad(x, (0, 0, 0, 0, 0, self.config.inputs - c))
         x = x.contiguous(memory_format=torch.channels_last)
         step = self.stride
+        mask = None
         for down, blocks, kernel, stride in zip(self.down, self.blocks, self.config.kernels, self.config.strides, strict=True):
             step //= stride
+            x = down(x, mask)
             mask = valid if step == 1 else valid.repeat_interleave(step, 2).repeat_interleave(step, 3)
-            x = down(x)
             mask = mask.to(x.dtype)  # bfloat16 where that is autocast's: so is the stream between the blocks
             if step > 1 and kernel > stride:
                 x = F.relu(x)
@@ -167,18 +201,21 @@ class Encoder(nn.Module):
         if self.shrink is not None and self.grow is not None:
             x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
         x = self.norm(x)
-        if self.config.norm == "batch":
+        if self.residual:
             x = F.relu_(x)
         features: Tensor = self.out(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.features is not None:
+            features = self.features(features)
         return features * valid
 
-    def _around(self, x: Tensor, valid: Tensor, shrink: nn.Conv2d, grow: nn.ConvTranspose2d) -> Tensor:
+    def _around(self, x: Tensor, valid: Tensor, shrink: nn.Module, grow: nn.ConvTranspose2d) -> Tensor:
         """What the coarse blocks and the Transformer's see of x (b, c, h, w) at half its resolution, back at full resolution."""
         b, _, h, w = x.shape
         odd = (0, w % 2, 0, h % 2)
-        coarse: Tensor = shrink(F.pad(x, odd))
+        valid = F.pad(valid, odd)
+        coarse: Tensor = shrink(F.pad(x, odd), valid.to(x.dtype))
         rows, columns = coarse.shape[-2:]
-        mask = F.max_pool2d(F.pad(valid, odd), 2)
+        mask = F.max_pool2d(valid, 2)
         bias = mask.sub(1).mul(1e4).view(b, 1, 1, rows * columns)
         if self.config.coarse:
             mask = mask.to(x.dtype)

@@ -36,8 +36,7 @@ SMALL = ModelConfig(EncoderConfig(widths=(48, 96), blocks=(1, 2), context=2, con
 
 # The paper profile's: the size of the field's models (CoMER has 6.4 million parameters), in half precision below 16 MiB. What is
 # larger than the desk's is the encoder, which a reading runs once; the decoder's every step must fetch all of its weights.
-LARGE = ModelConfig(EncoderConfig(stem="pooled", norm="batch", kernels=(4, 4), widths=(64, 128), blocks=(2, 3), coarse=2,
-                                  context=3, context_d=256, heads=8))
+LARGE = ModelConfig(EncoderConfig(form="residual", widths=(128, 192), blocks=(2, 2), coarse=2, context=1, context_d=288, heads=8))
 LARGE_SYMBOL = 20.0  # pixels a typical symbol that it reads
 
 

@@ -28,10 +28,10 @@ def randomised(module, seed=0):
     return module.eval()
 
 
-RESIDUAL = replace(TINY.encoder, stem="pooled", norm="batch", kernels=(4, 4), coarse=1)
+RESIDUAL = replace(TINY.encoder, form="residual", coarse=1)
 
 
-@pytest.fixture(scope="module", params=[TINY.encoder, RESIDUAL], ids=["layer norm", "batch norm"])
+@pytest.fixture(scope="module", params=[TINY.encoder, RESIDUAL], ids=["patches", "residual"])
 def encoder(request):
     return randomised(Encoder(request.param))
 
@@ -129,9 +129,8 @@ def test_a_moving_average_has_the_running_variance_too():
     assert old.num_batches_tracked == 0
 
 
-@pytest.mark.parametrize(("change", "message"), [({"stem": "round"}, "stem is 'patches' or 'pooled'"),
-                                                 ({"norm": "group"}, "norm 'layer' or 'batch'"),
-                                                 ({"stem": "pooled", "strides": (2, 4)}, "a pooled stem has stride 4")])
+@pytest.mark.parametrize(("change", "message"), [({"form": "round"}, "form is 'patches' or 'residual'"),
+                                                 ({"form": "residual", "strides": (2, 4)}, "has strides 4 and 2")])
 def test_unknown_parts_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         Encoder(replace(TINY.encoder, **change))

@@ -108,7 +108,7 @@ def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
     """All three stages under `accelerate launch`, of an encoder with batch norm: paused after a step, then finished."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
     code = ("import sys\nfrom dataclasses import replace\nfrom mmlib.models import recogniser\n"
-            "encoder = replace(recogniser.TINY.encoder, norm='batch', stem='pooled', coarse=1)\n"
+            "encoder = replace(recogniser.TINY.encoder, form='residual', coarse=1)\n"
             "recogniser.TINY = replace(recogniser.TINY, encoder=encoder)\n"
             "from mmlib.cli import main\nfrom mmlib.data import corpus\n"
             "corpus.SYNTHETIC = {'train': (80, 1), 'test': (20, 2)}\n"
