@@ -11,7 +11,7 @@ and noisy: times that are compared are measured in one section, alternating. A l
     rivals    pictures a second of a training step: the paper's model, the same with a CoMER-style DenseNet as its encoder, and
               with the desk profile's form of encoder
     growth    how opening a pack, an epoch's batches and a training step grow with data, length and batch
-    learning  validation loss of those after as many pictures; more than an hour, so only where it is named
+    learning  validation loss of those after as many pictures; more than two hours, so only where it is named
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.recognize import THREE_SIZES, Reader
-from mmlib.rivals import DENSENET, LOSSES, MODELS, OURS, SIZES
+from mmlib.rivals import DENSENET, LOSSES, MODELS, OURS, SIZES, TRAININGS
 from mmlib.rivals import steps as steps_of
 from mmlib.rivals import train as train_rival
 from mmlib.runs import commit, elsewhere, hardware, results_root, utc, versions, views_of, write_atomic
@@ -298,25 +298,28 @@ def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str,
 
 
 def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
-    """Validation loss a token of the rivals, trained alike by cross-entropy alone: goes on where it was stopped.
+    """Validation loss a token of the rivals, trained alike by cross-entropy alone and with side losses: goes on where it was
+    stopped.
 
     A row for each look, and last ours minus each other, whose low and high are a 95 % interval that resamples expressions (one
     training each, so it says nothing of other seeds).
     """
-    runs = {name: train_rival(name, pictures) for name in MODELS}
-    found = []
-    for name, run in runs.items():
-        looks = [one for one in run.metrics() if "valid_loss" in one]
-        found += [row("validation loss", [one["valid_loss"]], "nats/token", model=name, pictures=one["pictures"],
-                      parameters=run.summary["parameters"], expressions=one["valid_n"]) for one in looks]
-    losses = {name: np.loadtxt(run.folder / LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for name, run in runs.items()}
-    for other in MODELS:
-        if other != OURS:
-            less = paired_difference(losses[OURS][:, 1], losses[other][:, 1], losses[OURS][:, 0])
-            found.append({"what": f"validation loss, {OURS} minus {other}", "median": less.value, "low": less.low,
-                          "high": less.high, "n": 1, "unit": "nats/token", "pictures": pictures, "expressions": less.n,
-                          "data": runs[OURS].inputs["data"], "trained": runs[OURS].environment["hardware"]})
-    return found
+    found, differences = [], []
+    for side, how in enumerate(TRAININGS):
+        runs = {name: train_rival(name, pictures, side=bool(side)) for name in MODELS}
+        for name, run in runs.items():
+            looks = [one for one in run.metrics() if "valid_loss" in one]
+            found += [row("validation loss", [one["valid_loss"]], "nats/token", model=name, losses=how, pictures=one["pictures"],
+                          parameters=run.summary["parameters"], expressions=one["valid_n"]) for one in looks]
+        ends = {name: np.loadtxt(run.folder / LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for name, run in runs.items()}
+        for other in MODELS:
+            if other != OURS:
+                less = paired_difference(ends[OURS][:, 1], ends[other][:, 1], ends[OURS][:, 0])
+                differences.append({
+                    "what": f"validation loss, {OURS} minus {other}", "losses": how, "median": less.value, "low": less.low,
+                    "high": less.high, "n": 1, "unit": "nats/token", "pictures": pictures, "expressions": less.n,
+                    "data": runs[OURS].inputs["data"], "trained": runs[OURS].environment["hardware"]})
+    return found + differences
 
 
 def growth(repeats: int = 5) -> list[dict[str, Any]]:

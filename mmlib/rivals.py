@@ -30,6 +30,7 @@ from mmlib.views import STRIDE, View, make_view
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
 LR = 2e-3  # of both: at the desk profile's 5e-3, which suits a training with side losses, ours learns more slowly
+TRAININGS = ("cross-entropy alone", "with side losses")
 LOSSES = "losses.csv"  # of a run: tokens of both directions, nats, id
 CODE_VERSION = f"1-{finetune.CODE_VERSION}"  # the step is like stage 3's
 

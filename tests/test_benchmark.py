@@ -11,6 +11,7 @@ from mmlib.data.batches import Feed
 from mmlib.models.recogniser import TINY
 from mmlib.stages import pretrain
 from mmlib.stages.loop import Paused
+from mmlib.views import View
 
 
 def test_the_command_line_knows_the_sections():
@@ -70,11 +71,22 @@ def test_a_rival_sees_the_same_picture_and_no_padding():
     assert (wide.memory.bias.flatten() < 0).tolist() == [False, False, False, True, True] * 2
 
 
+def test_ink_lies_on_the_cells_of_the_encoder_that_sees_it():
+    """A view's points in the cells of a rival's map, half as many each way, the last row and column kept; in ours as they are."""
+    points, valid = torch.tensor([[4.0, 4.0], [36.0, 20.0]]), torch.ones(1, 1, 3, 5)
+    view = View(torch.zeros(1, 1, 24, 40), valid, points, torch.ones(2, dtype=torch.bool), torch.tensor([[40, 24]]))
+    assert torch.equal(rivals.on_cells(view, valid).cells, view.cells)
+    coarse = rivals.on_cells(view, torch.ones(1, 1, 2, 3))
+    assert coarse.valid.shape == (1, 1, 2, 3)
+    assert coarse.cells.tolist() == [[0.25, 0.25], [2.25, 1.25]]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("side", [False, True], ids=rivals.TRAININGS)
 @pytest.mark.parametrize("name", rivals.MODELS)
-def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, tmp_path, small_data, monkeypatch):
+def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, side, tmp_path, small_data, monkeypatch):
     with small_data(60, 10):
-        options = {"pictures": 16, "dataset": "synthetic", "model": TINY, "symbol": 14.0, "progress": False}
+        options = {"pictures": 16, "dataset": "synthetic", "model": TINY, "symbol": 14.0, "side": side, "progress": False}
         monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "whole"))
         whole = rivals.train(name, **options)
         monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "parts"))
@@ -95,15 +107,18 @@ def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, tmp_path, s
 def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_data, monkeypatch):
     """Every look is a row; the difference is that of the last looks, with an interval around it."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
-    monkeypatch.setattr(benchmark, "train_rival", lambda name, pictures: rivals.train(
-        name, pictures, "synthetic", TINY, 14.0, progress=False))
+    monkeypatch.setattr(benchmark, "train_rival", lambda name, pictures, side: rivals.train(
+        name, pictures, "synthetic", TINY, 14.0, side, progress=False))
     with small_data(60, 10):
         found = benchmark.learning(16)
-    looks, differences = found[:-2], found[-2:]
-    last = {one["model"]: one["median"] for one in looks}
-    for less, other in zip(differences, (rivals.DENSENET, rivals.LAYERED), strict=True):
+    looks, differences = found[:-4], found[-4:]
+    last = {(one["losses"], one["model"]): one["median"] for one in looks}
+    assert len(set(last.values())) == len(last) == 6
+    pairs = [(how, other) for how in rivals.TRAININGS for other in (rivals.DENSENET, rivals.LAYERED)]
+    for less, (how, other) in zip(differences, pairs, strict=True):
         assert less["what"].endswith(f"{rivals.OURS} minus {other}")
-        assert less["median"] == pytest.approx(last[rivals.OURS] - last[other], abs=1e-4)
+        assert less["losses"] == how
+        assert less["median"] == pytest.approx(last[how, rivals.OURS] - last[how, other], abs=1e-4)
         assert less["low"] < less["median"] < less["high"]
         assert less["expressions"] == looks[-1]["expressions"] > 1
-    assert len(looks) >= 2 * len(rivals.MODELS)
+    assert len(looks) >= 4 * len(rivals.MODELS)

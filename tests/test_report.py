@@ -333,6 +333,12 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         empty = pd.DataFrame(columns=["run", "pictures", *(f"valid_{term}" for term in report.MATCH_TERMS)])
         first = curves.assign(valid_global_match=0.1, valid_local_match=0.2)
         assert [len(ax.get_lines()) for ax in report.stages_figure(first, empty).axes] == [2, 0, 0]
+        looks = pd.DataFrame({"model": ["a", "a", "b", "a"], "losses": ["plain", "plain", "plain", "more"], "expressions": 9,
+                              "median": [3, 2, 1, 0.5], "pictures": [600, 1_200, 600, 600], "parameters": 2e6})
+        axes = report.rivals_figure(looks, {"training step, a": 10.0, "training step, b": 1.0}).axes
+        assert [[line.get_xdata().tolist() for line in ax.get_lines()] for ax in axes] == [
+            [[0.6, 1.2], [0.6]], [[1.0, 2.0], [10.0]], [[0.6]], [[1.0]]]
+        assert [ax.get_title(loc="left") for ax in axes] == ["plain", "", "more", ""]
     plt.close("all")
 
 

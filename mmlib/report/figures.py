@@ -112,3 +112,31 @@ def ratios_figure(ratios: DataFrame) -> Figure:
            ylim=(len(names) - 0.5, -0.5), xlabel="share of the saliency on ink / share of the ink, one seed")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
+
+
+def rivals_figure(looks: DataFrame, speeds: Mapping[str, float]) -> Figure:
+    """Validation loss of models against pictures seen and against minutes, a row for each way to train them (`losses`).
+
+    looks has model, losses, pictures, parameters, expressions and median (nats a token); speeds the pictures a second of
+    'training step, ' and the model's name.
+    """
+    import matplotlib.pyplot as plt
+
+    from mmlib import plots
+
+    hows = list(looks.losses.unique())
+    drawn = plots.looks(looks.model.unique())
+    fig, axes = plt.subplots(len(hows), 2, figsize=(8, 2.5 * len(hows)), sharex="col", sharey="row", squeeze=False)
+    for pair, how in zip(axes, hows, strict=True):
+        for model, rows in looks[looks.losses == how].groupby("model", sort=False):
+            minutes = rows.pictures / speeds[f"training step, {model}"] / 60
+            for ax, x in zip(pair, (rows.pictures / 1_000, minutes), strict=True):
+                ax.plot(x, rows["median"], color=drawn[model].color, marker=drawn[model].marker, markersize=4,
+                        label=f"{model}, {rows.parameters.iloc[0] / 1e6:.1f} million")
+        pair[0].set_title(how, loc="left")
+        pair[0].set(ylabel="validation loss\n(nats a token)", xlim=(0, None))
+    axes[-1, 0].set(xlabel="pictures seen (thousands)")
+    axes[-1, 1].set(xlabel="minutes at the speeds measured side by side", xlim=(0, None))
+    axes[0, 1].set_title(f"n = {looks.expressions.iloc[0]:.0f} expressions, one training each", loc="right")
+    axes[0, 1].legend(title="parameters")
+    return fig
