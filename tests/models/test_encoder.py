@@ -1,5 +1,6 @@
 """Encoder and attention network: a picture's features are its own, whatever stands beside or around it."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -93,6 +94,16 @@ def test_the_context_sees_far(encoder):
         assert (encoder(far, valid) - encoder(x, valid))[..., 0].abs().max() > 1e-6
         blind = randomised(Encoder(type(TINY.encoder)(**{**vars(TINY.encoder), "context": 0})))
         assert (blind(far, valid) - blind(x, valid))[..., 0].abs().max() == 0
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_every_parameter_learns(encoder, bfloat16):
+    encoder = copy.deepcopy(encoder).train()
+    x, valid = pictures()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        features = encoder(x, valid)
+    (features * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert {name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0} == set()
 
 
 def test_wrong_sizes_are_named(encoder):
