@@ -4,7 +4,7 @@ many pictures."""
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from mmlib.stages.loop import Loop, accelerator, feeding, optimizer
 from mmlib.views import STRIDE, View, make_view
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
-LR = 2e-3  # of both: at the desk profile's 5e-3, which suits a training with side losses, ours learns more slowly
+LR = 2e-3  # of all: at the desk profile's 5e-3 ours learned more slowly, with side losses and without
 TRAININGS = ("cross-entropy alone", "with side losses")
 LOSSES = "losses.csv"  # of a run: tokens of both directions, nats, id
 CODE_VERSION = f"1-{finetune.CODE_VERSION}"  # the step is like stage 3's
@@ -67,6 +67,13 @@ class Rival(Recogniser):
 
 
 OURS, DENSENET, LAYERED = MODELS = ("paper's model", "DenseNet encoder", "layer-norm encoder")
+
+
+@dataclass(frozen=True)
+class Config(finetune.Config):
+    """Stage 3's, and which of `MODELS` learns."""
+
+    name: str = OURS
 
 
 def configured(name: str, config: ModelConfig) -> ModelConfig:
@@ -111,7 +118,7 @@ def steps(batch: int, tokens: int, height: int, width: int) -> dict[str, partial
 
 
 def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: ModelConfig = LARGE, symbol: float = LARGE_SYMBOL,
-          side: bool = False, lr: float = LR, progress: bool = True, max_steps: int | None = None) -> Run:
+          side: bool = False, progress: bool = True, max_steps: int | None = None) -> Run:
     """Train one of `MODELS` by stage 3's cross-entropy, alone or with its side losses, noting its loss on the validation split;
     or find that done.
 
@@ -121,15 +128,15 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
     Paused at a limit or a signal; the same call goes on.
     """
     tools, corpus = accelerator(), load_corpus(dataset)
-    config = finetune.Config.preset("desk", dataset=dataset, init="none", pictures=pictures, model=configured(name, model),
-                                    composed=0.0, eval_pictures=max(1, pictures // 10))
-    if not side:
-        config = replace(config, point_weight=0.0, guide_weight=0.0)
-    config = replace(config, view=replace(config.view, symbol=symbol), optim=replace(config.optim, lr=lr))
+    desk = finetune.Config.preset("desk")
+    config = Config(**vars(desk) | {
+        "name": name, "dataset": dataset, "init": "none", "pictures": pictures, "model": configured(name, model), "composed": 0.0,
+        "point_weight": side * desk.point_weight, "guide_weight": side * desk.guide_weight,
+        "eval_pictures": max(1, pictures // 10), "view": replace(desk.view, symbol=symbol), "optim": replace(desk.optim, lr=LR)})
     vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
     look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]
     with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
-        this = Run.open("rival", "desk", asdict(config) | {"name": name}, {"data": corpus.identity}, CODE_VERSION)
+        this = Run.open("rival", "desk", config, {"data": corpus.identity}, CODE_VERSION)
         if this.done:
             return this
         with this.lock():
