@@ -305,8 +305,8 @@ def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
     training each, so it says nothing of other seeds).
     """
     found, differences = [], []
-    for side, how in enumerate(TRAININGS):
-        runs = {name: train_rival(name, pictures, side=bool(side)) for name in MODELS}
+    for how, side in TRAININGS.items():
+        runs = {name: train_rival(name, pictures, side=side) for name in MODELS}
         for name, run in runs.items():
             looks = [one for one in run.metrics() if "valid_loss" in one]
             found += [row("validation loss", [one["valid_loss"]], "nats/token", model=name, losses=how, pictures=one["pictures"],

@@ -30,7 +30,7 @@ from mmlib.views import STRIDE, View, make_view
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
 LR = 2e-3  # of all: at the desk profile's 5e-3 ours learned more slowly, with side losses and without
-TRAININGS = ("cross-entropy alone", "with side losses")
+TRAININGS = {"cross-entropy alone": False, "with side losses": True}  # whether stage 3's side losses take part
 LOSSES = "losses.csv"  # of a run: tokens of both directions, nats, id
 CODE_VERSION = f"1-{finetune.CODE_VERSION}"  # the step is like stage 3's
 
@@ -78,7 +78,7 @@ class Config(finetune.Config):
 
 def configured(name: str, config: ModelConfig) -> ModelConfig:
     """A configuration of ours as one of `MODELS` takes it: a DenseNet has nothing of our encoder but its width; the encoder with
-    layer norm and patches is the desk profile's, as large as the paper profile's."""
+    layer norm and patches is the desk profile's, nearly as large as the paper profile's."""
     d = config.encoder.d
     if name == DENSENET:
         return replace(config, encoder=EncoderConfig(d=d), maps=0)
