@@ -42,6 +42,12 @@ class Memory:
         part.projected = [(key[pictures], value[pictures]) for key, value in self.projected]
         return part
 
+    def float(self) -> Memory:
+        """The memory with what was projected of it in float32."""
+        whole = Memory(self.features, self.position, self.bias)
+        whole.projected = [(key.float(), value.float()) for key, value in self.projected]
+        return whole
+
 
 class Cache:
     """Keys and values of the tokens decoded so far, of rows in groups of `beam` that may take over one another's past.

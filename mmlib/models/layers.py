@@ -47,9 +47,9 @@ def dot_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, c
 
     PyTorch's fused kernel, which on a CPU is three to six times faster than the plain products in reading, and up to twice in
     training. Only its bfloat16 backward pass on a CPU is some ten times slower at our lengths (a few hundred cells, tens of
-    tokens), so there the plain products run.
+    tokens), so in training there the plain products run.
     """
-    if q.is_cuda or q.dtype == torch.float32:
+    if q.is_cuda or q.dtype == torch.float32 or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype), is_causal=causal)
     logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
     if bias is not None:

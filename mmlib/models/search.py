@@ -14,7 +14,8 @@ from mmlib.latex import Vocabulary
 from mmlib.models.decoder import Cache, Memory
 from mmlib.models.recogniser import Recogniser
 
-FEW = 8  # rows: the products of a step with fewer are too small to be shared by threads, which then wait for one another
+FEW = 8  # rows: the products of a step with no more are too small to be shared by threads, which then wait for one another
+SINGLE = 32  # rows: with no more, converting to bfloat16 and back costs a step on a CPU more time than its products save
 SCORED = {"cpu": 500, "cuda": 100_000}  # tokens in one pass that computes sums a search does not know: on a CPU, few are quicker
 MARGIN = 2.0  # nats: how far an unfinished hypothesis may lie below the best finished one and still be followed
 
@@ -50,13 +51,17 @@ def prefixes(tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def threads_for(rows: int, device: torch.device) -> Iterator[None]:
-    """One thread for the steps of few rows on a CPU, all of torch's else."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu" and rows <= FEW:
+def few_rows(rows: int, memory: Memory) -> Iterator[Memory]:
+    """What the steps of so many rows look at, with what makes them fast: for few rows on a CPU one thread and float32."""
+    threads, cpu = torch.get_num_threads(), memory.features.device.type == "cpu"
+    if cpu and rows <= FEW:
         torch.set_num_threads(1)
     try:
-        yield
+        if cpu and rows <= SINGLE:
+            with torch.autocast("cpu", enabled=False):
+                yield memory.float()
+        else:
+            yield memory
     finally:
         torch.set_num_threads(threads)
 
@@ -122,7 +127,7 @@ def _search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int
     frozen = torch.full((v,), -torch.inf, device=device)
     frozen[vocabulary.pad] = 0  # a finished hypothesis only pads
     found: Found = [{} for _ in range(b)]
-    cache, here, active = Cache(beam), model.decoder.prepare(memory), torch.arange(b, device=device)
+    cache, active = Cache(beam), torch.arange(b, device=device)
 
     def keep(which: Tensor) -> None:
         """Note down the finished hypotheses of these rows of `active`, with their sums."""
@@ -134,7 +139,7 @@ def _search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int
                         text = tuple(t for t in ids if t > vocabulary.unk)[:: -1 if direction else 1]
                         found[picture].setdefault(text, [math.nan] * directions)[direction] = total
 
-    with threads_for(b * directions * beam, device):
+    with few_rows(b * directions * beam, model.decoder.prepare(memory)) as here:
         for t in range(longest + 1):
             if t == longest:  # what has not ended ends now
                 forbidden = torch.full_like(forbidden, -torch.inf).scatter(1, ends[:, None], 0)
