@@ -124,13 +124,13 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
 
 
 def benchmarks(section: str, last: bool = False) -> DataFrame:
-    """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware` and `threads`; the
-    machine measured last comes first, or with `last` alone."""
+    """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware`, `threads` and the
+    `commit` that was measured; the machine measured last comes first, or with `last` alone."""
     import pandas as pd
 
     found = [json.loads(path.read_text()) for path in (results_root() / "benchmarks").glob(f"{section}-*.json")]
     found.sort(key=lambda about: about["utc"], reverse=True)
-    return pd.DataFrame([{**row, "hardware": about["hardware"], "threads": about["threads"]}
+    return pd.DataFrame([{**row, **{name: about[name] for name in ("hardware", "threads", "commit")}}
                          for about in found[: 1 if last else None] for row in about["rows"]])
 
 
@@ -147,7 +147,7 @@ def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -
     for name in setting:
         if pd.api.types.is_float_dtype(shown[name]):
             shown[name] = [f"{v:.0f}" if np.isfinite(v) else "" for v in shown[name]]
-    return shown.assign(value=digits, unit=frame.unit, n=frame.n, hardware=frame.hardware)
+    return shown.assign(value=digits, unit=frame.unit, n=frame.n, hardware=frame.hardware, commit=frame.commit)
 
 
 def table(name: str) -> DataFrame:

@@ -7,7 +7,7 @@ import torch
 
 from mmlib.latex import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
-from mmlib.models.search import MARGIN, SCORED, Hypothesis, beam_search, both_directions, prefixes
+from mmlib.models.search import MARGIN, SCORED, SINGLE, Hypothesis, beam_search, both_directions, prefixes
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 PAD, SOS, EOS, UNK = VOCABULARY.pad, VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.unk
@@ -202,3 +202,17 @@ def test_scores_do_not_depend_on_how_many_are_computed_at_once(reader, monkeypat
     assert set(passes) == {1}
     for one, other in zip(single, whole, strict=True):
         assert {h.tokens: pytest.approx(h.score, abs=1e-5) for h in one} == {h.tokens: h.score for h in other}
+
+
+@pytest.mark.parametrize(("b", "expected"), [(2, torch.float32), (SINGLE, torch.bfloat16)])
+def test_few_rows_step_in_float32_where_all_else_is_bfloat16(reader, b, expected):
+    found = {"step": set(), "whole": set()}
+    hook = reader.decoder.logits.register_forward_hook(
+        lambda layer, inputs, logits: found["step" if logits.shape[1] == 1 else "whole"].add(logits.dtype))
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            beam_search(reader, memory_of(reader, b), VOCABULARY, beam=2, longest=6)
+            assert torch.is_autocast_enabled("cpu")
+    finally:
+        hook.remove()
+    assert found == {"step": {expected}, "whole": {torch.bfloat16}}
