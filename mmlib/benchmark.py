@@ -8,7 +8,7 @@ and noisy: times that are compared are measured in one section, alternating. A l
     steps     seconds of one decoding step against the length written so far: flat with a cache
     training  pictures a second of each stage, beside the two floors of its step: arithmetic, and memory traffic
     pipeline  pictures a second of the input alone (an encoder that does nothing), and of its parts
-    rivals    pictures a second of a training step: the paper's model, the same with a CoMER-style DenseNet as its encoder, and
+    rivals    pictures a second of a training step: our large model, the same with a CoMER-style DenseNet as its encoder, and
               with the desk profile's form of encoder
     growth    how opening a pack, an epoch's batches and a training step grow with data, length and batch
     learning  validation loss of those after as many pictures; more than two hours, so only where it is named
@@ -106,7 +106,7 @@ def endless(model: Recogniser, vocabulary: Vocabulary) -> Recogniser:
 
 
 def reading(repeats: int = 7) -> list[dict[str, Any]]:
-    """Seconds a picture: the paper's model by size, beam and batch, `WRITTEN` tokens, both directions, random weights; and the
+    """Seconds a picture: our large model by size, beam and batch, `WRITTEN` tokens, both directions, random weights; and the
     recogniser that ships on synthetic formulas, one at a time."""
     vocabulary = Vocabulary.crohme()
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def reading(repeats: int = 7) -> list[dict[str, Any]]:
                 settings[name] = {"height": height, "width": width, "batch": batch, "beam": beam, "tokens": WRITTEN,
                                   "parameters": parameters}
                 calls[name] = partial(_read, model, x, valid, vocabulary, beam)
-    rows = [row("read a picture, paper's model", times / settings[name]["batch"], "s", **settings[name])
+    rows = [row("read a picture, our large model", times / settings[name]["batch"], "s", **settings[name])
             for name, times in seconds(calls, repeats).items()]
     try:
         reader = Reader.load(device=device())
@@ -146,7 +146,7 @@ def _read(model: Recogniser, x: torch.Tensor, valid: torch.Tensor, vocabulary: V
 
 @torch.no_grad()
 def steps(repeats: int = 5) -> list[dict[str, Any]]:
-    """Seconds of a decoding step of the paper's model at 128 x 512, beam 10 in both directions, against the tokens before it; and
+    """Seconds of a decoding step of our large model at 128 x 512, beam 10 in both directions, against the tokens before it; and
     of the same step without a cache, which runs the whole prefix again."""
     vocabulary = Vocabulary.crohme()
     torch.manual_seed(0)
@@ -244,8 +244,8 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> l
         counted, bytes_ = flops.get_total_flops() / seen, moved.bytes / seen
         found += [row("training", [views * part[2] / part[0] for part in parts], "pictures/s", **setting),
                   row("share of a step that waits for its batch", [part[1] / part[0] for part in parts], "", **setting),
-                  row("floor by arithmetic", [arithmetic / counted], "pictures/s", **setting),
-                  row("floor by traffic", [traffic / bytes_], "pictures/s", **setting),
+                  row("limit by arithmetic", [arithmetic / counted], "pictures/s", **setting),
+                  row("limit by traffic", [traffic / bytes_], "pictures/s", **setting),
                   row("operations", [counted / 1e9], "GFLOP/picture", **setting),
                   row("traffic", [bytes_ / 1e9], "GB/picture", **setting)]
     return [*found, memory()]
@@ -284,7 +284,7 @@ def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> 
 
 
 def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str, Any]]:
-    """Pictures a second of a fine-tuning step (both directions, cross-entropy, no optimiser) on full canvases: the paper's model,
+    """Pictures a second of a fine-tuning step (both directions, cross-entropy, no optimiser) on full canvases: our large model,
     and the same decoder on a CoMER-style DenseNet and on the desk profile's form of encoder, taking turns."""
     found = []
     for height, width in SIZES:
@@ -293,7 +293,7 @@ def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str,
         times = seconds(calls, repeats)
         found += [row(f"training step, {name}", batch / times[name], "pictures/s", **setting,
                       parameters=sum(p.numel() for p in call.args[0].parameters())) for name, call in calls.items()]
-        found.append(row("ratio of the two", times[DENSENET] / times[OURS], "", **setting))
+        found.append(row("our large model over the DenseNet", times[DENSENET] / times[OURS], "", **setting))
     return [*found, memory()]
 
 

@@ -66,7 +66,7 @@ class Rival(Recogniser):
         return super().encode(x, F.max_pool2d(F.pad(valid, (0, right, 0, bottom)), 2))
 
 
-OURS, DENSENET, LAYERED = MODELS = ("paper's model", "DenseNet encoder", "layer-norm encoder")
+OURS, DENSENET, LAYERED = MODELS = ("our large model", "DenseNet encoder", "layer-norm encoder")
 
 
 @dataclass(frozen=True)

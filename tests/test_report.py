@@ -413,6 +413,13 @@ def test_area_under_covers_is_a_mean_over_shares():
     rises = areas.xs("visible covers", level="way").rise
     assert rises.tolist() == pytest.approx([0.3, 0.6])
     assert (other.rise_difference, other.rise_difference_low) == pytest.approx((-0.3, -0.3))
+    for seed, errors in ((1, 3), (2, 2)):  # one arm has a seed more, which is compared with nothing
+        for arm, factor in (("mask-match, covers", 1), *[("supervised-total, covers", 2)] * (seed == 1)):
+            for step in range(4):
+                evaluated(arm, [factor * step * errors] * 20, [10] * 20, profile="ablate", occlusion=step / 10, seed=seed)
+    other = report.occlusion_areas().set_index(["arm", "way"]).loc["supervised-total, covers", "visible covers"]
+    assert (other.seeds, other.difference, other.rise_difference) == pytest.approx((2, -0.3, -0.6))
+    assert other.difference_p == pytest.approx(0.295, abs=0.01)  # a paired t-test of two seeds, -0.15 and -0.45
     fig = report.occlusion_figure(report.occluded())
     assert [ax.get_title() for ax in fig.axes] == ["visible covers", "silent removal"]
     plt.close(fig)

@@ -13,7 +13,7 @@ from mmlib.report.outcomes import differences, metric_sums, outcomes_in, outcome
 from mmlib.runs import results_root
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme",
     """The arms read with part of the ink hidden, a row for each arm, way of hiding and share.
 
     Columns arm, way ('visible covers' or 'silent removal'), share, TER as value, low, high, n, seeds, hallucination (inserted
-    tokens over reference tokens) and outcomes, of each seed. A share of 0 is the same in both ways.
+    tokens over reference tokens) and outcomes, by seed. A share of 0 is the same in both ways.
     """
     import pandas as pd
 
@@ -94,9 +94,9 @@ def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme",
         hidden = frame[(frame.metric == f"ter{mark}") & (frame.occlusion > 0)]
         kept = frame[frame.arm.isin(hidden.arm) & (frame.metric == "ter") & (frame.occlusion == 0)]
         for (arm, share), own in pd.concat([kept, hidden]).sort_values("seed").groupby(["arm", "occlusion"], sort=True):
-            found = [outcomes_in(results_root() / "runs" / run) for run in own.run]
-            inserted = sum(np.nansum(one.insertions) for one in found) / sum(one.length.sum() for one in found)
-            rows.append({"arm": arm, "way": way, "share": share, **vars(interval(*metric_sums(found, "ter"))),
+            found = {seed: outcomes_in(results_root() / "runs" / run) for seed, run in zip(own.seed, own.run, strict=True)}
+            inserted = sum(np.nansum(one.insertions) for one in found.values()) / sum(one.length.sum() for one in found.values())
+            rows.append({"arm": arm, "way": way, "share": share, **vars(interval(*metric_sums([*found.values()], "ter"))),
                          "hallucination": inserted, "outcomes": found})
     return pd.DataFrame(rows, columns=["arm", "way", "share", *Interval.__dataclass_fields__, "hallucination", "outcomes"])
 
@@ -104,36 +104,45 @@ def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme",
 def occlusion_areas(labels: float = 1.0) -> DataFrame:
     """Mean TER from nothing hidden to the largest share (trapezoids), and how much TER rises between the two.
 
-    Columns arm, way, area, low, high, rise, against (the arms' reference), difference, difference_low, difference_high (area of
-    the reference minus the arm's), relative (that over the arm's area), rise_difference, rise_difference_low,
-    rise_difference_high (rise of the reference minus the arm's), n, seeds. Intervals resample seeds and expressions, the same of
-    each for all shares.
+    Columns arm, way, area, low, high, rise, against (the arms' reference), difference, difference_low, difference_high,
+    difference_p (area of the reference minus the arm's), relative (that over the arm's area), the same four of rise_difference
+    (rise of the reference minus the arm's), n, seeds. Intervals resample seeds and expressions, the same of each for all shares;
+    differences are of the seeds that both arms have.
     """
     import pandas as pd
 
     frame, rows = occluded(labels), []
     reference = ablate.REFERENCE[ablate.COVERED]
     for way, members in frame.groupby("way", sort=False):
-        sums = {}
-        for arm, own in members.groupby("arm"):
-            own = own.sort_values("share")
-            weights = np.trapezoid(np.eye(len(own)), own.share, axis=1) / np.ptp(own.share)  # of each share in the mean
-            errors = [metric_sums(found, "ter") for found in own.outcomes]
-            mean = sum(weight * values for weight, (values, _) in zip(weights, errors, strict=True))
-            sums[arm] = mean, errors[-1][0] - errors[0][0], errors[0][1]
-        for arm, (mean, rise, length) in sums.items():
+        of = {arm: own.sort_values("share") for arm, own in members.groupby("arm")}
+        for arm, own in of.items():
+            mean, rise, length = _under_covers(own)
             area = interval(mean, length)
             row = {"arm": arm, "way": way, "area": area.value, "low": area.low, "high": area.high, "n": area.n,
                    "seeds": area.seeds, "rise": interval(rise, length, n_boot=1).value}
-            if reference in sums and arm != reference:
-                for name, ours, own in (("", sums[reference][0], mean), ("rise_", sums[reference][1], rise)):
-                    less = paired_difference(ours, own, length)
-                    row |= {f"{name}difference{end}": bound for end, bound in (("", less.value), ("_low", less.low),
-                                                                               ("_high", less.high))}
-                row |= {"against": reference, "relative": row["difference"] / area.value}
+            if reference in of and arm != reference:
+                common = sorted(set.intersection(*map(set, (*own.outcomes, *of[reference].outcomes))))
+                if common:
+                    our_mean, our_rise, _ = _under_covers(of[reference], common)
+                    mean, rise, _ = _under_covers(own, common)
+                    for name, ours, theirs in (("difference", our_mean, mean), ("rise_difference", our_rise, rise)):
+                        less = paired_difference(ours, theirs, length, same_seeds=True)
+                        row |= {name: less.value, f"{name}_low": less.low, f"{name}_high": less.high, f"{name}_p": less.p}
+                    row |= {"against": reference, "relative": row["difference"] / interval(mean, length, n_boot=1).value,
+                            "seeds": len(common)}
             rows.append(row)
-    bounds = [name + end for name in ("difference", "rise_difference") for end in ("", "_low", "_high")]
+    bounds = [name + end for name in ("difference", "rise_difference") for end in ("", "_low", "_high", "_p")]
     return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "rise", "against", *bounds, "relative", "n", "seeds"])
+
+
+def _under_covers(own: DataFrame, seeds: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Of an arm's rows of `occluded`, by share: token errors (seeds, n) averaged over the shares, those at the last share less
+    those at the first, and the labels' lengths; of these seeds, by default of all that every share has."""
+    seeds = sorted(set.intersection(*map(set, own.outcomes))) if seeds is None else seeds
+    weights = np.trapezoid(np.eye(len(own)), own.share, axis=1) / np.ptp(own.share)  # of each share in the mean
+    errors = [metric_sums([found[seed] for seed in seeds], "ter") for found in own.outcomes]
+    mean = sum(weight * values for weight, (values, _) in zip(weights, errors, strict=True))
+    return np.asarray(mean), errors[-1][0] - errors[0][0], errors[0][1]
 
 
 def grid_figure(labels: float = 1.0) -> Figure:

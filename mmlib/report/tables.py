@@ -135,19 +135,24 @@ def benchmarks(section: str, last: bool = False) -> DataFrame:
 
 
 def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -> DataFrame:
-    """Median, quartiles and unit of some rows of a section, with the columns that say how it was measured."""
+    """Median, quartiles (of several) and unit of some rows of a section, with the columns that say how it was measured."""
     import pandas as pd
 
     frame = benchmarks(section)
     if frame.empty:
         return pd.DataFrame({"what": [NO_RECORD]})
     frame = frame[frame.what.isin(what)]
-    digits = [f"{row.median:.3g} [{row.low:.3g}, {row.high:.3g}]" for row in frame.itertuples()]
+    digits = [_digits(row.median) + (f" [{_digits(row.low)}, {_digits(row.high)}]" if row.n > 1 else "")
+              for row in frame.itertuples()]
     shown = frame[["what", *setting]].copy()
     for name in setting:
         if pd.api.types.is_float_dtype(shown[name]):
             shown[name] = [f"{v:.0f}" if np.isfinite(v) else "" for v in shown[name]]
     return shown.assign(value=digits, unit=frame.unit, n=frame.n, hardware=frame.hardware, commit=frame.commit)
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
 
 
 def table(name: str) -> DataFrame:
