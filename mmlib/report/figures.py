@@ -49,16 +49,16 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
 
     from mmlib import plots
 
-    panels = [(first, {"global_match": "whole expression", "local_match": "ink point"}, "stage 1: share whose partner is found"),
-              (second, dict(list(MATCH_TERMS.items())[:3]), "stage 2: match (losses)"),
-              (second, dict(list(MATCH_TERMS.items())[3:]), "stage 2: maps (losses)")]
+    panels = [(first, {"global_match": "whole expression", "local_match": "ink point"}, "stage 1, partners", "share found on held-out ink"),
+              (second, dict(list(MATCH_TERMS.items())[:3]), "stage 2, match", "loss on held-out ink"),
+              (second, dict(list(MATCH_TERMS.items())[3:]), "stage 2, maps", "loss on held-out ink")]
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4))
-    for ax, (frame, terms, title) in zip(axes, panels, strict=True):
+    for ax, (frame, terms, title, unit) in zip(axes, panels, strict=True):
         for (key, label), look in zip(terms.items(), plots.looks(terms).values(), strict=True):
             for number, (_, rows) in enumerate(frame.groupby("run", sort=True)):
                 ax.plot(rows.pictures / 1000, rows[f"valid_{key}"], color=look.color, marker=look.marker, markersize=4,
                         label=label if not number else None)
-        ax.set(xlabel="pictures seen in the stage (thousands)", title=title, ylim=(0, None))
+        ax.set(xlabel="pictures seen in the stage (thousands)", ylabel=unit, title=title, ylim=(0, None))
         if len(frame):
             ax.legend(loc="upper left", bbox_to_anchor=(0, -0.22))
     return fig
