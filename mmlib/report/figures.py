@@ -49,7 +49,8 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
 
     from mmlib import plots
 
-    panels = [(first, {"global_match": "whole expression", "local_match": "ink point"}, "stage 1, partners", "share found on held-out ink"),
+    panels = [(first, {"global_match": "whole expression", "local_match": "ink point"}, "stage 1, partners",
+               "share found on held-out ink"),
               (second, dict(list(MATCH_TERMS.items())[:3]), "stage 2, match", "loss on held-out ink"),
               (second, dict(list(MATCH_TERMS.items())[3:]), "stage 2, maps", "loss on held-out ink")]
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4))

@@ -15,6 +15,7 @@ from mmlib.runs import results_root
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
@@ -149,6 +150,8 @@ def grid_figure(labels: float = 1.0) -> Figure:
     """`grid_differences`, a row for each arm under what it is compared with; filled where both arms have several seeds, hollow
     with one. The grey band of such rows is where the reference's other seeds stand against the one that was compared."""
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     from mmlib import plots
 
@@ -165,21 +168,22 @@ def grid_figure(labels: float = 1.0) -> Figure:
         names += [f"{row.a.removesuffix(ending)}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in rows.itertuples()]
     fig, ax = plt.subplots(figsize=(8.5, 0.2 * len(names) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
-    marks = {"several seeds": ax.errorbar([], [], xerr=[], fmt="o", color=plots.BLUE, capsize=3),
-             "one seed": ax.errorbar([], [], xerr=[], fmt="o", color=plots.BLUE, mfc="white", capsize=3)}
+    marks: list[Artist] = [Line2D([], [], marker="o", color=plots.BLUE, label="several seeds"),
+                           Line2D([], [], marker="o", color=plots.BLUE, mfc="white", label="one seed")]
+    grey = Patch(color="0.88", label="the reference's other seeds, less the one compared")
     for y, row in zip(places, found.itertuples(), strict=True):
         one = min(row.seeds) == 1
         if one and len(ter[row.b]) > 1:
             compared = min(ter[row.a].keys() & ter[row.b].keys())
             band = [value - ter[row.b][compared] for value in ter[row.b].values()]
-            grey = ax.fill_betweenx([y - 0.5, y + 0.5], min(band), max(band), color="0.88", lw=0, zorder=0)
-            marks["the reference's other seeds, less the one compared"] = grey
+            ax.fill_betweenx([y - 0.5, y + 0.5], min(band), max(band), color=grey.get_facecolor(), lw=0, zorder=0)
+            marks = [*marks[:2], grey]
         ax.errorbar(row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], fmt="o", color=plots.BLUE, capsize=3,
                     mfc="white" if one else plots.BLUE)
     ax.set(yticks=places, yticklabels=[names[y] for y in places], ylim=(len(names) - 0.5, -0.5),
            xlabel="difference in TER (right: what the heading names reads better)",
            title=f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions")
-    fig.legend(marks.values(), marks, loc="outside lower center", ncols=3, fontsize="small")
+    fig.legend(handles=marks, loc="outside lower center", ncols=3, fontsize="small")
     for y in heads:
         ax.text(0.015, y, names[y], transform=ax.get_yaxis_transform(), va="center", size="small", weight="bold",
                 bbox={"color": "white", "pad": 1.5})
