@@ -142,6 +142,8 @@ def draw_ink(ax: Axes, ink: Ink, color: str = "order", width: float = 1.5) -> No
     ax.set(xlim=(left - margin, right + margin), ylim=(bottom + margin, top - margin), aspect="equal")
     ax.axis("off")
 
+OVER_MEAN = 3.0  # times a map's mean that the strongest colour of a relative map stands for
+
 
 def heat_over_ink(
     ax: Axes,
@@ -149,12 +151,16 @@ def heat_over_ink(
     heat: np.ndarray,
     extent: tuple[float, float, float, float] | None = None,
     vmax: float | None = None,
+    relative: bool = False,
 ) -> Any:
     """A map (h, w) on its cells, with the ink on top. Returns the image, for a colour bar.
 
     extent: left, right, bottom, top of the map in ink units, with bottom > top as y points down (default: the
-    bounds of the ink). vmax: the value of the strongest colour (default: the map's own maximum).
+    bounds of the ink). vmax: the value of the strongest colour (default: the map's own maximum). relative: colours
+    are for times the map's mean, up to `OVER_MEAN`, so a flat map is pale all over, and maps compare.
     """
+    if relative:
+        heat, vmax = np.asarray(heat) / max(float(np.asarray(heat).mean()), 1e-12), OVER_MEAN
     left, top, right, bottom = ink.bounds()
     draw_ink(ax, ink, color=BLACK, width=1.0)
     limits = ax.get_xlim(), ax.get_ylim()

@@ -64,6 +64,9 @@ def test_heat_lies_where_it_is_said_to(ax, ink):
     assert tuple(image.get_extent()) == (0, 16, 16, 0)
     assert ax.get_xlim()[1] > 20
     assert image.get_clim()[0] == 0
+    relative = plots.heat_over_ink(ax, ink, np.array([[2, 2], [2, 6]]), relative=True)
+    assert relative.get_array().tolist() == [[2 / 3, 2 / 3], [2 / 3, 2]], "over the mean of 3"
+    assert relative.get_clim() == (0, plots.OVER_MEAN)
 
 
 def test_curves_are_means_over_seeds(ax):

@@ -77,7 +77,7 @@ def looks_figure(ink: Ink, looked: Looked, most: int = 15, columns: int = 5) -> 
 
 
 def gallery_figure(inks: Sequence[Ink], looks: Sequence[Looked]) -> Figure:
-    """A row for each ink: its saliency, then its maps."""
+    """A row for each ink: its saliency, then its maps, each over its own mean."""
     import matplotlib.pyplot as plt
 
     from mmlib import plots
@@ -89,7 +89,9 @@ def gallery_figure(inks: Sequence[Ink], looks: Sequence[Looked]) -> Figure:
         for ax in row:
             ax.axis("off")
         for ax, heat in zip(row, heats, strict=False):
-            plots.heat_over_ink(ax, ink, heat, one.extent)
+            image = plots.heat_over_ink(ax, ink, heat, one.extent, relative=True)
+    if columns > 1:
+        fig.colorbar(image, ax=axes, label="map / its mean", shrink=0.6)
     for ax, title in zip(axes[0], ["saliency", *(f"map {k}" for k in range(1, columns))], strict=True):
         ax.set_title(title, loc="center")
     return fig
