@@ -59,15 +59,16 @@ class Reader:
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "cpu") -> Reader:
-        """From a weights file, a run's folder or its bare name; by default the recogniser that ships. Loaded once a path.
+        """From a weights file, a run's folder or its bare name; by default the recogniser that ships. Loaded once, until the
+        file changes.
 
         Raises FileNotFoundError or RunError, naming the file.
         """
         if path is None:
-            return _load(results_root() / "checkpoints" / "recogniser.safetensors", device)
+            return _loaded(results_root() / "checkpoints" / "recogniser.safetensors", device)
         named, path = results_root() / "runs" / path, Path(path)
         path = named if not path.exists() and named.is_dir() else path
-        return _load(path / "weights.safetensors" if path.is_dir() else path, device)
+        return _loaded(path / "weights.safetensors" if path.is_dir() else path, device)
 
     @torch.no_grad()
     def read(self, inks: list[tuple[np.ndarray, np.ndarray, float]], beam: int = 5, longest: int = 120,
@@ -124,10 +125,14 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     return ModelConfig(encoder, decoder, **values)
 
 
-@lru_cache(maxsize=4)
-def _load(path: Path, device: str) -> Reader:
+def _loaded(path: Path, device: str) -> Reader:
     if not path.is_file():
         raise FileNotFoundError(f"there is no recogniser at {path}: fine-tune one, or name another")
+    return _load(path, device, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, device: str, changed: int) -> Reader:
     weights, metadata = load_weights(path)
     try:
         config = metadata["config"]

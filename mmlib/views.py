@@ -199,7 +199,8 @@ def sample(features: Tensor, points: Tensor, owner: Tensor) -> Tensor:
 
     Args:
         features: (b, d, h, w).
-        points: (n, 2) positions in cells; a cell's centre is at +1/2. Clamped to the map.
+        points: (n, 2) positions in cells; a cell's centre is at +1/2. Clamped to the map, which is the batch's: at the edge of a
+            smaller expression's own canvas, the cells beside it count, which are 0.
         owner: (n,) int, the expression of each point.
 
     Returns:
@@ -228,7 +229,7 @@ def picture_view(picture: Tensor, config: ViewConfig, rng: torch.Generator) -> t
 
     Returns:
         view (b, 1, H, W) and field (b, H, W, 2): where each pixel's centre of the input lands in the view, in pixels. (The
-        field is exact at the pixels' centres: the same random displacement is evaluated there and inverted by two
+        field is exact at the pixels' centres: the same random displacement is evaluated there and inverted by
         fixed-point steps for the resampling.)
     """
     b, _, height, width = picture.shape

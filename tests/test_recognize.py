@@ -1,6 +1,7 @@
 """Reading files, pictures, arrays and ink with a tiny random recogniser: what comes in, not what it says."""
 
 import math
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -78,6 +79,8 @@ def test_a_reader_is_its_weights(reader, weights):
     assert (reader.run, reader.pictures, reader.minutes) == ("toy", 7, 0.5)
     assert Reader.load(weights) is reader  # loaded once
     assert Reader.load(weights.parent) is reader  # or from its folder
+    os.utime(weights, ns=(0, reader.path.stat().st_mtime_ns + 1))
+    assert Reader.load(weights) is not reader  # written anew
 
 
 def test_a_run_is_known_by_its_name(weights, tmp_path, monkeypatch):

@@ -195,6 +195,9 @@ def test_differences_are_paired_and_claim_nothing_from_one_seed():
         evaluated(arm, np.tile([1, 3], 100) + add, length, seed=1)
     assert report.verdict("a", "b", "valid").endswith("a is better.")
     assert report.verdict("b", "a", "valid").endswith("b is worse.")
+    for seed, add in ((0, 1), (1, 8)):  # every expression is worse, but by how much the seeds do not agree
+        evaluated("c", np.tile([1, 3], 100) + add, length, seed=seed)
+    assert "so few seeds do not settle it" in report.verdict("c", "a", "valid")
     assert report.verdict("a", "a", "valid").endswith("no difference was found.")
     evaluated("other", [1, 2], [10, 10], ids=["x", "y"])
     with pytest.raises(RunError, match="not evaluated on the same expressions"):
@@ -327,7 +330,7 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         fig = report.looks_figure(ink, looked)
         assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
         fig = report.gallery_figure([ink], [looked])
-        assert len(fig.axes) == 1 + TINY.maps
+        assert len(fig.axes) == 1 + TINY.maps + 1  # and the colour bar
         fig = report.learning_figure(curves)
         assert fig.axes[0].get_lines()[0].get_ydata().tolist() == [1, 0.5]
         empty = pd.DataFrame(columns=["run", "pictures", *(f"valid_{term}" for term in report.MATCH_TERMS)])
@@ -418,7 +421,8 @@ def test_area_under_covers_is_a_mean_over_shares():
             for step in range(4):
                 evaluated(arm, [factor * step * errors] * 20, [10] * 20, profile="ablate", occlusion=step / 10, seed=seed)
     other = report.occlusion_areas().set_index(["arm", "way"]).loc["supervised-total, covers", "visible covers"]
-    assert (other.seeds, other.difference, other.rise_difference) == pytest.approx((2, -0.3, -0.6))
+    assert (other.common, other.difference, other.rise_difference) == pytest.approx((2, -0.3, -0.6))
+    assert report.occlusion_areas().seeds.tolist() == [3, 2, 1, 1], "visible covers, silent removal"
     assert other.difference_p == pytest.approx(0.295, abs=0.01)  # a paired t-test of two seeds, -0.15 and -0.45
     fig = report.occlusion_figure(report.occluded())
     assert [ax.get_title() for ax in fig.axes] == ["visible covers", "silent removal"]

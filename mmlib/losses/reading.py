@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor, most: int = 3_000,
                gather: bool = False) -> Tensor:
-    """Cross-entropy of the symbol's class at ink points (of all processes); features (b, d, h, w), classes (b, s)."""
+    """Cross-entropy of the symbol's class at ink points (of all processes); features (b, d, h, w), classes (b, s).
+
+    most: above it every second point, or third, and so on, so that fewer than twice as many are left.
+    """
     assert ink.symbol is not None
     known = torch.nonzero((ink.symbol >= 0) & view.kept)[:, 0]
     known = known[:: max(1, len(known) // most)]  # every so-manieth point: neighbours say the same

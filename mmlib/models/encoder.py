@@ -120,7 +120,7 @@ class ResidualBlock(nn.Module):
 
 
 class ContextBlock(nn.Module):
-    """Pre-norm Transformer block over cells (b, cells, d); `bias` (b, 1, 1, cells) is -inf on padding."""
+    """Pre-norm Transformer block over cells (b, cells, d); `bias` (b, 1, 1, cells) is -1e4 on padding."""
 
     def __init__(self, d: int, heads: int):
         super().__init__()

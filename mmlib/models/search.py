@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def prefixes(tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
 def few_rows(rows: int, memory: Memory) -> Iterator[Memory]:
     """What the steps of so many rows look at, with what makes them fast: for few rows on a CPU one thread and float32."""
     threads, cpu = torch.get_num_threads(), memory.features.device.type == "cpu"
-    if cpu and rows <= FEW:
+    alone = cpu and rows <= FEW and threading.current_thread() is threading.main_thread()  # the number is the whole process's
+    if alone:
         torch.set_num_threads(1)
     try:
         if cpu and rows <= SINGLE:
@@ -63,7 +65,8 @@ def few_rows(rows: int, memory: Memory) -> Iterator[Memory]:
         else:
             yield memory
     finally:
-        torch.set_num_threads(threads)
+        if alone:
+            torch.set_num_threads(threads)
 
 
 Found = list[dict[tuple[int, ...], list[float]]]  # a picture: each text with its sums in the directions, nan where not known
@@ -151,7 +154,7 @@ def _search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int
             kept = written.gather(2, parent[..., None].expand(-1, -1, -1, written.shape[-1]))
             written = torch.cat([kept, token[..., None]], -1)
             done = done.gather(2, parent) | (token == ends.view(1, -1, 1))
-            # A log-probability only falls, so a hypothesis far below a finished one will not come back: its search is over.
+            # Sums only fall: a hypothesis far below a finished one will hardly come to have the better mean; its search is over.
             lost = score < score.masked_fill(~done, -torch.inf).amax(-1, keepdim=True) - MARGIN
             over = (done | lost).flatten(1).all(1)
             groups = None
@@ -174,7 +177,9 @@ def _score(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: Fou
     room = SCORED.get(memory.features.device.type, SCORED["cuda"])
     while waiting:
         most = max(len(asked[picture]) for picture in waiting)
-        size = max(1, room // (most * (longest[waiting[0]] + 1)))
+        size = 1
+        while size < len(waiting) and (size + 1) * most * (longest[waiting[size]] + 1) <= room:
+            size += 1
         pictures, waiting = waiting[:size], waiting[size:]
         tokens = torch.full((len(pictures), max(len(asked[p]) for p in pictures), max(longest[p] for p in pictures) or 1),
                             vocabulary.pad, dtype=torch.long)

@@ -8,6 +8,7 @@ leaves out what is the same: no method, which has no labels, but what the best c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,17 +26,23 @@ Embedded = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor 
 
 
 class Contrast(nn.Module):
-    """The encoder with the two projection heads."""
+    """The encoder with the two projection heads; one that `balance` gives no part in the loss is frozen, since several processes
+    wait for every gradient."""
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, balance: float = 0.5):
         super().__init__()
         self.encoder = Encoder(config)
         self.global_head, self.local_head = projection(config.d), projection(config.d)
+        self.global_head.requires_grad_(balance > 0)
+        self.local_head.requires_grad_(balance < 1)
 
-    def forward(self, picture: Tensor, valid: Tensor, ink: Tensor, points: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-        """picture (b, 1, H, W), valid and ink (b, 1, h, w), points (n, 2) in cells; z (b, 128) and u (n, 128)."""
-        features = self.encoder(picture, valid)
-        return self.global_head(pool(features, ink)), self.local_head(sample(features, points, owner))
+    def forward(self, views: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], owner: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w), points (n, 2) in cells, of the
+        expressions owner (n,); z (views, b, 128) and u (views, n, 128). All in one call: between two, several processes would
+        exchange the running means and variances that the first one's gradient needs."""
+        seen = [(self.encoder(picture, valid), ink, points) for picture, valid, ink, points in views]
+        return (torch.stack([self.global_head(pool(features, ink)) for features, ink, _ in seen]),
+                torch.stack([self.local_head(sample(features, points, owner)) for features, _, points in seen]))
 
 
 def common_points(first: View, second: View, ink: InkBatch, each: int, rng: torch.Generator) -> Tensor:
@@ -86,7 +93,7 @@ class ContrastObjective(Objective):
                              f"got {config.positives!r} and {config.negatives!r}")
         if config.negatives != "batch" and gather:
             raise ValueError("negatives are weighted in one process only")
-        self.network = Contrast(config.encoder)
+        self.network = Contrast(config.encoder, config.balance)
         self.contrast = ContrastLoss(config.balance, config.global_temperature, config.local_temperature, config.radius, gather)
 
     def embed(self, batch: Batch, rng: torch.Generator) -> Embedded:
@@ -103,8 +110,8 @@ class ContrastObjective(Objective):
             there = common_points(first, second, batch.ink, self.config.points, rng)
             owner, places = batch.ink.owner[there], [v.cells[there] for v in (first, second)]
             classes = point_classes(batch, there) if self.config.negatives == "labels" else owner
-        (z1, u1), (z2, u2) = (self.network(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner), where, owner)
-                              for v, where in zip((first, second), places, strict=True))
+        (z1, z2), (u1, u2) = self.network([(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner), where)
+                                           for v, where in zip((first, second), places, strict=True)], owner)
         return z1, z2, u1, u2, owner, places[0], places[1], *self.weights(batch, z1 + z2, u1 + u2, classes)
 
     def weights(self, batch: Batch, z: Tensor, u: Tensor, classes: Tensor) -> tuple[Tensor | None, Tensor | None]:

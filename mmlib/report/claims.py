@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 from mmlib.ablate import PROFILE, SYNTHETIC
+from mmlib.metrics.intervals import holm
 from mmlib.report.arms import NO_RECORD
 from mmlib.report.grid import grid_differences, occlusion_areas
 from mmlib.report.outcomes import seeds_of, ter_of
@@ -56,11 +58,13 @@ def _compared() -> Iterator[tuple[str, ...]]:
 
 def _hidden() -> Iterator[tuple[str, ...]]:
     areas = occlusion_areas(LABELS)
-    for row in areas[areas.arm.str.startswith("supervised-total")].itertuples():
-        for what, less, words in (("mean TER", "difference", ERRORS), ("rise of TER", "rise_difference", RISES)):
-            value, high, low = (-getattr(row, less + end) for end in ("", "_low", "_high"))
-            yield ("robust to missing ink", f"{row.arm}, {row.way}", f"{what} {value:+.3f} [{low:+.3f}, {high:+.3f}]",
-                   str(row.seeds), _follows(low, high, row.seeds, getattr(row, f"{less}_p"), words=words))
+    areas = areas[areas.arm.str.startswith("supervised-total")].dropna(subset="common")
+    kinds = (("mean TER", "difference", ERRORS), ("rise of TER", "rise_difference", RISES))
+    p_values = holm([getattr(row, f"{less}_p") for row in areas.itertuples() for _, less, _ in kinds])
+    for number, (row, (what, less, words)) in enumerate(product(areas.itertuples(), kinds)):
+        value, high, low = (-getattr(row, less + end) for end in ("", "_low", "_high"))
+        yield ("robust to missing ink", f"{row.arm}, {row.way}", f"{what} {value:+.3f} [{low:+.3f}, {high:+.3f}]",
+               f"{row.common:.0f}", _follows(low, high, int(row.common), p_values[number], words=words))
 
 
 def _attention() -> Iterator[tuple[str, ...]]:

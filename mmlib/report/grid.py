@@ -107,39 +107,39 @@ def occlusion_areas(labels: float = 1.0) -> DataFrame:
 
     Columns arm, way, area, low, high, rise, against (the arms' reference), difference, difference_low, difference_high,
     difference_p (area of the reference minus the arm's), relative (that over the arm's area), the same four of rise_difference
-    (rise of the reference minus the arm's), n, seeds. Intervals resample seeds and expressions, the same of each for all shares;
-    differences are of the seeds that both arms have.
+    (rise of the reference minus the arm's), n, seeds (of the area), common (seeds that both arms have, of which the differences
+    are). Intervals resample seeds and expressions, the same of each for all shares. An arm has the seeds that were read at every
+    share that any arm was read at, and no row without any.
     """
     import pandas as pd
 
     frame, rows = occluded(labels), []
     reference = ablate.REFERENCE[ablate.COVERED]
     for way, members in frame.groupby("way", sort=False):
-        of = {arm: own.sort_values("share") for arm, own in members.groupby("arm")}
-        for arm, own in of.items():
-            mean, rise, length = _under_covers(own)
+        of = {arm: own.sort_values("share") for arm, own in members.groupby("arm") if len(own) == members.share.nunique()}
+        whole = {arm: set.intersection(*map(set, own.outcomes)) for arm, own in of.items()}
+        for arm, own in ((arm, own) for arm, own in of.items() if whole[arm]):
+            mean, rise, length = _under_covers(own, sorted(whole[arm]))
             area = interval(mean, length)
             row = {"arm": arm, "way": way, "area": area.value, "low": area.low, "high": area.high, "n": area.n,
                    "seeds": area.seeds, "rise": interval(rise, length, n_boot=1).value}
-            if reference in of and arm != reference:
-                common = sorted(set.intersection(*map(set, (*own.outcomes, *of[reference].outcomes))))
-                if common:
-                    our_mean, our_rise, _ = _under_covers(of[reference], common)
-                    mean, rise, _ = _under_covers(own, common)
-                    for name, ours, theirs in (("difference", our_mean, mean), ("rise_difference", our_rise, rise)):
-                        less = paired_difference(ours, theirs, length, same_seeds=True)
-                        row |= {name: less.value, f"{name}_low": less.low, f"{name}_high": less.high, f"{name}_p": less.p}
-                    row |= {"against": reference, "relative": row["difference"] / interval(mean, length, n_boot=1).value,
-                            "seeds": len(common)}
+            if arm != reference and (common := sorted(whole[arm] & whole.get(reference, set()))):
+                our_mean, our_rise, _ = _under_covers(of[reference], common)
+                mean, rise, _ = _under_covers(own, common)
+                for name, ours, theirs in (("difference", our_mean, mean), ("rise_difference", our_rise, rise)):
+                    less = paired_difference(ours, theirs, length, same_seeds=True)
+                    row |= {name: less.value, f"{name}_low": less.low, f"{name}_high": less.high, f"{name}_p": less.p}
+                row |= {"against": reference, "relative": row["difference"] / interval(mean, length, n_boot=1).value,
+                        "common": len(common)}
             rows.append(row)
     bounds = [name + end for name in ("difference", "rise_difference") for end in ("", "_low", "_high", "_p")]
-    return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "rise", "against", *bounds, "relative", "n", "seeds"])
+    return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "rise", "against", *bounds, "relative", "n", "seeds",
+                                       "common"])
 
 
-def _under_covers(own: DataFrame, seeds: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _under_covers(own: DataFrame, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Of an arm's rows of `occluded`, by share: token errors (seeds, n) averaged over the shares, those at the last share less
-    those at the first, and the labels' lengths; of these seeds, by default of all that every share has."""
-    seeds = sorted(set.intersection(*map(set, own.outcomes))) if seeds is None else seeds
+    those at the first, and the labels' lengths; of these seeds."""
     weights = np.trapezoid(np.eye(len(own)), own.share, axis=1) / np.ptp(own.share)  # of each share in the mean
     errors = [metric_sums([found[seed] for seed in seeds], "ter") for found in own.outcomes]
     mean = sum(weight * values for weight, (values, _) in zip(weights, errors, strict=True))

@@ -125,6 +125,8 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
     if min(row.seeds) == 1 and not one_training(a, b, split, dataset):
         return text + " One seed: the interval is about the expressions, another seed may turn the sign, so no claim follows."
     if row.low > 0 or row.high < 0:
-        better = (row.value < 0) == (metric in ("ter", "hallucination"))
+        if min(row.seeds) > 1 and row.p >= 0.05:
+            return text + f" The interval leaves out 0, yet so few seeds do not settle it (p {row.p:.3f})."
+        better = (row.value < 0) == (metric in ("ter", "capped"))
         return text + f" The interval leaves out 0: {a} is {'better' if better else 'worse'}."
     return text + " The interval holds 0: no difference was found."

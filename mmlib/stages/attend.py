@@ -151,6 +151,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
     with this.lock(tools.is_main_process):
         torch.manual_seed(config.seed)
         student = Student(config.encoder, config.maps)
+        student.predictor.requires_grad_(config.match.points > 0)  # what no loss reaches; see `finetune.build`
         if start:
             student.encoder.load_state_dict(encoder_weights(start))
         channels_last(student)

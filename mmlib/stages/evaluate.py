@@ -185,7 +185,8 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         sizes: at which each expression is drawn and read, of the recogniser's own.
 
     Returns:
-        the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores.
+        the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores; without an arm,
+        all else that is kept of a run that is done stays as it is.
     """
     if not 0 <= occlusion < 1 or (removal and not occlusion):
         raise DataError(f"occlusion is {occlusion}{' and removal asked for' * removal}; a share to hide is above 0 and below 1")
@@ -194,6 +195,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
     device = default_device()
     reader, part = Reader.load(weights, device), load_part(dataset, split)
     this = Run.open("evaluate", profile, config, {"weights": digest(reader.path), "data": part.digest}, CODE_VERSION)
+    again = this.done and not arm  # scored once more, say to export it: what is kept, and may be recorded, stays as it is
     with this.lock():
         model = switched_off(reader.model, without)
         n = min(limit or len(part.ids), len(part.ids))
@@ -205,13 +207,14 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
                              hide=hide if occlusion else None)
         best = best_tokens(found, reader.vocabulary)
         result = outcomes(best, part.tokens[:n], part.ids[:n], [h[0].score if h else float("nan") for h in found])
-        result.write_csv(this.folder / "outcomes.csv")
+        score = result.summary()
         text = io.StringIO()
         csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None).writerows(
             zip(part.ids[:n], map(" ".join, best), strict=True))
         write_atomic(this.folder / "predictions.tsv", text.getvalue())
-        score = result.summary()
-        this.finish(**asdict(score), arm=arm, trained=reader.run, outcomes=digest(this.folder / "outcomes.csv"))
+        if not again:
+            result.write_csv(this.folder / "outcomes.csv")
+            this.finish(**asdict(score), arm=arm, trained=reader.run, outcomes=digest(this.folder / "outcomes.csv"))
     if export_lgeval:
         export(export_lgeval, part.ids[:n], best, [t if t is not None else raw for t, raw in zip(part.tokens, part.latex,
                                                                                               strict=True)][:n])

@@ -120,6 +120,8 @@ def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
     uses = {"gamma": config.model.modulate, "slot_gate": config.model.slots, "slot_position": config.model.slots}
     for name, used in uses.items():
         model.scalars[name].requires_grad_(used and config.model.maps > 0)
+    if model.attention is not None:
+        model.attention.requires_grad_(config.model.modulate or config.model.slots)
     if start:
         weights, _ = start.load_weights()
         wanted = {k: v.float() for k, v in weights.items() if k.startswith(("encoder.", "attention."))}

@@ -1,4 +1,5 @@
-"""A stage in several processes from within a notebook; on the command line, `accelerate launch -m mmlib STAGE` does it.
+"""A stage in several processes from within a notebook; on the command line, `accelerate launch -m mmlib STAGE` does it, a GPU
+each, and `ACCELERATE_USE_CPU=yes torchrun --nproc_per_node N -m mmlib STAGE` on a CPU.
 
 Accelerate's own `notebook_launcher` forks the kernel. A fork of a process that has used OpenMP's threads, as every cell before
 has, waits for them for ever at its first large operation, so these processes are spawned.

@@ -147,7 +147,8 @@ class Loop:
         if not self.accelerator.is_main_process:
             return
         tensors, structure = flatten(self.state())
-        header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes}
+        header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes,
+                  "processes": self.accelerator.num_processes}
         path = self._trunk() / f"{pictures:010d}.safetensors"
         rows = "".join(json.dumps(r) + "\n" for r in self.run.metrics())
         write_atomic(path.with_suffix(".jsonl"), rows)  # first: a trunk that is there has its curves
@@ -161,6 +162,8 @@ class Loop:
             try:
                 with safe_open(path, "pt") as file:
                     header = json.loads(file.metadata()["header"])
+                    if header.get("processes", 1) != self.accelerator.num_processes:  # its batches were others
+                        continue
                     self.restore(unflatten({k: file.get_tensor(k) for k in file.keys()}, header["structure"]))  # noqa: SIM118
             except (SafetensorError, KeyError, ValueError) as error:
                 raise RunError(f"{path} is damaged ({error}); delete it") from error
@@ -179,7 +182,11 @@ class Loop:
         found = self.run.resume()
         if found:
             step, state = found
-            pictures = state.pop("pictures")
+            pictures, processes = state.pop("pictures"), state.pop("processes", 1)
+            ours = self.accelerator.num_processes
+            if processes != ours:  # steps would be counted in other batches
+                raise RunError(f"{self.run.name} was paused with {processes} process{'es' * (processes > 1)} and cannot go on "
+                               f"with {ours}: start as many again, or delete its folder to begin anew")
             self.restore(state)
         elif self.trunks and (trunk := self._load_trunk()):
             step, pictures = trunk
@@ -233,7 +240,8 @@ class Loop:
                 out = self._agreed(stop.is_set() or (max_minutes is not None and now - began > 60 * max_minutes), steps_now)
                 out |= max_steps is not None and steps_now >= max_steps
                 if pictures < self.total and (out or now - saved > 60 * self.checkpoint_minutes):
-                    self.run.save_checkpoint(step, {**self.state(), "pictures": pictures})
+                    self.run.save_checkpoint(step, {**self.state(), "pictures": pictures,
+                                                    "processes": self.accelerator.num_processes})
                     saved = now
                 if out and pictures < self.total:
                     raise Paused(f"{self.run.name}: paused at {pictures:,} of {self.total:,} pictures; "

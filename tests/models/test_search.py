@@ -1,13 +1,14 @@
 """Reading: prefixes by hand, beam search against plain uncached references."""
 
 import math
+import threading
 
 import pytest
 import torch
 
 from mmlib.latex import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
-from mmlib.models.search import MARGIN, SCORED, SINGLE, Hypothesis, beam_search, both_directions, prefixes
+from mmlib.models.search import MARGIN, SCORED, SINGLE, Hypothesis, _score, beam_search, both_directions, few_rows, prefixes
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 PAD, SOS, EOS, UNK = VOCABULARY.pad, VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.unk
@@ -216,3 +217,35 @@ def test_few_rows_step_in_float32_where_all_else_is_bfloat16(reader, b, expected
     finally:
         hook.remove()
     assert found == {"step": {expected}, "whole": {torch.bfloat16}}
+
+
+def test_a_thread_that_reads_changes_no_number_of_threads(reader):
+    """The number is the whole process's: two readings at once would each put back what the other had set."""
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        def read():
+            with few_rows(1, memory_of(reader, 1)):
+                seen.append(torch.get_num_threads())
+
+        with few_rows(1, memory_of(reader, 1)):
+            assert torch.get_num_threads() == 1
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+        assert seen == [2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_a_pass_of_scores_is_as_small_as_it_is_said_to_be(reader, monkeypatch):
+    sizes, decoder = [], reader.decoder.forward
+    monkeypatch.setattr(reader.decoder, "forward", lambda ids, *rest: (sizes.append(ids.shape), decoder(ids, *rest))[1])
+    monkeypatch.setitem(SCORED, "cpu", 60)
+    texts = [(A,), *[(A,) * 18] * 3, *[(B,) * 5] * 4]
+    found = [{text: [math.nan, math.nan]} for text in texts]
+    _score(reader, memory_of(reader, len(texts)), VOCABULARY, found)
+    assert not any(math.isnan(total) for sums in found for totals in sums.values() for total in totals)
+    assert sorted(rows * tokens for rows, tokens in sizes) == [38, 38, 38, 60]

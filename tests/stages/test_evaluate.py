@@ -153,6 +153,21 @@ def test_occlusion_from_the_command_line_has_its_records(recogniser, monkeypatch
     assert "a share to hide is above 0 and below 1" in capsys.readouterr().err
 
 
+def test_scoring_again_leaves_what_is_recorded(recogniser, monkeypatch):
+    command = ["evaluate", str(recogniser.folder), "--profile", "smoke", "--beam", "1"]
+    quick = read_samples
+    monkeypatch.setattr(module, "read_samples", lambda model, samples, *a, hide=None, **k:
+                        quick(model, samples[:1], *a, longest=2, **k) * len(samples))
+    assert main([*command, "--arm", "untrained"]) == 0
+    (run,) = find_runs("evaluate")
+    kept = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.suffix in (".json", ".csv")}
+    (run.folder / "predictions.tsv").unlink()  # as in a clone: git ignores it
+    assert main(command) == 0
+    assert {name: (run.folder / name).read_bytes() for name in kept} == kept
+    assert (run.folder / "predictions.tsv").is_file()
+    assert find_runs("evaluate")[0].summary["arm"] == "untrained"
+
+
 def test_a_reading_under_occlusion_is_not_the_reading_of_a_split(recogniser, monkeypatch):
     monkeypatch.setattr(module, "read_samples", lambda model, samples, *_, **__: [[]] * len(samples))
     asked = Step("untrained", "evaluate", split="test")

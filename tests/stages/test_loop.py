@@ -164,6 +164,21 @@ def test_pauses_change_nothing(tmp_path, monkeypatch, piece):
     assert summary["steps"] == len(whole.seen)
 
 
+def test_a_run_is_not_gone_on_with_by_another_number_of_processes(monkeypatch):
+    """Its steps would be counted in other batches."""
+    with pytest.raises(Paused):
+        Toy().train(max_steps=2)
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(RunError, match="was paused with 1 process and cannot go on with 2"):
+        Toy().train()
+    monkeypatch.undo()
+    Toy().train()
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    assert Toy(Config(pictures=90)).loop._load_trunk() is None
+    monkeypatch.undo()
+    assert Toy(Config(pictures=90)).loop._load_trunk() is not None
+
+
 def test_logged_means_are_over_the_steps_since_the_last_row():
     toy = Toy(replace(Config(), pictures=600))
     toy.loop.log_pictures = 15
