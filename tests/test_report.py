@@ -111,6 +111,10 @@ def test_claims_say_no_more_than_their_seeds_carry():
     table = report.claims_table().set_index("compared with")
     assert table.difference["supervised-total"] == "TER +0.400 [+0.400, +0.400]"
     assert table.seeds["supervised-total"] == "3"
+    assert table.capped["supervised-total"] == "+0.400 [+0.400, +0.400]"
+    evaluated("byol", [3, 40] * 20, [10] * 40, profile="ablate", labels=0.1, utc="2026-01-01T00:00:00Z")
+    assert report.claims_table().set_index("compared with").capped["byol"].startswith("+0.400 ["), "40 errors count as 10"
+    evaluated("byol", [3, 4] * 20, [10] * 40, profile="ablate", labels=0.1, utc="2026-02-01T00:00:00Z")
     assert table["what follows"][["supervised-total", "simclr", "byol", "mae"]].tolist() == [
         "ours has fewer errors", "no difference found",
         "one seed: no claim (ours has fewer errors, by less than its own seeds differ)",
