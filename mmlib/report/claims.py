@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmlib.ablate import PROFILE, SYNTHETIC
 from mmlib.metrics.intervals import holm
@@ -55,8 +55,7 @@ def _compared() -> Iterator[tuple[str, ...]]:
                 continue
             row, bounded = found.loc[rival], capped.loc[rival]
             own = ter_of(seeds[row.b]).values()
-            yield (claim, rival, f"TER {row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]",
-                   f"{bounded.value:+.3f} [{bounded.low:+.3f}, {bounded.high:+.3f}]", str(row.seeds[0]),
+            yield (claim, rival, f"TER {_interval(row)}", _interval(bounded), str(row.seeds[0]),
                    _follows(row.low, row.high, row.seeds[0], row.p, abs(row.value) < max(own) - min(own)))
 
 
@@ -80,6 +79,12 @@ def _attention() -> Iterator[tuple[str, ...]]:
                told, "", "1", "one seed: no claim")
 
 
+def _interval(less: Any) -> str:
+    """A row of `differences` as text, with its p where several seeds give one."""
+    p = f", p {less.p:.3f}" if less.p == less.p else ""
+    return f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]{p}"
+
+
 def _follows(low: float, high: float, seeds: int, p: float, small: bool = False, words: tuple[str, str] = ERRORS) -> str:
     """What the interval of a rival's number minus ours carries, in words for above 0 and below; `p` over seeds; `small`: our own
     seeds differ by more."""
@@ -89,4 +94,4 @@ def _follows(low: float, high: float, seeds: int, p: float, small: bool = False,
         return f"one seed: no claim{f' ({few})' if which else ''}"
     if not which:
         return "no difference found"
-    return which if p < 0.05 else f"{which} in these seeds; too few to settle it (p {p:.3f})"
+    return which if p < 0.05 else f"{which} in these seeds; too few to settle it"
