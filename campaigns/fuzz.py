@@ -187,7 +187,7 @@ class Kinds:
 
         path = self.folder / "w.safetensors"
         path.write_bytes(self._damaged_tensors(rng, self.weights[0]))
-        _load.__wrapped__(path, "cpu")
+        _load.__wrapped__(path, "cpu", changed=0)
 
     def checkpoint(self, rng: random.Random) -> None:
         from mmlib.runs import Run
