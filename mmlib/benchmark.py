@@ -6,7 +6,7 @@ and noisy: times that are compared are measured in one section, alternating. A l
 
     reading   seconds to read a picture, by picture size, beam and batch; memory
     steps     seconds of one decoding step against the length written so far: flat with a cache
-    training  pictures a second of each stage, beside the two floors of its step: arithmetic, and memory traffic
+    training  pictures a second of each stage, beside the two limits of its step: arithmetic, and memory traffic
     pipeline  pictures a second of the input alone (an encoder that does nothing), and of its parts
     rivals    pictures a second of a training step: our large model, the same with a CoMER-style DenseNet as its encoder, and
               with the desk profile's form of encoder
@@ -228,7 +228,7 @@ def trained(stage: str, config: Any, count: int) -> np.ndarray:
 
 
 def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> list[dict[str, Any]]:
-    """Pictures a second of each stage at a profile's sizes (two views are two pictures), and the floors of its step."""
+    """Pictures a second of each stage at a profile's sizes (two views are two pictures), and the limits of its step."""
     arithmetic, traffic = peaks()
     found = [row("arithmetic that a large product reaches", [arithmetic / 1e9], "GFLOP/s"),
              row("traffic that a copy reaches", [traffic / 1e9], "GB/s")]

@@ -29,6 +29,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 GREY = "#7F7F7F"
+OVER_MEAN = 3.0  # times a map's mean that the strongest colour of a relative map stands for
 _COLOURS = (RED, BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)  # yellow is too pale for a line
 _MARKERS = "osD^vPX*<>hp"
 
@@ -142,8 +143,6 @@ def draw_ink(ax: Axes, ink: Ink, color: str = "order", width: float = 1.5) -> No
     ax.set(xlim=(left - margin, right + margin), ylim=(bottom + margin, top - margin), aspect="equal")
     ax.axis("off")
 
-OVER_MEAN = 3.0  # times a map's mean that the strongest colour of a relative map stands for
-
 
 def heat_over_ink(
     ax: Axes,
@@ -160,7 +159,8 @@ def heat_over_ink(
     are for times the map's mean, up to `OVER_MEAN`, so a flat map is pale all over, and maps compare.
     """
     if relative:
-        heat, vmax = np.asarray(heat) / max(float(np.asarray(heat).mean()), 1e-12), OVER_MEAN
+        heat = np.asarray(heat)
+        heat, vmax = heat / max(float(heat.mean()), 1e-12), OVER_MEAN
     left, top, right, bottom = ink.bounds()
     draw_ink(ax, ink, color=BLACK, width=1.0)
     limits = ax.get_xlim(), ax.get_ylim()

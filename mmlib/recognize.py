@@ -65,10 +65,14 @@ class Reader:
         Raises FileNotFoundError or RunError, naming the file.
         """
         if path is None:
-            return _loaded(results_root() / "checkpoints" / "recogniser.safetensors", device)
-        named, path = results_root() / "runs" / path, Path(path)
-        path = named if not path.exists() and named.is_dir() else path
-        return _loaded(path / "weights.safetensors" if path.is_dir() else path, device)
+            path = results_root() / "checkpoints" / "recogniser.safetensors"
+        else:
+            named, path = results_root() / "runs" / path, Path(path)
+            path = named if not path.exists() and named.is_dir() else path
+            path = path / "weights.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no recogniser at {path}: fine-tune one, or name another")
+        return _load(path, device, path.stat().st_mtime_ns)
 
     @torch.no_grad()
     def read(self, inks: list[tuple[np.ndarray, np.ndarray, float]], beam: int = 5, longest: int = 120,
@@ -123,12 +127,6 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     values = dict(values)
     encoder, decoder = EncoderConfig(**fields_of(values.pop("encoder"))), DecoderConfig(**values.pop("decoder"))
     return ModelConfig(encoder, decoder, **values)
-
-
-def _loaded(path: Path, device: str) -> Reader:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no recogniser at {path}: fine-tune one, or name another")
-    return _load(path, device, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4)

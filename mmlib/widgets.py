@@ -233,8 +233,7 @@ def _heat(ax: Axes, heat: torch.Tensor, view: View, ink: InkBatch) -> None:
     """A map (h, w) over its mean on the cells of the only expression of a view, its ink on top."""
     width, height = (view.extent[0] / STRIDE).int().tolist()
     extent = (0, STRIDE * width, STRIDE * height, 0)
-    plots.heat_over_ink(ax, attention_report.view_ink(view, ink, 0), heat[:height, :width].numpy(), extent,
-                        relative=True)
+    plots.heat_over_ink(ax, attention_report.view_ink(view, ink, 0), heat[:height, :width].numpy(), extent, relative=True)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

@@ -109,10 +109,10 @@ def test_claims_say_no_more_than_their_seeds_carry():
     evaluated("byol", [3, 4] * 20, [10] * 40, profile="ablate", labels=0.1)
     evaluated("mae", [0, 1] * 20, [10] * 40, profile="ablate", labels=0.1)
     table = report.claims_table().set_index("compared with")
-    assert table.difference["supervised-total"].startswith("TER +0.400 [+0.400, +0.400], p 0.00")
+    assert table.difference["supervised-total"] == "TER +0.400 [+0.400, +0.400], p 0.001"
     assert table.difference["byol"].endswith("]"), "one seed: no p"
     assert table.seeds["supervised-total"] == "3"
-    assert table.capped["supervised-total"].startswith("+0.400 [+0.400, +0.400], p 0.00")
+    assert table.capped["supervised-total"] == "+0.400 [+0.400, +0.400], p 0.001"
     evaluated("byol", [3, 40] * 20, [10] * 40, profile="ablate", labels=0.1, utc="2026-01-01T00:00:00Z")
     assert report.claims_table().set_index("compared with").capped["byol"].startswith("+0.400 ["), "40 errors count as 10"
     evaluated("byol", [3, 4] * 20, [10] * 40, profile="ablate", labels=0.1, utc="2026-02-01T00:00:00Z")

@@ -63,11 +63,12 @@ def _hidden() -> Iterator[tuple[str, ...]]:
     areas = occlusion_areas(LABELS)
     areas = areas[areas.arm.str.startswith("supervised-total")].dropna(subset="common")
     kinds = (("mean TER", "difference", ERRORS), ("rise of TER", "rise_difference", RISES))
-    p_values = holm([getattr(row, f"{less}_p") for row in areas.itertuples() for _, less, _ in kinds])
-    for number, (row, (what, less, words)) in enumerate(product(areas.itertuples(), kinds)):
+    asked = list(product(areas.itertuples(), kinds))
+    p_values = holm([getattr(row, f"{less}_p") for row, (_, less, _) in asked])
+    for (row, (what, less, words)), p in zip(asked, p_values, strict=True):
         value, high, low = (-getattr(row, less + end) for end in ("", "_low", "_high"))
         yield ("robust to missing ink", f"{row.arm}, {row.way}", f"{what} {value:+.3f} [{low:+.3f}, {high:+.3f}]", "",
-               f"{row.common:.0f}", _follows(low, high, int(row.common), p_values[number], words=words))
+               f"{row.common:.0f}", _follows(low, high, int(row.common), p, words=words))
 
 
 def _attention() -> Iterator[tuple[str, ...]]:

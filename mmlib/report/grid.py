@@ -168,22 +168,22 @@ def grid_figure(labels: float = 1.0) -> Figure:
         names += [f"{row.a.removesuffix(ending)}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})" for row in rows.itertuples()]
     fig, ax = plt.subplots(figsize=(8.5, 0.2 * len(names) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
-    marks: list[Artist] = [Line2D([], [], marker="o", color=plots.BLUE, label="several seeds"),
-                           Line2D([], [], marker="o", color=plots.BLUE, mfc="white", label="one seed")]
-    grey = Patch(color="0.88", label="the reference's other seeds, less the one compared")
+    marks: dict[str, Artist] = {  # the legend's: only where there is a band has it a third
+        "filled": Line2D([], [], marker="o", color=plots.BLUE, label="several seeds"),
+        "hollow": Line2D([], [], marker="o", color=plots.BLUE, mfc="white", label="one seed")}
     for y, row in zip(places, found.itertuples(), strict=True):
         one = min(row.seeds) == 1
         if one and len(ter[row.b]) > 1:
             compared = min(ter[row.a].keys() & ter[row.b].keys())
             band = [value - ter[row.b][compared] for value in ter[row.b].values()]
-            ax.fill_betweenx([y - 0.5, y + 0.5], min(band), max(band), color=grey.get_facecolor(), lw=0, zorder=0)
-            marks = [*marks[:2], grey]
+            ax.fill_betweenx([y - 0.5, y + 0.5], min(band), max(band), color="0.88", lw=0, zorder=0)
+            marks["band"] = Patch(color="0.88", label="the reference's other seeds, less the one compared")
         ax.errorbar(row.value, y, xerr=[[row.value - row.low], [row.high - row.value]], fmt="o", color=plots.BLUE, capsize=3,
                     mfc="white" if one else plots.BLUE)
     ax.set(yticks=places, yticklabels=[names[y] for y in places], ylim=(len(names) - 0.5, -0.5),
            xlabel="difference in TER (right: what the heading names reads better)",
            title=f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions")
-    fig.legend(handles=marks, loc="outside lower center", ncols=3, fontsize="small")
+    fig.legend(handles=[*marks.values()], loc="outside lower center", ncols=3, fontsize="small")
     for y in heads:
         ax.text(0.015, y, names[y], transform=ax.get_yaxis_transform(), va="center", size="small", weight="bold",
                 bbox={"color": "white", "pad": 1.5})

@@ -138,17 +138,17 @@ class Loop:
 
     # --- trunks -----------------------------------------------------------------------------------------------
     def _trunk(self) -> Path:
-        """Folder of snapshots shared by the runs that differ in budget alone."""
+        """Folder of snapshots shared by the runs that differ in budget alone; several processes count steps in other batches."""
         config = {k: v for k, v in self.run.config.items() if k != "pictures"}
         key = run_hash(self.run.stage, config, self.run.inputs, self.run.version)
-        return results_root() / "trunks" / f"{self.run.stage}-{key}"
+        processes: int = self.accelerator.num_processes
+        return results_root() / "trunks" / (f"{self.run.stage}-{key}" + f"-{processes}-processes" * (processes > 1))
 
     def _save_trunk(self, step: int, pictures: int) -> None:
         if not self.accelerator.is_main_process:
             return
         tensors, structure = flatten(self.state())
-        header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes,
-                  "processes": self.accelerator.num_processes}
+        header = {"structure": structure, "step": step, "pictures": pictures, "minutes": self.run.minutes}
         path = self._trunk() / f"{pictures:010d}.safetensors"
         rows = "".join(json.dumps(r) + "\n" for r in self.run.metrics())
         write_atomic(path.with_suffix(".jsonl"), rows)  # first: a trunk that is there has its curves
@@ -162,8 +162,6 @@ class Loop:
             try:
                 with safe_open(path, "pt") as file:
                     header = json.loads(file.metadata()["header"])
-                    if header.get("processes", 1) != self.accelerator.num_processes:  # its batches were others
-                        continue
                     self.restore(unflatten({k: file.get_tensor(k) for k in file.keys()}, header["structure"]))  # noqa: SIM118
             except (SafetensorError, KeyError, ValueError) as error:
                 raise RunError(f"{path} is damaged ({error}); delete it") from error
