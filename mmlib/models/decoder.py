@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlib.latex import Vocabulary
 from mmlib.models.layers import dot_attention
+from mmlib.models.packing import Packed, packed
+
+PAD = Vocabulary.SPECIALS.index("<pad>")
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ class Cache:
         self.bias = self.bias.gather(1, parents[..., None].expand(-1, -1, self.bias.shape[2]))
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention, feed-forward; pre-norm."""
 
@@ -109,18 +117,20 @@ class DecoderLayer(nn.Module):
     def project(self, memory: Memory) -> tuple[Tensor, Tensor]:
         return (self.split(self.key(memory.features + memory.position)), self.split(self.value(memory.features)))
 
-    def forward(self, x: Tensor, memory: Memory, index: int, cache: Cache | None, want_attention: bool
-                ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, memory: Memory, index: int, cache: Cache | None, want_attention: bool,
+                pack: Packed | None = None) -> tuple[Tensor, Tensor | None]:
         """x (rows, t, d), rows a multiple of b: the rows of one picture (its beams, its two directions) are neighbours and
-        share its memory. Returns x and the first head's cross-attention (rows, t, cells) where wanted."""
-        rows, t, d = x.shape
-        q, k, v = (self.split(part) for part in self.qkv(self.norm1(x)).chunk(3, -1))
+        share its memory. Or packed, x (n, d). Returns x and the first head's cross-attention (rows, t, cells) where wanted."""
+        rows, t = pack.shape if pack else x.shape[:2]
+        d = x.shape[-1]
+        spread, close = (pack.spread, pack.pack) if pack else (_same, _same)
+        q, k, v = (self.split(part) for part in spread(self.qkv(self.norm1(x))).chunk(3, -1))
         y = dot_attention(q, k, v, causal=True) if cache is None else cache.attend(index, q, k, v)
-        x = x + self.drop(self.out(y.transpose(1, 2).reshape(rows, t, d)))
+        x = x + self.drop(self.out(close(y.transpose(1, 2).reshape(rows, t, d))))
 
         key, value = memory.projected[index]
         b = len(key)
-        q = self.query(self.norm2(x)).view(b, rows // b * t, d)  # the rows of a picture become queries of one attention
+        q = spread(self.query(self.norm2(x))).view(b, rows // b * t, d)  # the rows of a picture become queries of one attention
         q = self.split(q)
         weights = None
         if want_attention:
@@ -130,7 +140,7 @@ class DecoderLayer(nn.Module):
             weights = attention[:, 0].reshape(rows, t, -1)
         else:
             y = dot_attention(q, key, value, memory.bias)
-        x = x + self.drop(self.cross(y.transpose(1, 2).reshape(rows, t, d)))
+        x = x + self.drop(self.cross(close(y.transpose(1, 2).reshape(rows, t, d))))
         return x + self.drop(self.down(F.relu(self.up(self.norm3(x))).square())), weights
 
     def drop(self, x: Tensor) -> Tensor:
@@ -161,17 +171,22 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, memory: Memory, cache: Cache | None = None, want_attention: bool = False
                 ) -> tuple[Tensor, Tensor | None]:
-        """tokens (rows, t) int: whole prefixes, or with a cache the one new token of each row. Returns logits (rows, t, v) and,
-        where wanted, the guided head's cross-attention (rows, t, cells)."""
+        """tokens (rows, t) int: whole prefixes, or with a cache the one new token of each row. Returns logits (rows, t, v), of no
+        meaning on the `<pad>` at a row's end, and, where wanted, the guided head's cross-attention (rows, t, cells)."""
         if not memory.projected:
             self.prepare(memory)
         start = cache.t if cache is not None else 0
         if cache is not None:
             cache.begin(len(tokens), tokens.device)
         angle = torch.arange(start, start + tokens.shape[1], device=tokens.device)[:, None] * self.rate
-        x = self.embed(tokens) * math.sqrt(self.config.d) * 0.25 + torch.cat([angle.sin(), angle.cos()], -1)
+        position = torch.cat([angle.sin(), angle.cos()], -1)
+        pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0) if cache is None else None  # without the pads at the end
+        if pack:
+            tokens, position = tokens.flatten()[pack.index], position[pack.index % tokens.shape[1]]
+        x = self.embed(tokens) * math.sqrt(self.config.d) * 0.25 + position
         attention = None
         for index, layer in enumerate(self.layers):
-            x, weights = layer(x, memory, index, cache, want_attention and index == self.config.guided)
+            x, weights = layer(x, memory, index, cache, want_attention and index == self.config.guided, pack)
             attention = weights if weights is not None else attention
-        return self.logits(self.norm(x)), attention
+        logits = self.logits(self.norm(x))
+        return pack.spread(logits) if pack else logits, attention

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.models.layers import dot_attention, positions_2d
+from mmlib.models.packing import Packed, packed, sheet
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class ResidualBlock(nn.Module):
 
 
 class ContextBlock(nn.Module):
-    """Pre-norm Transformer block over cells (b, cells, d); `bias` (b, 1, 1, cells) is -1e4 on padding."""
+    """Pre-norm Transformer block over cells (b, cells, d), or packed (n, d); `bias` (b, 1, 1, cells) is -1e4 on padding."""
 
     def __init__(self, d: int, heads: int):
         super().__init__()
@@ -132,11 +133,13 @@ class ContextBlock(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, position: Tensor, bias: Tensor) -> Tensor:
-        b, cells, d = x.shape
-        q, k, v = self.qkv(self.norm1(x) + position).view(b, cells, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y: Tensor = dot_attention(q, k, v, bias)
-        x = x + self.out(y.transpose(1, 2).reshape(b, cells, d))
+    def forward(self, x: Tensor, position: Tensor, bias: Tensor, pack: Packed | None = None) -> Tensor:
+        qkv = self.qkv(self.norm1(x) + position)
+        qkv = pack.spread(qkv) if pack else qkv
+        b, cells, _ = qkv.shape
+        q, k, v = qkv.view(b, cells, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y: Tensor = dot_attention(q, k, v, bias).transpose(1, 2).reshape(b, cells, -1)
+        x = x + self.out(pack.pack(y) if pack else y)
         y = self.down(F.relu(self.up(self.norm2(x))).square())
         return x + y
 
@@ -184,9 +187,23 @@ class Encoder(nn.Module):
             raise ValueError(f"valid must be {(b, 1, height // self.stride, width // self.stride)}; got {tuple(valid.shape)}")
         if c < self.config.inputs:  # no cover
             x = F.pad(x, (0, 0, 0, 0, 0, self.config.inputs - c))
+        # Batch norm's means are over the padded batch; all else is the same in whatever company.
+        together = None if self.residual else sheet(valid)
+        x = together.take(self._convolve(together.lay(x), together.mask)) if together else self._convolve(x, valid)
+        if self.shrink is not None and self.grow is not None:
+            x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
+        x = self.norm(x)
+        if self.residual:
+            x = F.relu_(x)
+        features: Tensor = self.out(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.features is not None:
+            features = self.features(features)
+        return features * valid
+
+    def _convolve(self, x: Tensor, valid: Tensor) -> Tensor:
+        """The levels: x (b, inputs, H, W) to (b, c, h, w), zero on padding."""
         x = x.contiguous(memory_format=torch.channels_last)
-        step = self.stride
-        mask = None
+        step, mask = self.stride, None
         for down, blocks, kernel, stride in zip(self.down, self.blocks, self.config.kernels, self.config.strides, strict=True):
             step //= stride
             x = down(x, mask)
@@ -198,15 +215,7 @@ class Encoder(nn.Module):
             for block in blocks.children():
                 x = block(x, mask)
             x = x * mask
-        if self.shrink is not None and self.grow is not None:
-            x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
-        x = self.norm(x)
-        if self.residual:
-            x = F.relu_(x)
-        features: Tensor = self.out(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        if self.features is not None:
-            features = self.features(features)
-        return features * valid
+        return x
 
     def _around(self, x: Tensor, valid: Tensor, shrink: nn.Module, grow: nn.ConvTranspose2d) -> Tensor:
         """What the coarse blocks and the Transformer's see of x (b, c, h, w) at half its resolution, back at full resolution."""
@@ -224,7 +233,11 @@ class Encoder(nn.Module):
                 coarse = residual(coarse, mask)
         tokens = coarse.permute(0, 2, 3, 1).reshape(b, rows * columns, -1)
         position = positions_2d(rows, columns, tokens.shape[-1], x.device).view(rows * columns, -1)
+        pack = packed(mask.view(b, rows * columns) > 0)
+        if pack:
+            tokens, position = pack.pack(tokens), position[pack.index % (rows * columns)]
         for block in self.context:
-            tokens = block(tokens, position, bias)
+            tokens = block(tokens, position, bias, pack)
+        tokens = pack.spread(tokens) if pack else tokens
         around: Tensor = grow(tokens.view(b, rows, columns, -1).permute(0, 3, 1, 2))
         return around[..., :h, :w]

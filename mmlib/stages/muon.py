@@ -37,7 +37,7 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
 def _by_products(x: Tensor, iterations: int) -> Tensor:
     """The iteration on wide matrices, multiplied in bfloat16."""
     a, b, c = COEFFICIENTS
-    half = x.bfloat16()
+    half = x.bfloat16().contiguous()
     for _ in range(iterations):
         gram = half @ half.transpose(1, 2)
         half = torch.baddbmm(half, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), half, beta=a)

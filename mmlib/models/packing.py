@@ -1,0 +1,162 @@
+"""What a batch's padding costs, saved on a CPU: rows without blanks, and pictures side by side on one sheet.
+
+A batch is padded to its largest member. Where sizes differ, as random views of expressions do and as formulas' lengths do, half of
+it and more is blank. What works on each token or cell alone then works on the table of those that are there (`Packed`), and a
+convolution on a sheet where the pictures stand close together (`Sheet`). What is found is what would be found with padding. Sizes
+are rounded up, since a CPU's library makes a kernel for each new shape that it meets, which costs as much as a small product.
+
+A GPU has no such tables: it would wait for the host to count, and has room for the blanks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WORTH = 0.85  # of the padded batch: what saves less is left as it is
+ROWS = 64  # a packed table has a multiple of these
+SIDES = (4, 16)  # cells: height and width of a sheet are multiples
+WIDTH = 64  # cells, of a sheet that has no wider picture
+
+
+class _Moved(torch.autograd.Function):
+    """Rows of a table by an index, the rows `blank` zero; the gradient comes back by the inverse index and is not added up."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, blank: Tensor, inverse: Tensor, inverse_blank: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse, inverse_blank)
+        return rows.index_select(0, index).index_fill_(0, blank, 0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        inverse, blank = ctx.saved_tensors
+        return gradient.index_select(0, inverse).index_fill_(0, blank, 0), None, None, None, None
+
+
+class Moves:
+    """Rows of one table that are rows of another; a row without a counterpart is zero there.
+
+    Args:
+        here, there: (m,) int, pairs of rows; a row is in one pair at most.
+        sizes: rows of the two tables.
+    """
+
+    def __init__(self, here: np.ndarray, there: np.ndarray, sizes: tuple[int, int]):
+        self._forth, self._back = _index(here, there, sizes[1]), _index(there, here, sizes[0])
+
+    def forth(self, x: Tensor) -> Tensor:
+        """Rows (sizes[0], c) as rows (sizes[1], c)."""
+        moved: Tensor = _Moved.apply(x, *self._forth, *self._back)
+        return moved
+
+    def back(self, x: Tensor) -> Tensor:
+        """Rows (sizes[1], c) as rows (sizes[0], c)."""
+        moved: Tensor = _Moved.apply(x, *self._back, *self._forth)
+        return moved
+
+
+def _index(rows: np.ndarray, to: np.ndarray, size: int) -> tuple[Tensor, Tensor]:
+    """For each of `size` rows the row that goes there (0 where none does), and the rows to which none goes."""
+    index, blank = np.zeros(size, np.int64), np.ones(size, bool)
+    index[to], blank[to] = rows, False
+    return torch.from_numpy(index), torch.from_numpy(np.flatnonzero(blank))
+
+
+class Packed:
+    """The members of padded sequences in one table.
+
+    Args:
+        real: (b, t) bool, on the CPU: which are members.
+
+    index (n,) int is each row's place in the flattened batch, n a multiple of `ROWS`; the rows over, last, have place 0 and pass
+    no gradient on.
+    """
+
+    def __init__(self, real: Tensor):
+        self.shape = real.shape
+        members = np.flatnonzero(real.numpy())
+        n = max(1, -(-len(members) // ROWS)) * ROWS
+        self._moves = Moves(members, np.arange(len(members)), (real.numel(), n))
+        self.index = torch.from_numpy(np.pad(members, (0, n - len(members))))
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(b, t, c) to (n, c)."""
+        return self._moves.forth(x.flatten(0, 1))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(n, c) to (b, t, c), zero where nothing is."""
+        return self._moves.back(x).view(*self.shape, -1)
+
+
+def packed(real: Tensor) -> Packed | None:
+    """Sequences with members `real` (b, t) bool in one table, where that saves enough; None on a GPU."""
+    if real.is_cuda or int(real.sum()) > WORTH * real.numel():
+        return None
+    return Packed(real)
+
+
+def shelves(sizes: np.ndarray, width: int) -> tuple[np.ndarray, int]:
+    """Places (b, 2), row and column, of rectangles of sizes (b, 2), height and width, none wider than `width`, a blank row or
+    column apart; and the height they take. Each goes on the first shelf that has room, by falling height (first fit)."""
+    places = np.zeros_like(sizes)
+    begun: list[list[int]] = []  # row and next free column of each shelf
+    height = 0
+    for i in np.lexsort((-sizes[:, 1], -sizes[:, 0])):
+        high, wide = sizes[i].tolist()
+        shelf = next((s for s in begun if s[1] + wide <= width), None)
+        if shelf is None:
+            shelf = [height, 0]
+            begun.append(shelf)
+            height += high + 1
+        places[i] = shelf
+        shelf[1] += wide + 1
+    return places, height - 1
+
+
+class Sheet:
+    """The pictures of a batch on one sheet of H x W cells, on shelves, the highest first, a blank cell apart: as far as a 3 x 3
+    convolution sees, so where blanks are masked before each, none sees into another picture.
+
+    Args:
+        valid: (b, 1, h, w) {0, 1}, on the CPU; 1 on each picture's own rectangle, from the top left.
+
+    mask (1, 1, H, W) is 1 where a picture's cell is.
+    """
+
+    def __init__(self, valid: Tensor):
+        b, _, h, w = valid.shape
+        own = valid[:, 0].numpy() > 0
+        sizes = np.stack([own.any(2).sum(1), own.any(1).sum(1)], 1)
+        high, wide = SIDES
+        width = max(WIDTH, -(-int(sizes[:, 1].max()) // wide) * wide)
+        places, height = shelves(sizes, width)
+        height = -(-height // high) * high
+        picture, row, column = np.nonzero(own)
+        here = (picture * h + row) * w + column
+        there = (row + places[picture, 0]) * width + column + places[picture, 1]
+        self.of, self.shape = (b, h, w), (height, width)
+        self._moves = Moves(here, there, (b * h * w, height * width))
+        self.mask = self._moves.forth(valid.new_ones(b * h * w, 1)).view(1, 1, height, width)
+
+    def lay(self, x: Tensor) -> Tensor:
+        """Pictures x (b, c, h s, w s) on the sheet, (1, c, H s, W s)."""
+        (b, h, w), (height, width), c = self.of, self.shape, x.shape[1]
+        s = x.shape[2] // h
+        cells = self._moves.forth(x.reshape(b, c, h, s, w, s).permute(0, 2, 4, 1, 3, 5).reshape(b * h * w, c * s * s))
+        return cells.view(height, width, c, s, s).permute(2, 0, 3, 1, 4).reshape(1, c, height * s, width * s)
+
+    def take(self, x: Tensor) -> Tensor:
+        """The pictures (b, d, h, w) from their cells on the sheet, x (1, d, H, W); zero on padding."""
+        cells = self._moves.back(x.permute(0, 2, 3, 1).flatten(0, 2))
+        return cells.view(*self.of, -1).permute(0, 3, 1, 2)
+
+
+def sheet(valid: Tensor) -> Sheet | None:
+    """A batch with cells `valid` (b, 1, h, w) on a sheet, where that saves enough; None on a GPU."""
+    if valid.is_cuda or float(valid.sum()) > WORTH * valid.numel():
+        return None
+    found = Sheet(valid)
+    return found if found.mask.numel() < WORTH * valid.numel() else None
