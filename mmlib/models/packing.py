@@ -1,9 +1,9 @@
 """What a batch's padding costs, saved on a CPU: rows without blanks, and pictures side by side on one sheet.
 
-A batch is padded to its largest member. Where sizes differ, as random views of expressions do and as formulas' lengths do, half of
-it and more is blank. What works on each token or cell alone then works on the table of those that are there (`Packed`), and a
-convolution on a sheet where the pictures stand close together (`Sheet`). What is found is what would be found with padding. Sizes
-are rounded up, since a CPU's library makes a kernel for each new shape that it meets, which costs as much as a small product.
+A batch is padded to its largest member. Where sizes differ, as those of random views and of formulas do, half of it and more is
+blank. What works on each token or cell alone then works on a table of those that are there (`Packed`), and a convolution on a
+sheet where the pictures stand close together (`Sheet`). What is found is what would be found with padding. Sizes are rounded up,
+since a CPU's library makes a kernel for each new shape that it meets, which costs as much as a small product.
 
 A GPU has no such tables: it would wait for the host to count, and has room for the blanks.
 """
@@ -49,12 +49,12 @@ class Moves:
 
     def forth(self, x: Tensor) -> Tensor:
         """Rows (sizes[0], c) as rows (sizes[1], c)."""
-        moved: Tensor = _Moved.apply(x, *self._forth, *self._back)
+        moved: Tensor = _Moved.apply(x, *self._forth, *self._back)  # type: ignore[no-untyped-call]
         return moved
 
     def back(self, x: Tensor) -> Tensor:
         """Rows (sizes[1], c) as rows (sizes[0], c)."""
-        moved: Tensor = _Moved.apply(x, *self._back, *self._forth)
+        moved: Tensor = _Moved.apply(x, *self._back, *self._forth)  # type: ignore[no-untyped-call]
         return moved
 
 

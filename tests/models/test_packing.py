@@ -29,13 +29,14 @@ def stirred(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("width", (5, 12, 40))
+@pytest.mark.parametrize("width", [5, 12, 40])
 def test_shelves_keep_rectangles_apart(width):
     sizes = np.random.default_rng(width).integers(1, 6, (40, 2))
     places, height = shelves(sizes, width)
     board = np.zeros((height + 1, width + 1), int)
     for (row, column), (high, wide) in zip(places, sizes, strict=True):
-        assert row + high <= height and column + wide <= width
+        assert row + high <= height
+        assert column + wide <= width
         board[row : row + high + 1, column : column + wide + 1] += 1  # with a blank row and column after each
     inside = np.zeros_like(board)
     for (row, column), (high, wide) in zip(places, sizes, strict=True):
@@ -60,7 +61,8 @@ def test_packed_rows_are_the_members_and_few_shapes():
     x = torch.randn(7, 30, 5, requires_grad=True)
     pack = Packed(real)
     rows = pack.pack(x)
-    assert len(rows) == len(pack.index) == 128 and torch.equal(rows[: int(real.sum())], x[real])
+    assert len(rows) == len(pack.index) == 128
+    assert torch.equal(rows[: int(real.sum())], x[real])
     assert not rows[int(real.sum()):].any()
     again = pack.spread(rows + 1)
     assert torch.equal(again, (x + 1) * real[..., None])
@@ -77,14 +79,16 @@ def test_a_batch_with_few_blanks_is_left_as_it_is():
     assert packed(torch.ones(4, 9, dtype=torch.bool)) is None
     assert sheet(torch.ones(4, 1, 9, 9)) is None
     valid = padded(b=2)[1]  # one large, one small: no room saved on a sheet as wide as `WIDTH`
-    assert valid.mean() < packing.WORTH and sheet(valid) is None
+    assert valid.mean() < packing.WORTH
+    assert sheet(valid) is None
 
 
 def test_a_sheet_gives_its_pictures_back():
     x, valid = padded(b=24, inputs=2)
     on = Sheet(valid)
     laid = on.lay(x)
-    assert laid.shape == (1, 2, 8 * on.shape[0], 8 * on.shape[1]) and int(on.mask.sum()) == int(valid.sum())
+    assert laid.shape == (1, 2, 8 * on.shape[0], 8 * on.shape[1])
+    assert int(on.mask.sum()) == int(valid.sum())
     assert on.mask.numel() < 0.8 * valid.numel()
     assert laid.sum().item() == pytest.approx(x.sum().item(), rel=1e-5)
     cells = on.mask.repeat_interleave(8, 2).repeat_interleave(8, 3)
@@ -95,7 +99,8 @@ def test_a_sheet_gives_its_pictures_back():
 def test_a_sheet_is_as_wide_as_its_widest_picture():
     valid = valid_cells(torch.tensor([[800, 16], [160, 80], [24, 16]]), 80, 800)
     on = Sheet(valid)
-    assert on.shape[1] == 112 and torch.equal(on.take(on.mask), valid)
+    assert on.shape[1] == 112
+    assert torch.equal(on.take(on.mask), valid)
 
 
 def compare(monkeypatch, model, call):
@@ -110,7 +115,8 @@ def compare(monkeypatch, model, call):
     (ours, gradients), (plain, expected) = found
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
-    assert gradients.keys() == expected.keys() and expected
+    assert gradients.keys() == expected.keys()
+    assert expected
     for name, gradient in expected.items():
         assert float((gradients[name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-7, name
 
