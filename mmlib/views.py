@@ -213,11 +213,10 @@ def sample(features: Tensor, points: Tensor, owner: Tensor) -> Tensor:
     x1, y1 = (x0 + 1).clamp(max=w - 1), (y0 + 1).clamp(max=h - 1)
     fx, fy = (x - x0)[:, None], (y - y0)[:, None]
     flat = features.permute(0, 2, 3, 1).reshape(b * h * w, d)  # one gather of rows is far cheaper than grid_sample here
-
-    def at(row: Tensor, column: Tensor) -> Tensor:
-        return flat.index_select(0, (owner * h + row) * w + column)
-
-    return (1 - fy) * ((1 - fx) * at(y0, x0) + fx * at(y0, x1)) + fy * ((1 - fx) * at(y1, x0) + fx * at(y1, x1))
+    row, column = torch.stack([y0, y0, y1, y1]), torch.stack([x0, x1, x0, x1])
+    corners = flat.index_select(0, ((owner * h + row) * w + column).flatten()).view(4, -1, d)
+    above, below = (1 - fx) * corners[0] + fx * corners[1], (1 - fx) * corners[2] + fx * corners[3]
+    return (1 - fy) * above + fy * below
 
 
 def picture_view(picture: Tensor, config: ViewConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -44,10 +44,10 @@ class EncoderConfig:
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (b, c, h, w)."""
+    """Layer norm over the channels of (b, c, h, w), or of rows (n, c)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(x) if x.ndim == 2 else super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -192,6 +192,10 @@ class Encoder(nn.Module):
         x = together.take(self._convolve(together.lay(x), together.mask)) if together else self._convolve(x, valid)
         if self.shrink is not None and self.grow is not None:
             x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
+        pack = None if self.residual else packed(valid.flatten(1) > 0)
+        if pack:
+            rows = self.out(self.norm(pack.pack(x.permute(0, 2, 3, 1).flatten(1, 2)))).float()
+            return pack.spread(rows).view(b, *valid.shape[2:], -1).permute(0, 3, 1, 2)
         x = self.norm(x)
         if self.residual:
             x = F.relu_(x)
