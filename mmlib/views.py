@@ -214,9 +214,9 @@ def sample(features: Tensor, points: Tensor, owner: Tensor) -> Tensor:
     fx, fy = (x - x0)[:, None], (y - y0)[:, None]
     flat = features.permute(0, 2, 3, 1).reshape(b * h * w, d)  # one gather of rows is far cheaper than grid_sample here
     row, column = torch.stack([y0, y0, y1, y1]), torch.stack([x0, x1, x0, x1])
-    corners = flat.index_select(0, ((owner * h + row) * w + column).flatten()).view(4, -1, d)
-    above, below = (1 - fx) * corners[0] + fx * corners[1], (1 - fx) * corners[2] + fx * corners[3]
-    return (1 - fy) * above + fy * below
+    corners = flat.index_select(0, ((owner * h + row) * w + column).flatten())
+    upper, right, lower, last = corners.view(4, -1, d)
+    return (1 - fy) * ((1 - fx) * upper + fx * right) + fy * ((1 - fx) * lower + fx * last)
 
 
 def picture_view(picture: Tensor, config: ViewConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:

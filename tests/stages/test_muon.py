@@ -9,7 +9,7 @@ from torch import nn
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.stages import muon
 from mmlib.stages.loop import OptimConfig, optimizer
-from mmlib.stages.muon import COEFFICIENTS, Muon, orthogonalised
+from mmlib.stages.muon import COEFFICIENTS, Muon, _iterated, orthogonalised
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,25 @@ def test_in_bfloat16_the_singular_vectors_are_kept_too(monkeypatch, shape):
     assert found.dtype == torch.float32
     for one, result in zip(matrices, found):
         assert (result - by_svd(one)).norm() < 0.03 * by_svd(one).norm()
+
+
+def test_three_iterations_may_share_a_gram_matrix_in_bfloat16_and_five_may_not():
+    """Of matrices whose singular values fall to a hundredth."""
+    rng = torch.Generator().manual_seed(5)
+    u, _, v = torch.linalg.svd(torch.randn(2, 48, 160, generator=rng), full_matrices=False)
+    matrices = u * torch.logspace(0, -2, 48) @ v
+    exact = torch.stack([by_svd(one) for one in matrices])
+    start = (matrices / matrices.norm(dim=(1, 2), keepdim=True)).bfloat16()
+
+    def error(*parts):
+        found = start
+        for iterations in parts:
+            found = _iterated(found, iterations)
+        return float((found - exact).norm() / exact.norm())
+
+    assert error(1, 1, 1, 1, 1) < 0.05
+    assert error(3, 2) < 0.05
+    assert error(5) > 0.2
 
 
 def test_singular_values_of_well_conditioned_matrices_come_near_one():
