@@ -216,7 +216,8 @@ def sample(features: Tensor, points: Tensor, owner: Tensor) -> Tensor:
     row, column = torch.stack([y0, y0, y1, y1]), torch.stack([x0, x1, x0, x1])
     corners = flat.index_select(0, ((owner * h + row) * w + column).flatten())
     upper, right, lower, last = corners.view(4, -1, d)
-    return (1 - fy) * ((1 - fx) * upper + fx * right) + fy * ((1 - fx) * lower + fx * last)
+    found: Tensor = (1 - fy) * ((1 - fx) * upper + fx * right) + fy * ((1 - fx) * lower + fx * last)
+    return found
 
 
 def picture_view(picture: Tensor, config: ViewConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """(n, r, c) to matrices of the same singular vectors with singular values near 1 (0.7 to 1.2), by Newton-Schulz.
 
     The iteration is a polynomial in the Gram matrix of the smaller side, r x r. So several of them can run on that alone, and
-    multiply the matrix once, at their end: of a convolution's 160 x 1440, a fifth of the products. But rounding adds up meanwhile.
+    multiply the matrix once, at their end: of a convolution's 160 x 1440, a fifth of the products. But rounding adds up.
     In float32 all of them run so; in bfloat16, where the device has it, three, then the rest on a Gram matrix formed anew (within
     some hundredths of the exact result, as one by one; all five are not), and one by one where r is near c, which saves nothing.
     """
