@@ -123,10 +123,10 @@ class DecoderLayer(nn.Module):
         share its memory. Or packed, x (n, d). Returns x and the first head's cross-attention (rows, t, cells) where wanted."""
         rows, t = pack.shape if pack else x.shape[:2]
         d = x.shape[-1]
-        spread, close = (pack.spread, pack.pack) if pack else (_same, _same)
+        spread, gather = (pack.spread, pack.pack) if pack else (_same, _same)
         q, k, v = (self.split(part) for part in spread(self.qkv(self.norm1(x))).chunk(3, -1))
         y = dot_attention(q, k, v, causal=True) if cache is None else cache.attend(index, q, k, v)
-        x = x + self.drop(self.out(close(y.transpose(1, 2).reshape(rows, t, d))))
+        x = x + self.drop(self.out(gather(y.transpose(1, 2).reshape(rows, t, d))))
 
         key, value = memory.projected[index]
         b = len(key)
@@ -140,7 +140,7 @@ class DecoderLayer(nn.Module):
             weights = attention[:, 0].reshape(rows, t, -1)
         else:
             y = dot_attention(q, key, value, memory.bias)
-        x = x + self.drop(self.cross(close(y.transpose(1, 2).reshape(rows, t, d))))
+        x = x + self.drop(self.cross(gather(y.transpose(1, 2).reshape(rows, t, d))))
         return x + self.drop(self.down(F.relu(self.up(self.norm3(x))).square())), weights
 
     def drop(self, x: Tensor) -> Tensor:
@@ -171,8 +171,8 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, memory: Memory, cache: Cache | None = None, want_attention: bool = False
                 ) -> tuple[Tensor, Tensor | None]:
-        """tokens (rows, t) int: whole prefixes, or with a cache the one new token of each row. Returns logits (rows, t, v), of no
-        meaning on the `<pad>` at a row's end, and, where wanted, the guided head's cross-attention (rows, t, cells)."""
+        """tokens (rows, t) int: whole prefixes, or with a cache the one new token of each row. Returns logits (rows, t, v) and,
+        where wanted, the guided head's cross-attention (rows, t, cells); of no meaning on the `<pad>` at a row's end."""
         if not memory.projected:
             self.prepare(memory)
         start = cache.t if cache is not None else 0
@@ -180,7 +180,7 @@ class Decoder(nn.Module):
             cache.begin(len(tokens), tokens.device)
         angle = torch.arange(start, start + tokens.shape[1], device=tokens.device)[:, None] * self.rate
         position = torch.cat([angle.sin(), angle.cos()], -1)
-        pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0) if cache is None else None  # without the pads at the end
+        pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0) if cache is None else None  # up to a row's last
         if pack:
             tokens, position = tokens.flatten()[pack.index], position[pack.index % tokens.shape[1]]
         x = self.embed(tokens) * math.sqrt(self.config.d) * 0.25 + position

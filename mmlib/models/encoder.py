@@ -160,6 +160,9 @@ class Encoder(nn.Module):
         self.residual = config.form == "residual"
         if self.residual and config.strides != (4, 2):
             raise ValueError(f"a residual encoder has strides 4 and 2; got {config}")
+        # Whether a picture's features are its own, whatever stands beside it: not with batch norm, whose means are the batch's,
+        # nor where a kernel wider than its stride sees over the edge.
+        self.alone = not self.residual and config.kernels == config.strides
         channels, last = (config.inputs, *config.widths), config.widths[-1]
         if self.residual:
             self.down = nn.ModuleList([PooledStem(*channels[:2]), Transition(*config.widths)])
@@ -187,15 +190,15 @@ class Encoder(nn.Module):
             raise ValueError(f"valid must be {(b, 1, height // self.stride, width // self.stride)}; got {tuple(valid.shape)}")
         if c < self.config.inputs:  # no cover
             x = F.pad(x, (0, 0, 0, 0, 0, self.config.inputs - c))
-        # Batch norm's means are over the padded batch; all else is the same in whatever company.
-        together = None if self.residual else sheet(valid)
+        together = sheet(valid) if self.alone else None
         x = together.take(self._convolve(together.lay(x), together.mask)) if together else self._convolve(x, valid)
         if self.shrink is not None and self.grow is not None:
             x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
-        pack = None if self.residual else packed(valid.flatten(1) > 0)
+        pack = packed(valid.flatten(1) > 0) if self.alone else None
         if pack:
-            rows = self.out(self.norm(pack.pack(x.permute(0, 2, 3, 1).flatten(1, 2)))).float()
-            return pack.spread(rows).view(b, *valid.shape[2:], -1).permute(0, 3, 1, 2)
+            rows = self.out(self.norm(pack.pack(x.permute(0, 2, 3, 1).flatten(1, 2))))
+            cells = pack.spread(rows).view(b, *valid.shape[2:], -1).permute(0, 3, 1, 2)
+            return cells.to(torch.promote_types(rows.dtype, valid.dtype))
         x = self.norm(x)
         if self.residual:
             x = F.relu_(x)
@@ -237,7 +240,7 @@ class Encoder(nn.Module):
                 coarse = residual(coarse, mask)
         tokens = coarse.permute(0, 2, 3, 1).reshape(b, rows * columns, -1)
         position = positions_2d(rows, columns, tokens.shape[-1], x.device).view(rows * columns, -1)
-        pack = packed(mask.view(b, rows * columns) > 0)
+        pack = packed(mask.view(b, rows * columns) > 0) if self.context else None
         if pack:
             tokens, position = pack.pack(tokens), position[pack.index % (rows * columns)]
         for block in self.context:

@@ -5,7 +5,7 @@ blank. What works on each token or cell alone then works on a table of those tha
 sheet where the pictures stand close together (`Sheet`). What is found is what would be found with padding. Sizes are rounded up,
 since a CPU's library makes a kernel for each new shape that it meets, which costs as much as a small product.
 
-A GPU has no such tables: it would wait for the host to count, and has room for the blanks.
+Elsewhere nothing is packed: a GPU would wait for the host to count, and has room for the blanks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ WIDTH = 64  # cells, of a sheet that has no wider picture
 
 
 class _Moved(torch.autograd.Function):
-    """Rows of a table by an index, the rows `blank` zero; the gradient comes back by the inverse index and is not added up."""
+    """Rows of a table by an index, the rows `blank` zero. Each row goes to one place at most, so the gradient is gathered by the
+    inverse index, and nothing is added up."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, blank: Tensor, inverse: Tensor, inverse_blank: Tensor) -> Tensor:
@@ -91,11 +92,14 @@ class Packed:
         return self._moves.back(x).view(*self.shape, -1)
 
 
+def _mostly_blank(real: Tensor) -> bool:
+    """Whether packing may pay: on a CPU, where some is there and enough is not."""
+    return real.device.type == "cpu" and 0 < int(real.sum()) <= WORTH * real.numel()
+
+
 def packed(real: Tensor) -> Packed | None:
-    """Sequences with members `real` (b, t) bool in one table, where that saves enough; None on a GPU."""
-    if real.is_cuda or int(real.sum()) > WORTH * real.numel():
-        return None
-    return Packed(real)
+    """Sequences with members `real` (b, t) bool in one table; None where that saves too little, or not on a CPU."""
+    return Packed(real) if _mostly_blank(real) else None
 
 
 def shelves(sizes: np.ndarray, width: int) -> tuple[np.ndarray, int]:
@@ -116,12 +120,18 @@ def shelves(sizes: np.ndarray, width: int) -> tuple[np.ndarray, int]:
     return places, height - 1
 
 
+def _extent(some: np.ndarray) -> np.ndarray:
+    """(b,) one more than the last index at which some (b, n) bool is true; 0 where none is."""
+    found: np.ndarray = (some * np.arange(1, some.shape[1] + 1)).max(1)
+    return found
+
+
 class Sheet:
-    """The pictures of a batch on one sheet of H x W cells, on shelves, the highest first, a blank cell apart: as far as a 3 x 3
-    convolution sees, so where blanks are masked before each, none sees into another picture.
+    """The pictures of a batch on one sheet of H x W cells, on shelves, the highest first, a blank cell apart. A 3 x 3 convolution
+    whose step is a cell or less sees no farther, so where blanks are masked before each, none sees into another picture.
 
     Args:
-        valid: (b, 1, h, w) {0, 1}, on the CPU; 1 on each picture's own rectangle, from the top left.
+        valid: (b, 1, h, w) {0, 1}, on the CPU: each picture's own cells, of which it takes the rectangle from the top left.
 
     mask (1, 1, H, W) is 1 where a picture's cell is.
     """
@@ -129,11 +139,11 @@ class Sheet:
     def __init__(self, valid: Tensor):
         b, _, h, w = valid.shape
         own = valid[:, 0].numpy() > 0
-        sizes = np.stack([own.any(2).sum(1), own.any(1).sum(1)], 1)
-        high, wide = SIDES
-        width = max(WIDTH, -(-int(sizes[:, 1].max()) // wide) * wide)
+        sizes = np.stack([_extent(own.max(2)), _extent(own.max(1))], 1)
+        row_step, column_step = SIDES
+        width = max(WIDTH, -(-int(sizes[:, 1].max()) // column_step) * column_step)
         places, height = shelves(sizes, width)
-        height = -(-height // high) * high
+        height = -(-height // row_step) * row_step
         picture, row, column = np.nonzero(own)
         here = (picture * h + row) * w + column
         there = (row + places[picture, 0]) * width + column + places[picture, 1]
@@ -155,8 +165,6 @@ class Sheet:
 
 
 def sheet(valid: Tensor) -> Sheet | None:
-    """A batch with cells `valid` (b, 1, h, w) on a sheet, where that saves enough; None on a GPU."""
-    if valid.is_cuda or float(valid.sum()) > WORTH * valid.numel():
-        return None
-    found = Sheet(valid)
-    return found if found.mask.numel() < WORTH * valid.numel() else None
+    """A batch with cells `valid` (b, 1, h, w) on a sheet; None where that saves too little, or not on a CPU."""
+    found = Sheet(valid) if _mostly_blank(valid) else None
+    return found if found and found.mask.numel() <= WORTH * valid.numel() else None

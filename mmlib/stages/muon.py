@@ -23,28 +23,28 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drive
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """(n, r, c) to matrices of the same singular vectors with singular values near 1 (0.7 to 1.2), by Newton-Schulz.
 
-    The iteration is a polynomial in the Gram matrix of the smaller side, r x r. So several of them can run on that alone, and
-    multiply the matrix once, at their end: of a convolution's 160 x 1440, a fifth of the products. But rounding adds up.
-    In float32 all of them run so; in bfloat16, where the device has it, three, then the rest on a Gram matrix formed anew (within
-    some hundredths of the exact result, as one by one; all five are not), and one by one where r is near c, which saves nothing.
+    The iteration is a polynomial in the Gram matrix of the smaller side, r x r. So several iterations can run on that alone and
+    multiply the matrix once, at their end, which for the 160 x 1440 of a convolution are a fifth of the products. But rounding
+    adds up. In float32 all of them share one Gram matrix. In bfloat16, where the device has it, three do and then the rest (as
+    close to the exact result as one by one; five in a row are far off), and none where 2 r > c, since that would save nothing.
     """
     wide = matrices.shape[1] <= matrices.shape[2]
     x: Tensor = matrices if wide else matrices.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     if native_bfloat16(x.device):
-        many = 3 if 2 * x.shape[1] <= x.shape[2] else 1
+        shared = 3 if 2 * x.shape[1] <= x.shape[2] else 1
         y = x.bfloat16().contiguous()
     else:
-        many, y = iterations, x
-    for done in range(0, iterations, many):
-        y = _iterated(y, min(many, iterations - done))
+        shared, y = max(1, iterations), x
+    for done in range(0, iterations, shared):
+        y = _iterated(y, min(shared, iterations - done))
     y = y.to(x.dtype)
     return y if wide else y.transpose(1, 2)
 
 
 def _iterated(x: Tensor, iterations: int) -> Tensor:
-    """So many iterations on wide matrices, by their Gram matrices G: the last multiplies x by the product of all factors a + F,
-    F = b G + c G G, and each but the last turns G into (a + F) G (a + F)."""
+    """So many iterations on wide matrices, by their Gram matrices G: the last multiplies x by the product of all factors a I + F,
+    F = b G + c G G, and each but the last turns G into (a I + F) G (a I + F)."""
     a, b, c = COEFFICIENTS
     gram = x @ x.transpose(1, 2)
     product: Tensor | None = None

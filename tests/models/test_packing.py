@@ -96,6 +96,24 @@ def test_a_sheet_gives_its_pictures_back():
     assert torch.equal(on.take(on.mask), valid)
 
 
+def test_cells_anywhere_keep_their_places():
+    """Rectangles that begin elsewhere, with holes, and nothing at all."""
+    valid = (torch.rand(30, 1, 12, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+    valid[:, :, :2] = valid[:, :, :, :3] = valid[5] = 0
+    on = Sheet(valid)
+    assert torch.equal(on.take(on.mask), valid)
+    assert int(on.mask.sum()) == int(valid.sum())
+
+
+def test_nothing_is_packed_where_nothing_is_or_beside_a_cpu():
+    assert packed(torch.zeros(4, 9, dtype=torch.bool)) is None
+    assert sheet(torch.zeros(4, 1, 9, 9)) is None
+    assert packed(torch.zeros(4, 9, dtype=torch.bool, device="meta")) is None
+    assert sheet(torch.zeros(4, 1, 9, 9, device="meta")) is None
+    with torch.device("meta"):
+        assert Encoder(SMALL.encoder)(torch.zeros(3, 1, 64, 64), torch.ones(3, 1, 8, 8)).shape == (3, 96, 8, 8)
+
+
 def test_a_sheet_is_as_wide_as_its_widest_picture():
     valid = valid_cells(torch.tensor([[800, 16], [160, 80], [24, 16]]), 80, 800)
     on = Sheet(valid)
@@ -132,7 +150,20 @@ def test_an_encoder_finds_the_same_on_a_sheet(config, monkeypatch):
     lay = Sheet.lay
     monkeypatch.setattr(Sheet, "lay", lambda self, x: used.append(1) or lay(self, x))
     compare(monkeypatch, stirred(Encoder(config)), lambda model: [model(x, valid)])
-    assert len(used) == (config.form == "patches"), "on a sheet once: with packing, and not by batch norm"
+    own = config.form == "patches" and config.kernels == config.strides
+    assert len(used) == own, "on a sheet once: with packing, where a picture's features are its own"
+
+
+def test_what_stands_on_padding_does_not_matter():
+    x, valid = padded(b=24, inputs=2)
+    model = stirred(Encoder(SMALL.encoder))
+    dirty = x + torch.rand_like(x) * (1 - valid.repeat_interleave(8, 2).repeat_interleave(8, 3))
+    torch.testing.assert_close(model(dirty, valid), model(x, valid), rtol=1e-4, atol=1e-5)
+
+
+def test_a_double_stays_one():
+    x, valid = padded(b=24)
+    assert Encoder(SMALL.encoder).double()(x.double(), valid).dtype == torch.float64
 
 
 def test_a_picture_on_a_sheet_is_read_as_if_alone():

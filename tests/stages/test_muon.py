@@ -75,6 +75,7 @@ def test_scale_does_not_matter_and_zero_stays_zero():
     x = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(orthogonalised(x), orthogonalised(1_000 * x), atol=1e-5, rtol=0)
     assert orthogonalised(torch.zeros(1, 3, 4)).abs().max() == 0
+    torch.testing.assert_close(orthogonalised(x, 0), x / x.norm(dim=(1, 2), keepdim=True))
 
 
 def test_a_step_by_hand():
