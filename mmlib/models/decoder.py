@@ -182,7 +182,7 @@ class Decoder(nn.Module):
         position = torch.cat([angle.sin(), angle.cos()], -1)
         pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0) if cache is None else None  # up to a row's last
         if pack:
-            tokens, position = tokens.flatten()[pack.index], position[pack.index % tokens.shape[1]]
+            tokens, position = tokens.flatten()[pack.index], pack.along(position)
         x = self.embed(tokens) * math.sqrt(self.config.d) * 0.25 + position
         attention = None
         for index, layer in enumerate(self.layers):

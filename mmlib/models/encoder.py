@@ -242,7 +242,7 @@ class Encoder(nn.Module):
         position = positions_2d(rows, columns, tokens.shape[-1], x.device).view(rows * columns, -1)
         pack = packed(mask.view(b, rows * columns) > 0) if self.context else None
         if pack:
-            tokens, position = pack.pack(tokens), position[pack.index % (rows * columns)]
+            tokens, position = pack.pack(tokens), pack.along(position)
         for block in self.context:
             tokens = block(tokens, position, bias, pack)
         tokens = pack.spread(tokens) if pack else tokens

@@ -43,10 +43,13 @@ class Moves:
     Args:
         here, there: (m,) int, pairs of rows; a row is in one pair at most.
         sizes: rows of the two tables.
+
+    index (sizes[1],) int is the row that each of the other table's comes from, 0 where it has none.
     """
 
     def __init__(self, here: np.ndarray, there: np.ndarray, sizes: tuple[int, int]):
         self._forth, self._back = _index(here, there, sizes[1]), _index(there, here, sizes[0])
+        self.index = self._forth[0]
 
     def forth(self, x: Tensor) -> Tensor:
         """Rows (sizes[0], c) as rows (sizes[1], c)."""
@@ -66,6 +69,11 @@ def _index(rows: np.ndarray, to: np.ndarray, size: int) -> tuple[Tensor, Tensor]
     return torch.from_numpy(index), torch.from_numpy(np.flatnonzero(blank))
 
 
+def _up(n: int, step: int) -> int:
+    """n, or the next multiple of `step` above it."""
+    return -(-n // step) * step
+
+
 class Packed:
     """The members of padded sequences in one table.
 
@@ -79,13 +87,17 @@ class Packed:
     def __init__(self, real: Tensor):
         self.shape = real.shape
         members = np.flatnonzero(real.numpy())
-        n = max(1, -(-len(members) // ROWS)) * ROWS
+        n = max(ROWS, _up(len(members), ROWS))
         self._moves = Moves(members, np.arange(len(members)), (real.numel(), n))
-        self.index = torch.from_numpy(np.pad(members, (0, n - len(members))))
+        self.index = self._moves.index
 
     def pack(self, x: Tensor) -> Tensor:
         """(b, t, c) to (n, c)."""
         return self._moves.forth(x.flatten(0, 1))
+
+    def along(self, x: Tensor) -> Tensor:
+        """What belongs to the t places of every sequence, (t, c), row by row: (n, c)."""
+        return x[self.index % self.shape[1]]
 
     def spread(self, x: Tensor) -> Tensor:
         """(n, c) to (b, t, c), zero where nothing is."""
@@ -141,9 +153,9 @@ class Sheet:
         own = valid[:, 0].numpy() > 0
         sizes = np.stack([_extent(own.max(2)), _extent(own.max(1))], 1)
         row_step, column_step = SIDES
-        width = max(WIDTH, -(-int(sizes[:, 1].max()) // column_step) * column_step)
+        width = max(WIDTH, _up(int(sizes[:, 1].max()), column_step))
         places, height = shelves(sizes, width)
-        height = -(-height // row_step) * row_step
+        height = _up(height, row_step)
         picture, row, column = np.nonzero(own)
         here = (picture * h + row) * w + column
         there = (row + places[picture, 0]) * width + column + places[picture, 1]

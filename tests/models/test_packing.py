@@ -64,6 +64,7 @@ def test_packed_rows_are_the_members_and_few_shapes():
     assert len(rows) == len(pack.index) == 128
     assert torch.equal(rows[: int(real.sum())], x[real])
     assert not rows[int(real.sum()):].any()
+    assert torch.equal(pack.along(torch.arange(30)[:, None])[: int(real.sum()), 0], real.nonzero()[:, 1])
     again = pack.spread(rows + 1)
     assert torch.equal(again, (x + 1) * real[..., None])
     again.sum().backward()
