@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,37 +21,37 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drive
 
 
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """(n, r, c) to matrices of the same singular vectors with singular values near 1 (0.7 to 1.2), by Newton-Schulz.
+    """(n, r, c) to matrices of the same singular vectors with singular values near 1 (0.7 to 1.2), by Newton-Schulz; of the same
+    type, bfloat16 or float32.
 
     The iteration is a polynomial in the Gram matrix of the smaller side, r x r. So several iterations can run on that alone and
     multiply the matrix once, at their end, which for the 160 x 1440 of a convolution are a fifth of the products. But rounding
     adds up. In float32 all of them share one Gram matrix. In bfloat16, where the device has it, three do and then the rest (as
-    close to the exact result as one by one; five in a row are far off), and none where 2 r > c, since that would save nothing.
+    close to the exact result as one by one; five in a row are far off), and none where the
+    longer side is less than twice the shorter, since that would save nothing.
     """
-    wide = matrices.shape[1] <= matrices.shape[2]
-    x: Tensor = matrices if wide else matrices.transpose(1, 2)
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    if native_bfloat16(x.device):
-        shared = 3 if 2 * x.shape[1] <= x.shape[2] else 1
-        y = x.bfloat16().contiguous()
-    else:
-        shared, y = max(1, iterations), x
+    short, long = sorted(matrices.shape[1:])
+    shared, arithmetic = max(1, iterations), torch.float32
+    if native_bfloat16(matrices.device):
+        shared, arithmetic = (3 if 2 * short <= long else 1), torch.bfloat16
+    norm: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True, dtype=torch.float32).clamp(min=1e-12)
+    x: Tensor = matrices.to(arithmetic) / norm.to(arithmetic)
     for done in range(0, iterations, shared):
-        y = _iterated(y, min(shared, iterations - done))
-    y = y.to(x.dtype)
-    return y if wide else y.transpose(1, 2)
+        x = _iterated(x, min(shared, iterations - done))
+    return x.to(matrices.dtype)
 
 
 def _iterated(x: Tensor, iterations: int) -> Tensor:
-    """So many iterations on wide matrices, by their Gram matrices G: the last multiplies x by the product of all factors a I + F,
-    F = b G + c G G, and each but the last turns G into (a I + F) G (a I + F)."""
+    """So many iterations by the Gram matrices G of the shorter side: the last multiplies x, on that side, by the product of all
+    factors a I + F, F = b G + c G G, and each but the last turns G into (a I + F) G (a I + F)."""
     a, b, c = COEFFICIENTS
-    gram = x @ x.transpose(1, 2)
+    tall = x.shape[1] > x.shape[2]
+    gram = x.transpose(1, 2) @ x if tall else x @ x.transpose(1, 2)
     product: Tensor | None = None
     for left in reversed(range(iterations)):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         if product is None and not left:
-            return torch.baddbmm(x, factor, x, beta=a)
+            return torch.baddbmm(x, x, factor, beta=a) if tall else torch.baddbmm(x, factor, x, beta=a)
         if product is None:
             product = factor.clone()
             product.diagonal(dim1=1, dim2=2).add_(a)
@@ -60,7 +60,9 @@ def _iterated(x: Tensor, iterations: int) -> Tensor:
         if left:
             half = torch.baddbmm(gram, factor, gram, beta=a)
             gram = torch.baddbmm(half, half, factor, beta=a)
-    return x if product is None else product @ x
+    if product is None:
+        return x
+    return x @ product if tall else product @ x
 
 
 class Muon(torch.optim.AdamW):
@@ -94,19 +96,19 @@ class Muon(torch.optim.AdamW):
         for weight in group["params"]:
             if weight.grad is not None:
                 alike[len(weight), weight[0].numel()].append(weight)
+        rate = group["lr"]
         for (rows, columns), weights in alike.items():
-            for weight in weights:
+            half = native_bfloat16(weights[0].device)
+            ahead = weights[0].new_empty(len(weights), rows, columns, dtype=torch.bfloat16 if half else None)
+            for weight, place in zip(weights, ahead, strict=True):  # one by one: all of its steps while it is in the cache
                 if "momentum" not in self.state[weight]:
                     self.state[weight]["momentum"] = torch.zeros_like(weight)
-            moments = [self.state[w]["momentum"] for w in weights]
-            gradients = [w.grad for w in weights if w.grad is not None]
-            torch._foreach_lerp_(moments, gradients, 1 - self.momentum)
-            ahead = torch._foreach_lerp(gradients, moments, self.momentum)  # Nesterov's
-            update = orthogonalised(torch.stack([_matrix(g) for g in ahead]))
-            rate = group["lr"]
-            torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+                moment, gradient = self.state[weight]["momentum"], cast(Tensor, weight.grad)
+                moment.lerp_(gradient, 1 - self.momentum)
+                place.copy_(_matrix(torch.lerp(gradient, moment, self.momentum)))  # Nesterov's
             size = 0.2 * max(rows, columns) ** 0.5
-            torch._foreach_add_(weights, [_like(w, u) for u, w in zip(update, weights, strict=True)], alpha=-rate * size)
+            for weight, update in zip(weights, orthogonalised(ahead), strict=True):
+                weight.mul_(1 - rate * group["weight_decay"]).add_(_like(weight, update), alpha=-rate * size)
 
 
 def _matrix(weight: Tensor) -> Tensor:
