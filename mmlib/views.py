@@ -211,13 +211,11 @@ def sample(features: Tensor, points: Tensor, owner: Tensor) -> Tensor:
     y = (points[:, 1] - 0.5).clamp(0, h - 1)
     x0, y0 = x.floor().long(), y.floor().long()
     x1, y1 = (x0 + 1).clamp(max=w - 1), (y0 + 1).clamp(max=h - 1)
-    fx, fy = (x - x0)[:, None], (y - y0)[:, None]
-    flat = features.permute(0, 2, 3, 1).reshape(b * h * w, d)  # one gather of rows is far cheaper than grid_sample here
-    row, column = torch.stack([y0, y0, y1, y1]), torch.stack([x0, x1, x0, x1])
-    corners = flat.index_select(0, ((owner * h + row) * w + column).flatten())
-    upper, right, lower, last = corners.view(4, -1, d)
-    found: Tensor = (1 - fy) * ((1 - fx) * upper + fx * right) + fy * ((1 - fx) * lower + fx * last)
-    return found
+    fx, fy = x - x0, y - y0
+    row, column = torch.stack([y0, y0, y1, y1], 1), torch.stack([x0, x1, x0, x1], 1)
+    weight = torch.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], 1)
+    flat = features.permute(0, 2, 3, 1).reshape(b * h * w, d)  # rows by number: far cheaper here than grid_sample, or a gather
+    return F.embedding_bag((owner[:, None] * h + row) * w + column, flat, mode="sum", per_sample_weights=weight.to(flat.dtype))
 
 
 def picture_view(picture: Tensor, config: ViewConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
