@@ -114,8 +114,9 @@ class DecoderLayer(nn.Module):
         """(rows, t, d) to (rows, heads, t, d / heads)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
-    def project(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        return (self.split(self.key(memory.features + memory.position)), self.split(self.value(memory.features)))
+    def project(self, placed: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (b, heads, cells, d / heads) of features (b, cells, d), with their places and without."""
+        return self.split(self.key(placed)), self.split(self.value(features))
 
     def forward(self, x: Tensor, memory: Memory, index: int, cache: Cache | None, want_attention: bool,
                 pack: Packed | None = None) -> tuple[Tensor, Tensor | None]:
@@ -165,7 +166,10 @@ class Decoder(nn.Module):
 
     def prepare(self, memory: Memory) -> Memory:
         """Compute each layer's keys and values of the memory, once."""
-        both = (cast(DecoderLayer, layer).project(memory) for layer in self.layers)
+        features, placed = memory.features, memory.features + memory.position
+        if torch.is_autocast_enabled(features.device.type):  # once, and not for each layer
+            features, placed = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (features, placed))
+        both = (cast(DecoderLayer, layer).project(placed, features) for layer in self.layers)
         memory.projected = [(key.contiguous(), value.contiguous()) for key, value in both]  # read at every step, head by head
         return memory
 

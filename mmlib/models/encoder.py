@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -59,23 +60,40 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+def blanks(valid: Tensor) -> Tensor | None:
+    """A mask, or None where nothing is blank: a CPU can ask, and saves the products with 1; a GPU would wait for the answer."""
+    return None if valid.device.type == "cpu" and bool(valid.all()) else valid
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x (b, c, h, w), zero where the mask (b, 1, h, w) is; as it is without one."""
+    return x if mask is None else x * mask.to(x.dtype)
+
+
+def masked_(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The same in place: bytes are time."""
+    return x if mask is None else x.mul_(mask.to(x.dtype))
+
+
 # How a level begins: each takes x (b, c, h, w), zero where its mask (b, 1, h, w) is, and the mask where it needs it.
 
 
 class Patches(nn.Conv2d):
-    """A strided convolution."""
+    """A strided convolution. Of x with fewer channels than it has inputs, those left out count as zero, and cost nothing."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return super().forward(x)
+        y: Tensor = self._conv_forward(x, self.weight[:, : x.shape[1]], self.bias)
+        return y
 
 
 class PooledStem(nn.Sequential):
     """(b, c, H, W) to (b, channels, H/4, W/4): a 7 x 7 convolution of stride 2, batch norm, the largest of 3 x 3 at stride 2."""
 
     def __init__(self, inputs: int, channels: int):
-        conv = nn.Conv2d(inputs, channels, 7, 2, 3, bias=False)
+        conv = Patches(inputs, channels, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        super().__init__(conv, BatchNorm(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+        # The rectifier last: of the largest it is the largest rectified, at a quarter of the cost.
+        super().__init__(conv, BatchNorm(channels), nn.MaxPool2d(3, 2, 1), nn.ReLU(inplace=True))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for layer in self:
@@ -92,8 +110,8 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(inputs, channels, 1, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y: Tensor = self.conv(F.avg_pool2d(F.relu_(self.norm(x).mul_(mask)), 2))
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y: Tensor = self.conv(F.avg_pool2d(F.relu_(masked_(self.norm(x), mask)), 2))
         return y
 
 
@@ -113,10 +131,10 @@ class ResidualBlock(nn.Module):
             for p in self.conv2.parameters():
                 nn.init.zeros_(p)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y: Tensor = self.norm(x).mul_(mask)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y: Tensor = masked_(self.norm(x), mask)
         y = self.conv1(y) if self.between is None else self.between(self.conv1(F.relu_(y)))
-        y = self.conv2(F.relu_(y.mul_(mask.to(y.dtype))))  # in place, and in bfloat16 where that is autocast's: bytes are time
+        y = self.conv2(F.relu_(masked_(y, mask)))
         return x + y
 
 
@@ -183,17 +201,16 @@ class Encoder(nn.Module):
         self.features = BatchNorm(config.d) if self.residual else None
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        b, c, height, width = x.shape
+        b, _, height, width = x.shape
         if height % self.stride or width % self.stride:
             raise ValueError(f"the encoder needs sides that are multiples of {self.stride}; got {height} x {width}")
         if valid.shape != (b, 1, height // self.stride, width // self.stride):
             raise ValueError(f"valid must be {(b, 1, height // self.stride, width // self.stride)}; got {tuple(valid.shape)}")
-        if c < self.config.inputs:  # no cover
-            x = F.pad(x, (0, 0, 0, 0, 0, self.config.inputs - c))
         together = sheet(valid) if self.alone else None
-        x = together.take(self._convolve(together.lay(x), together.mask)) if together else self._convolve(x, valid)
+        own = blanks(valid)
+        x = together.take(self._convolve(together.lay(x), together.mask)) if together else self._convolve(x, own)
         if self.shrink is not None and self.grow is not None:
-            x = (x + self._around(x, valid, self.shrink, self.grow)) * valid.to(x.dtype)
+            x = masked(x + self._around(x, valid, self.shrink, self.grow), own)
         pack = packed(valid.flatten(1) > 0) if self.alone else None
         if pack:
             rows = self.out(self.norm(pack.pack(x.permute(0, 2, 3, 1).flatten(1, 2))))
@@ -207,21 +224,21 @@ class Encoder(nn.Module):
             features = self.features(features)
         return features * valid
 
-    def _convolve(self, x: Tensor, valid: Tensor) -> Tensor:
-        """The levels: x (b, inputs, H, W) to (b, c, h, w), zero on padding."""
+    def _convolve(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """The levels: x (b, at most inputs, H, W) to (b, c, h, w), zero on padding, where there is any."""
         x = x.contiguous(memory_format=torch.channels_last)
-        step, mask = self.stride, None
+        step, mask = self.stride, cast(Tensor | None, None)
         for down, blocks, kernel, stride in zip(self.down, self.blocks, self.config.kernels, self.config.strides, strict=True):
             step //= stride
             x = down(x, mask)
-            mask = valid if step == 1 else valid.repeat_interleave(step, 2).repeat_interleave(step, 3)
-            mask = mask.to(x.dtype)  # bfloat16 where that is autocast's: so is the stream between the blocks
+            if valid is not None:  # bfloat16 where that is autocast's: so is the stream between the blocks
+                mask = valid.repeat_interleave(step, 2).repeat_interleave(step, 3).to(x.dtype)
             if step > 1 and kernel > stride:
                 x = F.relu(x)
-            x = x * mask
+            x = masked(x, mask)
             for block in blocks.children():
                 x = block(x, mask)
-            x = x * mask
+            x = masked(x, mask)
         return x
 
     def _around(self, x: Tensor, valid: Tensor, shrink: nn.Module, grow: nn.ConvTranspose2d) -> Tensor:
@@ -229,15 +246,15 @@ class Encoder(nn.Module):
         b, _, h, w = x.shape
         odd = (0, w % 2, 0, h % 2)
         valid = F.pad(valid, odd)
-        coarse: Tensor = shrink(F.pad(x, odd), valid.to(x.dtype))
+        coarse: Tensor = shrink(F.pad(x, odd), blanks(valid))
         rows, columns = coarse.shape[-2:]
         mask = F.max_pool2d(valid, 2)
         bias = mask.sub(1).mul(1e4).view(b, 1, 1, rows * columns)
         if self.config.coarse:
-            mask = mask.to(x.dtype)
-            coarse = coarse * mask
+            own = blanks(mask)
+            coarse = masked(coarse, own)
             for residual in self.coarse.children():
-                coarse = residual(coarse, mask)
+                coarse = residual(coarse, own)
         tokens = coarse.permute(0, 2, 3, 1).reshape(b, rows * columns, -1)
         position = positions_2d(rows, columns, tokens.shape[-1], x.device).view(rows * columns, -1)
         pack = packed(mask.view(b, rows * columns) > 0) if self.context else None
