@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmlib.data.samples import Batch
 from mmlib.losses import byol_loss
-from mmlib.models.encoder import Encoder, EncoderConfig
+from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
 from mmlib.models.layers import follow
 from mmlib.objectives.base import Objective
@@ -38,7 +38,8 @@ class Online(nn.Module):
     def forward(self, views: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Views of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w); the projections z and their
         predictions p, both (views b, 128), view by view."""
-        z = self.projector(torch.cat([pool(self.encoder(picture, valid), ink) for picture, valid, ink in views]))
+        pictures, valid, inks = zip(*views, strict=True)
+        z = self.projector(torch.cat(list(map(pool, encode_all(self.encoder, pictures, valid), inks))))
         return z, self.predictor(z)
 
 

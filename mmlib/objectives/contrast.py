@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmlib.data.samples import Batch, symbol_classes
 from mmlib.losses import ContrastLoss, match_rate, similarity_weights
-from mmlib.models.encoder import Encoder, EncoderConfig
+from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
 from mmlib.objectives.base import Objective
 from mmlib.views import STRIDE, InkBatch, Marks, View, extremes, ink_cells, make_view, sample
@@ -40,9 +40,11 @@ class Contrast(nn.Module):
         """Views of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w), points (n, 2) in cells, of the
         expressions owner (n,); z (views, b, 128) and u (views, n, 128). All in one call: between two, several processes would
         exchange the running means and variances that the first one's gradient needs."""
-        seen = [(self.encoder(picture, valid), ink, points) for picture, valid, ink, points in views]
-        return (torch.stack([self.global_head(pool(features, ink)) for features, ink, _ in seen]),
-                torch.stack([self.local_head(sample(features, points, owner)) for features, _, points in seen]))
+        pictures, valid, inks, places = zip(*views, strict=True)
+        seen = encode_all(self.encoder, pictures, valid)
+        wholes = [pool(features, ink) for features, ink in zip(seen, inks, strict=True)]
+        points = [sample(features, where, owner) for features, where in zip(seen, places, strict=True)]
+        return torch.stack([self.global_head(x) for x in wholes]), torch.stack([self.local_head(x) for x in points])
 
 
 def common_points(first: View, second: View, ink: InkBatch, each: int, rng: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmlib.models import packing
-from mmlib.models.encoder import Encoder, EncoderConfig
+from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.packing import Moves, Packed, Sheet, packed, sheet, shelves
 from mmlib.models.recogniser import SMALL, Recogniser
 from mmlib.views import valid_cells
@@ -154,6 +154,22 @@ def test_an_encoder_finds_the_same_on_a_sheet(config, monkeypatch):
     compare(monkeypatch, stirred(Encoder(config)).double(), lambda model: [model(x, valid)])
     own = config.form == "patches" and config.kernels == config.strides
     assert len(used) == own, "on a sheet once: with packing, where a picture's features are its own"
+
+
+@pytest.mark.parametrize("config", [
+    SMALL.encoder, EncoderConfig(form="residual", widths=(32, 48), blocks=(1, 1), context=1, context_d=48, heads=4, d=32)])
+def test_several_batches_are_encoded_as_each_would_be(config, monkeypatch):
+    batches = [padded(b=24), padded(b=24)]
+    batches[1] = batches[1][0][:9, :, :64, :160], batches[1][1][:9, :, :8, :20]
+    called = []
+    forward = Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, *batch: called.append(1) or forward(self, *batch))
+    model = stirred(Encoder(config)).double()
+    pictures, valid = ([x.double() for x in part] for part in zip(*batches))
+    found = encode_all(model, pictures, valid)
+    assert len(called) == (1 if config.form == "patches" else 2)
+    for features, x, own in zip(found, pictures, valid, strict=True):
+        torch.testing.assert_close(features, model(x, own))
 
 
 def test_what_stands_on_padding_does_not_matter():
