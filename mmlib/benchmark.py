@@ -1,8 +1,10 @@
 """How fast it is, and why: `mmlib benchmark [SECTION…]`, each section in a process of its own, kept in `results/benchmarks/`.
 
 Every number is a median over repeats, with quartiles, beside the hardware, threads and commit that gave it. Machines are shared
-and noisy: times that are compared are measured in one section, alternating. A loss is of one training. Under another allocator
-(`LD_PRELOAD=libjemalloc.so.2 mmlib benchmark training`) a section has a file of its own.
+and noisy: times that are compared are measured in one section, alternating. A loss is of one training. Under another allocator,
+and where that keeps freed memory, a section has a file of its own:
+
+    LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0 mmlib benchmark training
 
     reading   seconds to read a picture, by picture size, beam and batch; memory
     steps     seconds of one decoding step against the length written so far: flat with a cache
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -368,11 +371,15 @@ def folder() -> Path:
 
 
 def machine() -> str:
-    """The hardware, and the allocator where one was preloaded: batches of many shapes tell them apart."""
+    """The hardware, and the allocator where one was preloaded: batches of many shapes tell them apart, and more so where it
+    gives no freed memory back to the system."""
     mapped = ""
     with contextlib.suppress(OSError):
         mapped = Path("/proc/self/maps").read_text()
-    return ", ".join([hardware(), *(name for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped)])
+    found = [name for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped]
+    if "jemalloc" in found and "dirty_decay_ms:-1" in os.environ.get("MALLOC_CONF", ""):
+        found[found.index("jemalloc")] = "jemalloc without decay"
+    return ", ".join([hardware(), *found])
 
 
 def run(section: str) -> Path:
