@@ -27,8 +27,8 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     The iteration is a polynomial in the Gram matrix of the smaller side, r x r. So several iterations can run on that alone and
     multiply the matrix once, at their end, which for the 160 x 1440 of a convolution are a fifth of the products. But rounding
     adds up. In float32 all of them share one Gram matrix. In bfloat16, where the device has it, three do and then the rest (as
-    close to the exact result as one by one; five in a row are far off), and none where the
-    longer side is less than twice the shorter, since that would save nothing.
+    close to the exact result as one by one; five in a row are far off), and none where the longer side is less than twice the
+    shorter, since that would save nothing.
     """
     short, long = sorted(matrices.shape[1:])
     shared, arithmetic = max(1, iterations), torch.float32
