@@ -58,6 +58,7 @@ from mmlib.stages.loop import Paused
 from mmlib.views import View, make_view
 
 BEAMS = (1, 5, 10)
+KEEPING = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0"  # jemalloc's settings that give no freed memory back
 WRITTEN = 30  # tokens of a reading whose time does not depend on what is read
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
 
@@ -377,7 +378,7 @@ def machine() -> str:
     with contextlib.suppress(OSError):
         mapped = Path("/proc/self/maps").read_text()
     found = [name for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped]
-    if "jemalloc" in found and "dirty_decay_ms:-1" in os.environ.get("MALLOC_CONF", ""):
+    if "jemalloc" in found and set(KEEPING.split(",")) <= set(os.environ.get("MALLOC_CONF", "").split(",")):
         found[found.index("jemalloc")] = "jemalloc without decay"
     return ", ".join([hardware(), *found])
 

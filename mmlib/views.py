@@ -204,7 +204,7 @@ def sample(features: Tensor, points: Tensor, owner: Tensor) -> Tensor:
         owner: (n,) int, the expression of each point.
 
     Returns:
-        (n, d).
+        (n, d); it can be differentiated once.
     """
     b, d, h, w = features.shape
     x = (points[:, 0] - 0.5).clamp(0, w - 1)

@@ -9,6 +9,7 @@ import torch
 from mmlib import benchmark, cli, rivals
 from mmlib.data.batches import Feed
 from mmlib.models.recogniser import TINY
+from mmlib.runs import project_root
 from mmlib.stages import pretrain
 from mmlib.stages.loop import Paused
 from mmlib.views import View
@@ -122,3 +123,18 @@ def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_
         assert less["low"] < less["median"] < less["high"]
         assert less["expressions"] == looks[-1]["expressions"] > 1
     assert len(looks) >= 4 * len(rivals.MODELS)
+
+
+@pytest.mark.parametrize(("settings", "name"), [
+    ("", ", jemalloc"), ("dirty_decay_ms:-1", ", jemalloc"), (benchmark.KEEPING, ", jemalloc without decay"),
+    ("narenas:1," + benchmark.KEEPING, ", jemalloc without decay")])
+def test_measurements_are_told_apart_by_allocator(settings, name, monkeypatch):
+    monkeypatch.setattr(benchmark, "hardware", lambda: "a CPU")
+    monkeypatch.setattr(benchmark.Path, "read_text", lambda path: "7f00 /usr/lib/libjemalloc.so.2\n")
+    monkeypatch.setenv("MALLOC_CONF", settings)
+    assert benchmark.machine() == "a CPU" + name
+
+
+def test_the_readme_names_the_settings_that_are_measured():
+    assert f"MALLOC_CONF={benchmark.KEEPING} " in (project_root() / "README.md").read_text()
+    assert f"MALLOC_CONF={benchmark.KEEPING} " in (benchmark.__doc__ or "")

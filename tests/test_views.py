@@ -257,6 +257,22 @@ def test_sample_at_a_cells_centre_is_the_cell_and_has_its_gradient():
     assert features.grad.nonzero().tolist() == [[0, c, 1, 2] for c in range(3)]
 
 
+@pytest.mark.parametrize("b", [1, 3])
+def test_sample_adds_up_the_gradients_of_points_that_share_cells(b):
+    features = torch.randn(b, 2, 3, 4, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    points = torch.rand(30, 2, generator=seeded(1)) * torch.tensor([4.0, 3.0])
+    owner = torch.randint(0, b, (30,), generator=seeded(2))
+    assert torch.autograd.gradcheck(lambda x: sample(x, points, owner), features)
+
+
+def test_sample_of_no_point():
+    features = torch.randn(2, 3, 2, 4, generator=seeded(), requires_grad=True)
+    found = sample(features, torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+    assert found.shape == (0, 3)
+    found.sum().backward()
+    assert not features.grad.any()
+
+
 # --- pictures without ink -----------------------------------------------------------------------------------------
 
 

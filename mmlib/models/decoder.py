@@ -167,8 +167,6 @@ class Decoder(nn.Module):
     def prepare(self, memory: Memory) -> Memory:
         """Compute each layer's keys and values of the memory, once."""
         features, placed = memory.features, memory.features + memory.position
-        if torch.is_autocast_enabled(features.device.type):  # once, and not for each layer
-            features, placed = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (features, placed))
         both = (cast(DecoderLayer, layer).project(placed, features) for layer in self.layers)
         memory.projected = [(key.contiguous(), value.contiguous()) for key, value in both]  # read at every step, head by head
         return memory

@@ -18,7 +18,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -61,13 +60,13 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-def blanks(valid: Tensor) -> Tensor | None:
-    """A mask, or None where nothing is blank: a CPU can ask, and saves the products with 1; a GPU would wait for the answer."""
+def unless_full(valid: Tensor) -> Tensor | None:
+    """The mask, or None where nothing is blank: a CPU can ask, and saves the products with 1; a GPU would wait for the answer."""
     return None if valid.device.type == "cpu" and bool(valid.all()) else valid
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x (b, c, h, w), zero where the mask (b, 1, h, w) is; as it is without one."""
+    """x (b, c, h, w), zero where the mask (b, 1, h, w) is; without one, x itself."""
     return x if mask is None else x * mask.to(x.dtype)
 
 
@@ -80,18 +79,25 @@ def masked_(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Patches(nn.Conv2d):
-    """A strided convolution. Of x with fewer channels than it has inputs, those left out count as zero, and cost nothing."""
+    """A strided convolution."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class FirstConv(Patches):
+    """The one that sees the picture. Channels that x lacks, as the covers', count as zero and cost nothing."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y: Tensor = self._conv_forward(x, self.weight[:, : x.shape[1]], self.bias)
-        return y
+        return y.contiguous(memory_format=torch.channels_last)
 
 
 class PooledStem(nn.Sequential):
     """(b, c, H, W) to (b, channels, H/4, W/4): a 7 x 7 convolution of stride 2, batch norm, the largest of 3 x 3 at stride 2."""
 
     def __init__(self, inputs: int, channels: int):
-        conv = Patches(inputs, channels, 7, 2, 3, bias=False)
+        conv = FirstConv(inputs, channels, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         # The rectifier last: of the largest it is the largest rectified, at a quarter of the cost.
         super().__init__(conv, BatchNorm(channels), nn.MaxPool2d(3, 2, 1), nn.ReLU(inplace=True))
@@ -186,8 +192,8 @@ class Encoder(nn.Module):
         if self.residual:
             self.down = nn.ModuleList([PooledStem(*channels[:2]), Transition(*config.widths)])
         else:
-            self.down = nn.ModuleList(Patches(a, b, k, s, (k - s + 1) // 2) for (a, b), k, s in
-                                      zip(pairwise(channels), config.kernels, config.strides, strict=True))
+            self.down = nn.ModuleList((Patches if level else FirstConv)(a, b, k, s, (k - s + 1) // 2) for level, ((a, b), k, s) in
+                                      enumerate(zip(pairwise(channels), config.kernels, config.strides, strict=True)))
         self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c, self.residual) for _ in range(n))
                                     for c, n in zip(config.widths, config.blocks, strict=True))
         around = config.coarse + config.context > 0
@@ -208,7 +214,7 @@ class Encoder(nn.Module):
         if valid.shape != (b, 1, height // self.stride, width // self.stride):
             raise ValueError(f"valid must be {(b, 1, height // self.stride, width // self.stride)}; got {tuple(valid.shape)}")
         together = sheet(valid) if self.alone else None
-        own = blanks(valid)
+        own = unless_full(valid)
         x = together.take(self._convolve(together.lay(x), together.mask)) if together else self._convolve(x, own)
         if self.shrink is not None and self.grow is not None:
             x = masked(x + self._around(x, valid, self.shrink, self.grow), own)
@@ -228,7 +234,7 @@ class Encoder(nn.Module):
     def _convolve(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """The levels: x (b, at most inputs, H, W) to (b, c, h, w), zero on padding, where there is any."""
         x = x.contiguous(memory_format=torch.channels_last)
-        step, mask = self.stride, cast(Tensor | None, None)
+        step, mask = self.stride, valid
         for down, blocks, kernel, stride in zip(self.down, self.blocks, self.config.kernels, self.config.strides, strict=True):
             step //= stride
             x = down(x, mask)
@@ -247,12 +253,12 @@ class Encoder(nn.Module):
         b, _, h, w = x.shape
         odd = (0, w % 2, 0, h % 2)
         valid = F.pad(valid, odd)
-        coarse: Tensor = shrink(F.pad(x, odd), blanks(valid))
+        coarse: Tensor = shrink(F.pad(x, odd), unless_full(valid))
         rows, columns = coarse.shape[-2:]
         mask = F.max_pool2d(valid, 2)
         bias = mask.sub(1).mul(1e4).view(b, 1, 1, rows * columns)
         if self.config.coarse:
-            own = blanks(mask)
+            own = unless_full(mask)
             coarse = masked(coarse, own)
             for residual in self.coarse.children():
                 coarse = residual(coarse, own)
@@ -269,9 +275,9 @@ class Encoder(nn.Module):
 
 
 def encode_all(encoder: Encoder, pictures: Sequence[Tensor], valid: Sequence[Tensor]) -> list[Tensor]:
-    """Features (b, d, h, w) of each of several batches, given as `Encoder` takes them. In one call where what stands beside a
-    picture makes no difference: operations are fewer and larger, and a sheet holds more."""
-    if not encoder.alone:
+    """Features (b, d, h, w) of each of several batches, given as `Encoder` takes them. In one call on a CPU, which packs them on
+    one sheet, where what stands beside a picture makes no difference: operations are fewer and larger."""
+    if not encoder.alone or valid[0].device.type != "cpu":
         return [encoder(*batch) for batch in zip(pictures, valid, strict=True)]
     sizes = [v.shape[2:] for v in valid]
     high, wide = (max(side) for side in zip(*sizes, strict=True))

@@ -20,22 +20,26 @@ from mmlib.models.layers import native_bfloat16
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drives singular values towards 1
 
 
+def product_type(x: Tensor) -> torch.dtype:
+    """What its device multiplies fast: bfloat16, or x's own type, at least float32."""
+    return torch.bfloat16 if native_bfloat16(x.device) else torch.promote_types(x.dtype, torch.float32)
+
+
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """(n, r, c) to matrices of the same singular vectors with singular values near 1 (0.7 to 1.2), by Newton-Schulz; of the same
-    type, bfloat16 or float32.
+    type.
 
-    The iteration is a polynomial in the Gram matrix of the smaller side, r x r. So several iterations can run on that alone and
+    The iteration is a polynomial in the Gram matrix of the shorter side. So several iterations can run on that alone and
     multiply the matrix once, at their end, which for the 160 x 1440 of a convolution are a fifth of the products. But rounding
     adds up. In float32 all of them share one Gram matrix. In bfloat16, where the device has it, three do and then the rest (as
     close to the exact result as one by one; five in a row are far off), and none where the longer side is less than twice the
     shorter, since that would save nothing.
     """
     short, long = sorted(matrices.shape[1:])
-    shared, arithmetic = max(1, iterations), torch.float32
-    if native_bfloat16(matrices.device):
-        shared, arithmetic = (3 if 2 * short <= long else 1), torch.bfloat16
-    norm: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True, dtype=torch.float32).clamp(min=1e-12)
-    x: Tensor = matrices.to(arithmetic) / norm.to(arithmetic)
+    x = matrices.to(product_type(matrices))
+    shared = max(1, iterations) if x.dtype != torch.bfloat16 else 3 if 2 * short <= long else 1
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    x = x / norm.clamp(min=1e-12).to(x.dtype)
     for done in range(0, iterations, shared):
         x = _iterated(x, min(shared, iterations - done))
     return x.to(matrices.dtype)
@@ -98,8 +102,7 @@ class Muon(torch.optim.AdamW):
                 alike[len(weight), weight[0].numel()].append(weight)
         rate = group["lr"]
         for (rows, columns), weights in alike.items():
-            half = native_bfloat16(weights[0].device)
-            ahead = weights[0].new_empty(len(weights), rows, columns, dtype=torch.bfloat16 if half else None)
+            ahead = weights[0].new_empty(len(weights), rows, columns, dtype=product_type(weights[0]))
             for weight, place in zip(weights, ahead, strict=True):  # one by one: all of its steps while it is in the cache
                 if "momentum" not in self.state[weight]:
                     self.state[weight]["momentum"] = torch.zeros_like(weight)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib.models import packing
+from mmlib.models import encoder, packing
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.packing import Moves, Packed, Sheet, packed, sheet, shelves
 from mmlib.models.recogniser import SMALL, Recogniser
@@ -113,6 +113,8 @@ def test_nothing_is_packed_where_nothing_is_or_beside_a_cpu():
     assert sheet(torch.zeros(4, 1, 9, 9, device="meta")) is None
     with torch.device("meta"):
         assert Encoder(SMALL.encoder)(torch.zeros(3, 1, 64, 64), torch.ones(3, 1, 8, 8)).shape == (3, 96, 8, 8)
+        tokens = torch.ones(3, 2, 5, dtype=torch.long)
+        assert Recogniser(60, SMALL)(torch.zeros(3, 1, 64, 64), torch.ones(3, 1, 8, 8), tokens)[0].shape == (3, 2, 5, 60)
 
 
 def test_a_sheet_is_as_wide_as_its_widest_picture():
@@ -156,11 +158,23 @@ def test_an_encoder_finds_the_same_on_a_sheet(config, monkeypatch):
     assert len(used) == own, "on a sheet once: with packing, where a picture's features are its own"
 
 
-@pytest.mark.parametrize("config", [
-    SMALL.encoder, EncoderConfig(form="residual", widths=(32, 48), blocks=(1, 1), context=1, context_d=48, heads=4, d=32)])
-def test_several_batches_are_encoded_as_each_would_be(config, monkeypatch):
-    batches = [padded(b=24), padded(b=24)]
-    batches[1] = batches[1][0][:9, :, :64, :160], batches[1][1][:9, :, :8, :20]
+FORMS = [SMALL.encoder, EncoderConfig(form="residual", widths=(32, 48), blocks=(1, 1), coarse=1, context=1, context_d=48, heads=4,
+                                      d=32)]
+
+
+def gradients_of(model, outputs):
+    """Of a sum that no two elements enter alike."""
+    model.zero_grad()
+    sum((o * torch.linspace(0.5, 1.5, o.numel(), dtype=o.dtype).view(o.shape)).sum() for o in outputs).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("worth", [0.0, packing.WORTH])
+@pytest.mark.parametrize("config", FORMS)
+def test_several_batches_are_encoded_as_each_would_be(config, worth, monkeypatch):
+    """A wide one and a tall one."""
+    monkeypatch.setattr(packing, "WORTH", worth)
+    batches = [padded(b=9, high=5, wide=30), padded(b=9, high=16, wide=8, seed=1)]
     called = []
     forward = Encoder.forward
     monkeypatch.setattr(Encoder, "forward", lambda self, *batch: called.append(1) or forward(self, *batch))
@@ -168,8 +182,25 @@ def test_several_batches_are_encoded_as_each_would_be(config, monkeypatch):
     pictures, valid = ([x.double() for x in part] for part in zip(*batches))
     found = encode_all(model, pictures, valid)
     assert len(called) == (1 if config.form == "patches" else 2)
-    for features, x, own in zip(found, pictures, valid, strict=True):
-        torch.testing.assert_close(features, model(x, own))
+    alone = [model(x, own) for x, own in zip(pictures, valid, strict=True)]
+    torch.testing.assert_close(found, alone)
+    torch.testing.assert_close(gradients_of(model, found), gradients_of(model, alone))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 9)])
+@pytest.mark.parametrize("config", FORMS)
+def test_a_full_canvas_needs_no_mask_and_a_bare_picture_no_cover(config, size, monkeypatch):
+    """As with a mask of ones and a cover of zeros, which are multiplied with."""
+    high, wide = size
+    rng = torch.Generator().manual_seed(0)
+    x, valid = torch.rand(3, 1, 8 * high, 8 * wide, generator=rng).double(), torch.ones(3, 1, high, wide).double()
+    model = stirred(Encoder(config)).double()
+    bare = model(x, valid)
+    ours = gradients_of(model, [bare])
+    monkeypatch.setattr(encoder, "unless_full", lambda valid: valid)
+    whole = model(torch.cat([x, torch.zeros_like(x)], 1), valid)
+    torch.testing.assert_close(bare, whole)
+    torch.testing.assert_close(ours, gradients_of(model, [whole]))
 
 
 def test_what_stands_on_padding_does_not_matter():

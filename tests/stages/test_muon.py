@@ -46,6 +46,39 @@ def test_in_bfloat16_the_singular_vectors_are_kept_too(monkeypatch, shape):
         assert (result - by_svd(one)).norm() < 0.03 * by_svd(one).norm()
 
 
+def test_doubles_stay_doubles():
+    matrices = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(4)).double()
+    found = orthogonalised(matrices)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found[0], by_svd(matrices[0]), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 4, 3, 3)])
+def test_a_step_moves_each_weight_of_a_shape_by_its_own_orthogonalised_momentum(monkeypatch, native, shape):
+    monkeypatch.setattr(muon, "native_bfloat16", lambda device: native)
+    rng = torch.Generator().manual_seed(6)
+    weights = [nn.Parameter(torch.randn(shape, generator=rng)) for _ in range(3)]
+    if len(shape) == 4:
+        weights = [nn.Parameter(w.detach().contiguous(memory_format=torch.channels_last)) for w in weights]
+    optim = Muon([{"params": weights, "weight_decay": 0.1, "muon": True}], lr=0.05, momentum=0.9)
+    before = [w.detach().clone() for w in weights]
+    expected, moments = [w.clone() for w in before], [torch.zeros(shape) for _ in weights]
+    for step in range(3):
+        for k, weight in enumerate(weights):
+            weight.grad = None
+            if k == 1 and step == 1:  # no gradient: neither weight nor momentum moves
+                continue
+            weight.grad = torch.randn(shape, generator=rng)
+            moments[k] = 0.9 * moments[k] + 0.1 * weight.grad
+            ahead = (0.1 * weight.grad + 0.9 * moments[k]).flatten(1)
+            update = by_svd(ahead).view(shape).float()
+            expected[k] = expected[k] * (1 - 0.05 * 0.1) - 0.05 * 0.2 * max(ahead.shape) ** 0.5 * update
+        optim.step()
+    for weight, wanted, start in zip(weights, expected, before, strict=True):
+        assert (weight.detach() - wanted).norm() < (0.03 if native else 1e-3) * (wanted - start).norm()
+
+
 def test_three_iterations_may_share_a_gram_matrix_in_bfloat16_and_five_may_not():
     """Of matrices whose singular values fall to a hundredth."""
     rng = torch.Generator().manual_seed(5)
