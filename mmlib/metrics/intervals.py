@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+SETTLED = 0.05  # a p-value over seeds below it settles a difference
+
 
 @dataclass(frozen=True)
 class Interval:

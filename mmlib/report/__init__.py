@@ -4,6 +4,7 @@ Nothing here trains, and nothing is typed by hand: what has no record says so. I
 (`mmlib.metrics.intervals`); with one seed an arm, they are about the expressions only, and no claim about arms follows.
 """
 
+from mmlib.metrics.intervals import SETTLED
 from mmlib.report.arms import COMPARED, HEADLINE, METRICS, NO_RECORD, arm_of, curves, scored, shipped, shipped_arm
 from mmlib.report.by_part import parts, seen_unseen, traits, traits_path, write_traits
 from mmlib.report.claims import claims_table
@@ -39,7 +40,8 @@ from mmlib.report.tables import (
 )
 
 __all__ = [
-    "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "TAUGHT",
+    "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "SETTLED",
+    "TAUGHT",
     "Looked", "arm_of", "arms_table", "benchmark_table", "benchmarks", "claims_table", "curves", "differences",
     "efficiency", "efficiency_figure", "filled", "gallery_figure", "grid_differences", "grid_figure", "grid_table", "intervals",
     "learning_figure", "look", "looks_figure", "main_table", "occluded", "occlusion_areas", "occlusion_figure", "outcomes_of",

@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from mmlib.ablate import PROFILE, SYNTHETIC
-from mmlib.metrics.intervals import holm
+from mmlib.metrics.intervals import SETTLED, holm
 from mmlib.report.arms import NO_RECORD
 from mmlib.report.grid import grid_differences, occlusion_areas
 from mmlib.report.outcomes import seeds_of, ter_of
@@ -95,4 +95,4 @@ def _follows(low: float, high: float, seeds: int, p: float, small: bool = False,
         return f"one seed: no claim{f' ({few})' if which else ''}"
     if not which:
         return "no difference found"
-    return which if p < 0.05 else f"{which} in these seeds; too few to settle it"
+    return which if p < SETTLED else f"{which} in these seeds; too few to settle it"

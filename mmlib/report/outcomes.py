@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.metrics.intervals import Interval, interval, paired_difference
+from mmlib.metrics.intervals import SETTLED, Interval, interval, paired_difference
 from mmlib.metrics.recognition import Outcomes
 from mmlib.report.arms import METRICS, NO_RECORD, scored
 from mmlib.runs import Run, RunError, results_root
@@ -125,7 +125,7 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
     if min(row.seeds) == 1 and not one_training(a, b, split, dataset):
         return text + " One seed: the interval is about the expressions, another seed may turn the sign, so no claim follows."
     if row.low > 0 or row.high < 0:
-        if min(row.seeds) > 1 and row.p >= 0.05:
+        if min(row.seeds) > 1 and row.p >= SETTLED:
             return text + f" The interval leaves out 0, yet so few seeds do not settle it (p {row.p:.3f})."
         better = (row.value < 0) == (metric in ("ter", "capped"))
         return text + f" The interval leaves out 0: {a} is {'better' if better else 'worse'}."
