@@ -41,8 +41,7 @@ from mmlib.report.tables import (
 
 __all__ = [
     "COMPARED", "CONTROLS", "EFFICIENCY", "HEADLINE", "MATCH_TERMS", "METRICS", "NO_RECORD", "PROBED", "PROBES", "SETTLED",
-    "TAUGHT",
-    "Looked", "arm_of", "arms_table", "benchmark_table", "benchmarks", "claims_table", "curves", "differences",
+    "TAUGHT", "Looked", "arm_of", "arms_table", "benchmark_table", "benchmarks", "claims_table", "curves", "differences",
     "efficiency", "efficiency_figure", "filled", "gallery_figure", "grid_differences", "grid_figure", "grid_table", "intervals",
     "learning_figure", "look", "looks_figure", "main_table", "occluded", "occlusion_areas", "occlusion_figure", "outcomes_of",
     "parts", "parts_figure", "probes_table", "publish_tables", "published", "ratios_figure", "rivals_figure", "scored",
