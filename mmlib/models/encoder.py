@@ -239,7 +239,7 @@ class Encoder(nn.Module):
             step //= stride
             x = down(x, mask)
             if valid is not None:  # bfloat16 where that is autocast's: so is the stream between the blocks
-                mask = valid.repeat_interleave(step, 2).repeat_interleave(step, 3).to(x.dtype)
+                mask = (valid if step == 1 else valid.repeat_interleave(step, 2).repeat_interleave(step, 3)).to(x.dtype)
             if step > 1 and kernel > stride:
                 x = F.relu(x)
             x = masked(x, mask)
@@ -258,7 +258,7 @@ class Encoder(nn.Module):
         mask = F.max_pool2d(valid, 2)
         bias = mask.sub(1).mul(1e4).view(b, 1, 1, rows * columns)
         if self.config.coarse:
-            own = unless_full(mask)
+            own = unless_full(mask.to(x.dtype))
             coarse = masked(coarse, own)
             for residual in self.coarse.children():
                 coarse = residual(coarse, own)
