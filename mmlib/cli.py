@@ -102,16 +102,16 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _wrong(text: str) -> Exception:
-    from mmlib.runs import RunError
+    from mmlib.store.runs import RunError
 
     return RunError(f"configuration: {text}")
 
 
 def run_stage(args: argparse.Namespace) -> None:
     """Train one stage, or go on with it, or find it done."""
-    from mmlib.stages.loop import Paused
+    from mmlib.train.loop import Paused
 
-    stage = importlib.import_module(f"mmlib.stages.{args.command}")
+    stage = importlib.import_module(f"mmlib.train.{args.command}")
     try:
         run = stage.run(config_from(args, stage.Config), args.profile, args.max_minutes, args.max_steps)
         said: Any = f"{run.name}: done {run.summary}"
@@ -133,7 +133,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def paper(args: argparse.Namespace) -> None:
     """Plan the paper profile's chain, prepare it, follow it, or take its results home."""
-    from mmlib import paper
+    from mmlib.study import paper
 
     steps = paper.chain(args.dataset, args.seed, args.budget, args.rehearse)
     if args.take:
@@ -153,8 +153,8 @@ def paper(args: argparse.Namespace) -> None:
 
 def ablate(args: argparse.Namespace) -> None:
     """Train and read the cells of the grid that have no record, or say which they are."""
-    from mmlib.ablate import ablate, cells, plan
-    from mmlib.stages.loop import Paused
+    from mmlib.study.grid import ablate, cells, plan
+    from mmlib.train.loop import Paused
 
     chosen = cells(args.arms, args.seeds, args.labels)
     if args.plan:
@@ -168,14 +168,14 @@ def ablate(args: argparse.Namespace) -> None:
 
 def benchmark(args: argparse.Namespace) -> None:
     """Measure how fast it is."""
-    from mmlib.benchmark import run_all
+    from scripts.benchmark import run_all
 
     run_all(args.sections)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a recogniser."""
-    from mmlib.stages.evaluate import evaluate
+    from mmlib.study.evaluate import evaluate
 
     options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit", "arm", "profile", "without",
                                                    "occlusion", "removal", "sizes")}
@@ -191,8 +191,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def probe(args: argparse.Namespace) -> None:
     """Probe the frozen encoder of a run."""
-    from mmlib.runs import Run
-    from mmlib.stages.probe import probe
+    from mmlib.store.runs import Run
+    from mmlib.study.probe import probe
 
     found = probe(Run.load(args.run), args.dataset, args.random, args.arm)
     for row in found.summary["rows"]:
@@ -202,8 +202,8 @@ def probe(args: argparse.Namespace) -> None:
 
 def attention(args: argparse.Namespace) -> None:
     """Measure where the attention of stage 2 lies."""
-    from mmlib.runs import Run
-    from mmlib.stages.attention_report import measured
+    from mmlib.store.runs import Run
+    from mmlib.study.attention_report import measured
 
     for row in measured(Run.load(args.run), args.dataset, args.record):
         print("{arm:16} {metric:12} {part:20} {value:7.3f}  [{low:.3f}, {high:.3f}]  n = {n}".format(**row))
@@ -216,7 +216,7 @@ def recognize(args: argparse.Namespace) -> int:
     there = [file for file in args.files if _told(the_file, file)]
     if not there:  # before torch is imported: a mistyped name should not take seconds
         return 2
-    from mmlib.recognize import Reader, recognize
+    from mmlib.read.reader import Reader, recognize
 
     reader, read = Reader.load(args.reader), 0
     for file in there:
@@ -264,7 +264,7 @@ def _documented(error: Exception) -> bool:
 
 def publish(args: argparse.Namespace) -> None:
     """Make a run the recogniser that ships, or write its card anew."""
-    from mmlib.publish import publish, write_card
+    from mmlib.study.publish import publish, write_card
 
     if args.run:
         print(publish(args.run))
@@ -273,14 +273,14 @@ def publish(args: argparse.Namespace) -> None:
 
 def reproduce(args: argparse.Namespace) -> None:
     """Execute notebooks."""
-    from mmlib.reproduce import reproduce
+    from scripts.reproduce import reproduce
 
     reproduce(args.notebooks, dict(args.parameters), args.out, args.keep)
 
 
 def figures(args: argparse.Namespace) -> None:
     """Draw the diagrams, then execute the notebook of figures and tables."""
-    from mmlib.diagrams import write
+    from mmlib.show.diagrams import write
 
     write()
     reproduce(args)
@@ -288,15 +288,15 @@ def figures(args: argparse.Namespace) -> None:
 
 def docs(args: argparse.Namespace) -> None:
     """Write the site."""
-    from mmlib.site import build
+    from scripts.site import build
 
     print(build(args.out))
 
 
 def verify(args: argparse.Namespace) -> None:
     """Hold the results against each other; RunError with every fault found."""
-    from mmlib.runs import RunError
-    from mmlib.verify import verify
+    from mmlib.store.runs import RunError
+    from mmlib.study.verify import verify
 
     if faults := verify(args.figures):
         raise RunError("\n  ".join([f"{len(faults)} things do not agree:", *faults]))
@@ -326,7 +326,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
         sub.add_argument("--max-minutes", type=float, help="pause after so long; the schedule stays as it is")
         sub.add_argument("--max-steps", type=int, help="pause after so many more steps")
         if name == stage:
-            add_config_options(sub, importlib.import_module(f"mmlib.stages.{name}").Config)
+            add_config_options(sub, importlib.import_module(f"mmlib.train.{name}").Config)
 
     sizes = ("at which the ink is drawn, of the recogniser's own: read at each, every hypothesis scored by all. 0.86 1 1.14 "
              "reads better than 1, in three times the time")

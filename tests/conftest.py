@@ -14,9 +14,9 @@ import torch
 from mmlib.data import corpus as corpora
 from mmlib.data import data_root
 from mmlib.data.pack import Pack, normalised, write_pack
-from mmlib.ink import Ink, Symbol
-from mmlib.latex import canonical
-from mmlib.runs import project_root
+from mmlib.formula.ink import Ink, Symbol
+from mmlib.formula.latex import canonical
+from mmlib.store.runs import project_root
 
 hypothesis.settings.register_profile("here", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("here")

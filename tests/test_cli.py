@@ -10,8 +10,8 @@ import pytest
 import mmlib
 from mmlib import cli
 from mmlib.data import DataError
-from mmlib.runs import RunError, project_root
-from mmlib.stages.loop import Paused
+from mmlib.store.runs import RunError, project_root
+from mmlib.train.loop import Paused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def calls(monkeypatch):
         return types.SimpleNamespace(name="x", summary={"loss": 0.5})
 
     module = types.SimpleNamespace(Config=Config, run=run)
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: {"mmlib.stages.pretrain": module}[name])
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: {"mmlib.train.pretrain": module}[name])
     return calls
 
 
@@ -114,8 +114,8 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 
 def test_the_notebooks_get_their_parameters(monkeypatch):
     seen = []
-    monkeypatch.setattr("mmlib.reproduce.reproduce", lambda *args: seen.append(args))
-    monkeypatch.setitem(sys.modules, "mmlib.diagrams", types.SimpleNamespace(write=lambda: seen.append("diagrams")))
+    monkeypatch.setattr("scripts.reproduce.reproduce", lambda *args: seen.append(args))
+    monkeypatch.setitem(sys.modules, "mmlib.show.diagrams", types.SimpleNamespace(write=lambda: seen.append("diagrams")))
     assert cli.main(["reproduce", "02", "03", "-p", "profile", "desk", "-p", "seed", "1"]) == 0
     assert cli.main(["figures"]) == 0
     assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None, False), "diagrams", (["06"], {}, None, False)]
@@ -123,7 +123,7 @@ def test_the_notebooks_get_their_parameters(monkeypatch):
 
 @pytest.fixture
 def reading(monkeypatch):
-    """`mmlib.recognize` without a model: what it was asked for."""
+    """`mmlib.read.reader` without a model: what it was asked for."""
     asked = []
 
     def read(file, beam, reader, photo, sizes):
@@ -133,7 +133,7 @@ def reading(monkeypatch):
         return [types.SimpleNamespace(score=-0.25, latex="x^{2}"), types.SimpleNamespace(score=-1.0, latex="x2")]
 
     module = types.SimpleNamespace(recognize=read, Reader=types.SimpleNamespace(load=lambda path: f"reader {path}"))
-    monkeypatch.setitem(sys.modules, "mmlib.recognize", module)
+    monkeypatch.setitem(sys.modules, "mmlib.read.reader", module)
     return asked
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mmlib.cli import main
-from mmlib.runs import find_runs
-from mmlib.stages import attend, finetune, pretrain
+from mmlib.store.runs import find_runs
+from mmlib.train import attend, finetune, pretrain
 
 SMALL = ["--profile", "smoke", "--pictures", "12", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000"]
 FINETUNE = ["finetune", *SMALL, "--init", "none", "--eval-most", "2"]

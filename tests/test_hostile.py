@@ -24,11 +24,11 @@ from mmlib.data import DataError, crohme
 from mmlib.data.own import load_own
 from mmlib.data.pack import Pack, PackError
 from mmlib.data.pictures import decode
-from mmlib.ink import Ink, InkError, read_inkml
-from mmlib.latex import LatexError, canonical
-from mmlib.recognize import Reader
-from mmlib.runs import Run, RunError, load_weights, project_root
-from mmlib.stages import finetune, pretrain
+from mmlib.formula.ink import Ink, InkError, read_inkml
+from mmlib.formula.latex import LatexError, canonical
+from mmlib.read.reader import Reader
+from mmlib.store.runs import Run, RunError, load_weights, project_root
+from mmlib.train import finetune, pretrain
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +122,8 @@ def test_ink_that_is_not_finite(points):
 
 
 def test_a_label_longer_than_the_decoder_is_left_out_of_training(make_pack, make_ink):
+    from mmlib.data.augment import AugmentConfig, Augmenter
     from mmlib.data.batches import Feed
-    from mmlib.data.samples import AugmentConfig, Augmenter
 
     pack = make_pack([make_ink("x", "short"), make_ink(r"\frac{x}{x}" * 25, "long")])
     feed = Feed([(Augmenter(pack, np.arange(2), AugmentConfig()), None)], 1e6, 8, 0)
@@ -188,7 +188,7 @@ def test_a_pickle_named_as_weights_runs_nothing(tmp_path, monkeypatch):
 
 def test_a_checkpoint_whose_name_fits_a_pickle_runs_nothing(tmp_path, monkeypatch):
     """A stranger can give a file any name, the right digest too."""
-    from mmlib.runs import digest
+    from mmlib.store.runs import digest
 
     monkeypatch.chdir(tmp_path)
     run = Run("s", "p", {}, {}, "1", tmp_path)

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from mmlib.reproduce import code_digest, parameters_of
-from mmlib.runs import project_root
+from mmlib.store.runs import project_root
+from scripts.reproduce import code_digest, parameters_of
 
 ROOT = project_root()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

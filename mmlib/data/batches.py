@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from mmlib.data import DataError, leave_with_parent
-from mmlib.data.samples import Augmenter, Batch, Sample, collate
+from mmlib.data.augment import Augmenter, Batch, Sample, collate
 
 
 def batches_by_area(sizes: np.ndarray, area: float, most: int, rng: np.random.Generator | None = None,

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlib.data import DataError, cache_root
+from mmlib.data.augment import from_pack
 from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
 from mmlib.data.prepare import load_pack
-from mmlib.data.samples import from_pack
 from mmlib.data.split import split
-from mmlib.data.synthetic import InkBank, synthetic_ink
-from mmlib.ink import Ink
-from mmlib.latex import Vocabulary
+from mmlib.formula.ink import Ink
+from mmlib.formula.latex import Vocabulary
+from mmlib.synthetic.compose import InkBank, synthetic_ink
 
 if TYPE_CHECKING:
-    from mmlib.views import ViewConfig
+    from mmlib.draw.views import ViewConfig
 
 SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of the embedded data set's parts
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one

@@ -14,7 +14,7 @@ from mmlib.data.crohme import iter_archive, iter_folder
 from mmlib.data.pack import RESOLUTION, Pack, PackError, write_pack
 from mmlib.data.pictures import Picture, PicturePack
 from mmlib.data.prepare import open_pack, pack_name, prepare
-from mmlib.ink import Ink
+from mmlib.formula.ink import Ink
 
 TRACED = ".traced.safetensors"  # how the name of a pack of traced pictures ends
 HELD = 0.1  # share held out where a split by writers and formulas cannot be: without labels, or with too few
@@ -67,7 +67,7 @@ def trace(pictures: PicturePack, skipped: list[str]) -> Iterator[tuple[Ink, floa
 
 def traced(picture: Picture) -> tuple[Ink, float]:
     """One picture as ink; DataError where it has none, or where it is no single expression."""
-    from mmlib.recognize import trace_picture
+    from mmlib.read.reader import trace_picture
 
     points, stroke, size = trace_picture(picture.array)
     points = (points - points.min(0)) / size

@@ -1,6 +1,6 @@
 """A pack: one safetensors file that holds the ink of a whole split as flat arrays, and opens in milliseconds.
 
-Points are in units of the typical symbol size (`mmlib.ink.typical_size`), y down, the upper left corner of
+Points are in units of the typical symbol size (`mmlib.formula.ink.typical_size`), y down, the upper left corner of
 every expression at (0, 0), stored as 1/256 of that unit. Strings (ids, writers, sources, LaTeX) are JSON in
 the file's header. Nothing is ever unpickled.
 """
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from mmlib import ink as ink_module
-from mmlib import latex
-from mmlib.ink import Ink, InkError, Symbol, typical_size
-from mmlib.runs import write_atomic
+from mmlib.formula import ink as ink_module
+from mmlib.formula import latex
+from mmlib.formula.ink import Ink, InkError, Symbol, typical_size
+from mmlib.store.runs import write_atomic
 
 FORMAT = "mmlib-pack-1"
 RESOLUTION = 256  # steps per typical symbol size: 0.2 % of a symbol at worst, and 256 symbols wide at most

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib import latex as tex
 from mmlib.data import DataError
 from mmlib.data.crohme import MAX_MEMBER, iter_archive
 from mmlib.data.pack import PackError, code_version, read_tensors
-from mmlib.photo import clean, is_photo
-from mmlib.runs import write_atomic
+from mmlib.data.photo import clean, is_photo
+from mmlib.formula import latex as tex
+from mmlib.store.runs import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image

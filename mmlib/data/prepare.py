@@ -15,8 +15,8 @@ from mmlib.data import DataError, cache_root, leave_with_parent
 from mmlib.data.crohme import DATASETS, find, iter_files, read_member
 from mmlib.data.pack import Pack, PackError, code_version, normalised, write_pack
 from mmlib.data.pictures import Picture, PicturePack, read_pictures, write_picture_pack
-from mmlib.ink import Ink, InkError
-from mmlib.runs import write_atomic
+from mmlib.formula.ink import Ink, InkError
+from mmlib.store.runs import write_atomic
 
 CHUNK = 100  # files that a worker takes at a time
 SHOWN = 10  # items of each list that `summary` names; the kept report has them all

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.data.samples import Batch
-from mmlib.latex import Vocabulary
+from mmlib.data.augment import Batch
+from mmlib.draw.views import InkBatch, View, sample
+from mmlib.formula.latex import Vocabulary
 from mmlib.losses.gather import mean_over_processes
 from mmlib.models.search import both_directions
-from mmlib.views import InkBatch, View, sample
 
 if TYPE_CHECKING:
     from mmlib.models.recogniser import Recogniser

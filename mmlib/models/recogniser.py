@@ -30,7 +30,7 @@ class ModelConfig:
 TINY = ModelConfig(EncoderConfig(widths=(32, 64), blocks=(1, 1), context=1, context_d=64, heads=4, d=64),
                    DecoderConfig(d=64, heads=4, layers=2, hidden=128), maps=4)
 
-# The grid's of ablations (`mmlib.ablate`): learns to read in minutes on one core, about a quarter of the desk model's operations.
+# The grid's of ablations (`mmlib.study.grid`): learns to read in minutes on one core, about a quarter of the desk model's operations.
 SMALL = ModelConfig(EncoderConfig(widths=(48, 96), blocks=(1, 2), context=2, context_d=96, heads=4, d=96),
                     DecoderConfig(d=96, heads=4, layers=2, hidden=288))
 

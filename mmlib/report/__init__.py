@@ -1,10 +1,10 @@
 """Tables and frames for the notebooks, from the committed results alone: records, published rows, run folders.
 
 Nothing here trains, and nothing is typed by hand: what has no record says so. Intervals resample seeds and expressions
-(`mmlib.metrics.intervals`); with one seed an arm, they are about the expressions only, and no claim about arms follows.
+(`mmlib.measure.intervals`); with one seed an arm, they are about the expressions only, and no claim about arms follows.
 """
 
-from mmlib.metrics.intervals import SETTLED
+from mmlib.measure.intervals import SETTLED
 from mmlib.report.arms import COMPARED, HEADLINE, METRICS, NO_RECORD, arm_of, curves, scored, shipped, shipped_arm
 from mmlib.report.by_part import parts, seen_unseen, traits, traits_path, write_traits
 from mmlib.report.claims import claims_table

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmlib import ablate, records
-from mmlib.runs import Run, RunError, earlier_cost, find_runs, results_root, sizes_of, views_of
+from mmlib.store import records
+from mmlib.store.runs import Run, RunError, earlier_cost, find_runs, results_root, sizes_of, views_of
+from mmlib.study import grid as ablate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from mmlib.recognize import Reader
+    from mmlib.read.reader import Reader
 
 NO_RECORD = "no record yet"
 COMPARED = ("mask-match", "supervised", "supervised-total")
@@ -144,7 +145,7 @@ def shipped() -> Reader | None:
 
 @functools.lru_cache(maxsize=1)
 def _shipped(results: Path) -> Reader | None:
-    from mmlib.recognize import Reader
+    from mmlib.read.reader import Reader
 
     try:
         return Reader.load()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.metrics.intervals import interval
+from mmlib.measure.intervals import interval
 from mmlib.report.arms import METRICS
 from mmlib.report.outcomes import metric_sums, outcomes_of
-from mmlib.runs import results_root, write_atomic
-from mmlib.story import depth
+from mmlib.show.story import depth
+from mmlib.store.runs import results_root, write_atomic
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,7 +31,7 @@ def write_traits(split: str, dataset: str = "crohme") -> Path:
     Needs the data set itself. `seen` is about the training part of the split by writers and formulas.
     """
     from mmlib.data.corpus import load_corpus
-    from mmlib.stages.evaluate import load_part
+    from mmlib.study.evaluate import load_part
 
     corpus, part = load_corpus(dataset), load_part(dataset, split)
     trained = {corpus.pack.tokens(int(i)) for i in corpus.train} - {None}

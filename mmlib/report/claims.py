@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from mmlib.ablate import PROFILE, SYNTHETIC
-from mmlib.metrics.intervals import SETTLED, holm
+from mmlib.measure.intervals import SETTLED, holm
 from mmlib.report.arms import NO_RECORD
 from mmlib.report.grid import grid_differences, occlusion_areas
 from mmlib.report.outcomes import seeds_of, ter_of
-from mmlib.stages import attention_report
+from mmlib.study import attention_report
+from mmlib.study.grid import PROFILE, SYNTHETIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

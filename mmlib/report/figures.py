@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from mmlib.plots import Look
+    from mmlib.show.style import Look
 
 MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreement": "disagreement of maps", "entropy": "entropy",
                "overlap": "overlap", "blank": "mass off the ink"}
@@ -22,7 +22,7 @@ def learning_figure(frame: DataFrame, xs: Sequence[str] = ("total_pictures", "to
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     names = {"total_pictures": "pictures seen, all stages (thousands)", "pictures": "pictures seen in fine-tuning (thousands)",
              "total_minutes": "minutes, all stages", "minutes": "minutes of fine-tuning"}
@@ -47,7 +47,7 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
     """Held-out curves of stages 1 and 2: the retrieval of partners, the match's losses, the maps' shape."""
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     panels = [(first, {"global_match": "whole expression", "local_match": "ink point"}, "stage 1, partners",
                "share found on held-out ink"),
@@ -74,7 +74,7 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
     """A panel for each frame of `parts`: points with intervals, the arms side by side."""
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     shown = {key: frame for key, frame in by.items() if len(frame)}
     fig, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.1), sharey=True, squeeze=False)
@@ -96,7 +96,7 @@ def ratios_figure(ratios: DataFrame) -> Figure:
     """Ratios as `attention_report.recorded` has them: a row for each class of symbols, a marker for each arm and control."""
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     names, chosen = list(dict.fromkeys(ratios.part)), plots.looks(dict.fromkeys(ratios.arm))
     fig, ax = plt.subplots(figsize=(7, 0.55 * len(names) + 1))
@@ -123,7 +123,7 @@ def rivals_figure(looks: DataFrame, speeds: Mapping[str, float]) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     hows = list(looks.losses.unique())
     drawn = plots.looks(looks.model.unique())

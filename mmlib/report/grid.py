@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib import ablate, records
-from mmlib.metrics.intervals import Interval, holm, interval, paired_difference
+from mmlib.measure.intervals import Interval, holm, interval, paired_difference
 from mmlib.report.arms import NO_RECORD, number, scored
 from mmlib.report.outcomes import differences, metric_sums, outcomes_in, outcomes_of, seeds_of, ter_of
-from mmlib.runs import results_root
+from mmlib.store import records
+from mmlib.store.runs import results_root
+from mmlib.study import grid as ablate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from mmlib.plots import Look
+    from mmlib.show.style import Look
 
 EFFICIENCY = ("mask-match", "contrastive", "simclr", "supervised-total")  # the arms of the label-efficiency plot
 # How labels teach: what an arm's name ends with, and a title.
@@ -153,7 +154,7 @@ def grid_figure(labels: float = 1.0) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     found, seeds = grid_differences(labels), seeds_of("valid", labels=_shares(labels), profile=ablate.PROFILE)
     ter = {arm: ter_of(own) for arm, own in seeds.items()}
@@ -195,7 +196,7 @@ def occlusion_figure(frame: DataFrame) -> Figure:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     ending = ablate.REFERENCE[ablate.COVERED].removeprefix("mask-match")
     ways = list(dict.fromkeys(frame.way))
@@ -233,7 +234,7 @@ def efficiency_figure() -> Figure | None:
     several shares; bars are 95 % intervals, filled marks rest on several seeds. None where there is no such way yet."""
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     frame = efficiency()
     shares = sorted(set(frame.labels[frame.labels > 0]))
@@ -269,7 +270,7 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
     several seeds. None where fewer than two ways have records."""
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     arms = ("mask-match", "contrastive", "simclr", "supervised", "supervised-total")
     found = outcomes_of("valid", labels=labels, profile=ablate.PROFILE)

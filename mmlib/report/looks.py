@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mmlib.story import as_batch
+from mmlib.show.story import as_batch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mmlib.ink import Ink
-    from mmlib.recognize import Reader
+    from mmlib.formula.ink import Ink
+    from mmlib.read.reader import Reader
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Looked:
 @torch.no_grad()
 def look(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: int = 3) -> Looked:
     """Read an ink, or take these tokens as read, and keep where the recogniser looked."""
-    from mmlib.ink import typical_size
-    from mmlib.views import STRIDE, make_view
+    from mmlib.draw.views import STRIDE, make_view
+    from mmlib.formula.ink import typical_size
 
     size = typical_size(ink.points, ink.stroke)
     left, top = ink.points.min(0)
@@ -61,7 +61,7 @@ def looks_figure(ink: Ink, looked: Looked, most: int = 15, columns: int = 5) -> 
     """One panel a written token: the cross-attention over the ink when it was written."""
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     shown = min(most, len(looked.tokens))
     rows = -(-shown // columns)
@@ -80,7 +80,7 @@ def gallery_figure(inks: Sequence[Ink], looks: Sequence[Looked]) -> Figure:
     """A row for each ink: its saliency, then its maps, each over its own mean."""
     import matplotlib.pyplot as plt
 
-    from mmlib import plots
+    from mmlib.show import style as plots
 
     columns = 1 + max(0 if one.maps is None else len(one.maps) for one in looks)
     fig, axes = plt.subplots(len(inks), columns, figsize=(1.35 * columns, 1.05 * len(inks)), squeeze=False)

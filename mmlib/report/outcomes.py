@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.metrics.intervals import SETTLED, Interval, interval, paired_difference
-from mmlib.metrics.recognition import Outcomes
+from mmlib.measure.intervals import SETTLED, Interval, interval, paired_difference
+from mmlib.measure.recognition import Outcomes
 from mmlib.report.arms import METRICS, NO_RECORD, scored
-from mmlib.runs import Run, RunError, results_root
+from mmlib.store.runs import Run, RunError, results_root
 
 if TYPE_CHECKING:
     from pandas import DataFrame

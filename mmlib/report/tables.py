@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib import ablate, records
 from mmlib.report.arms import COMPARED, METRICS, NO_RECORD, number, scored, shipped_arm
 from mmlib.report.claims import claims_table
 from mmlib.report.grid import grid_table
 from mmlib.report.outcomes import intervals
-from mmlib.runs import RunError, results_root, write_atomic
+from mmlib.store import records
+from mmlib.store.runs import RunError, results_root, write_atomic
+from mmlib.study import grid as ablate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -92,7 +93,7 @@ CONTROLS = {"symbol_common": "symbol_linear", "symbol_common_macro": "symbol_lin
 
 
 def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
-    """Frozen encoders, probed (`mmlib.stages.probe`): accuracies with 95 % intervals over expressions, as text.
+    """Frozen encoders, probed (`mmlib.study.probe`): accuracies with 95 % intervals over expressions, as text.
 
     The last row has what needs no encoder: the commonest class, the relation from the boxes alone, the partner found by width,
     height, ink length and strokes.
@@ -124,7 +125,7 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
 
 
 def benchmarks(section: str, last: bool = False) -> DataFrame:
-    """The rows of a benchmark's section (`mmlib.benchmark`), of all machines that have one, with `hardware`, `threads` and the
+    """The rows of a benchmark's section (`scripts.benchmark`), of all machines that have one, with `hardware`, `threads` and the
     `commit` that was measured; the machine measured last comes first, or with `last` alone."""
     import pandas as pd
 
@@ -174,8 +175,8 @@ def table(name: str) -> DataFrame:
 
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:
     """Write each table as `<name>.md` among the figures, and into its place in the README if that is where figures go."""
-    from mmlib.plots import markdown_table
-    from mmlib.runs import figures_root, project_root
+    from mmlib.show.style import markdown_table
+    from mmlib.store.runs import figures_root, project_root
 
     readme = project_root() / "README.md"
     for name, table in tables.items():

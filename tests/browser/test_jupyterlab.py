@@ -17,8 +17,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mmlib.reproduce import find_notebooks
-from mmlib.site import build
+from scripts.reproduce import find_notebooks
+from scripts.site import build
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -30,10 +30,11 @@ pytestmark = [
 MINUTES = 10  # for one notebook
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 SETUP = """
-from mmlib import widgets
+from mmlib.show import widgets
 from mmlib.data.corpus import synthetic_pack
 from mmlib.models.recogniser import TINY
-from mmlib.stages import attend, pretrain
+from mmlib.train import attend
+from mmlib.train import pretrain
 pack = synthetic_pack("test")
 some = [i for i in range(len(pack)) if pack.flat.aligned[i] and 4 <= len(pack[i].symbols) <= 9][:3]
 network = attend.Student(TINY.encoder, TINY.maps).eval()

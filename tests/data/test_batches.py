@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mmlib.data import DataError
+from mmlib.data.augment import AugmentConfig, Augmenter, from_pack
 from mmlib.data.batches import Feed, batches_by_area
 from mmlib.data.pack import Pack, normalised, write_pack
-from mmlib.data.samples import AugmentConfig, Augmenter, from_pack
-from mmlib.data.synthetic import synthetic_ink
+from mmlib.synthetic.compose import synthetic_ink
 
 LEVERS = AugmentConfig(symbol=0.2, subexpression=0.2, join=0.1, swap_hand=0.2, relabel=0.3)
 

@@ -5,9 +5,9 @@ import pytest
 
 from mmlib.data import DataError
 from mmlib.data import corpus as module
+from mmlib.data.augment import from_pack
 from mmlib.data.corpus import cached_pack, crohme_found, load_corpus, synthetic_pack
-from mmlib.data.samples import from_pack
-from mmlib.data.synthetic import synthetic_ink
+from mmlib.synthetic.compose import synthetic_ink
 
 
 @pytest.fixture

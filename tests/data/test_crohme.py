@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 from mmlib.data import DataError, crohme
-from mmlib.ink import Ink, InkError
+from mmlib.formula.ink import Ink, InkError
 
 
 def archive(path, members, mode="w:xz"):

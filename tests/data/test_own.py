@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlib import story
 from mmlib.data import DataError
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.own import load_own, parts
-from mmlib.ink import write_inkml
+from mmlib.draw.views import ViewConfig
+from mmlib.formula.ink import write_inkml
 from mmlib.models.recogniser import TINY, Recogniser
-from mmlib.recognize import Reader
-from mmlib.runs import digest, training_cost
-from mmlib.stages import attend, finetune, pretrain
-from mmlib.stages.evaluate import best_tokens, read_pack
-from mmlib.views import ViewConfig
+from mmlib.read.reader import Reader
+from mmlib.show import story
+from mmlib.store.runs import digest, training_cost
+from mmlib.study.evaluate import best_tokens, read_pack
+from mmlib.train import attend, finetune, pretrain
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from mmlib.data.pack import (
     simplify,
     write_pack,
 )
-from mmlib.ink import Ink, InkError, Symbol, read_inkml
-from mmlib.latex import Vocabulary
+from mmlib.formula.ink import Ink, InkError, Symbol, read_inkml
+from mmlib.formula.latex import Vocabulary
 
 polylines = st.lists(
     hnp.arrays(np.float64, st.tuples(st.integers(1, 30), st.just(2)), elements=st.floats(0, 10, width=32)),
@@ -143,7 +143,7 @@ def test_duplicate_ids_are_refused_and_leave_nothing(tmp_path, make_ink):
 def test_a_failed_write_keeps_the_old_pack(tmp_path, make_ink, monkeypatch):
     path = tmp_path / "p.safetensors"
     write_pack([normalised(make_ink("x", "old"))], path, "p")
-    monkeypatch.setattr("mmlib.runs.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("mmlib.store.runs.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_pack([normalised(make_ink("x", "new"))], path, "p")
     assert [p.name for p in tmp_path.iterdir()] == ["p.safetensors"]

@@ -9,6 +9,7 @@ from scipy import ndimage
 from mmlib.data import DataError
 from mmlib.data.own import load_own
 from mmlib.data.pack import PackError
+from mmlib.data.photo import imitate
 from mmlib.data.pictures import (
     MAX_PIXELS,
     Picture,
@@ -18,7 +19,6 @@ from mmlib.data.pictures import (
     read_pictures,
     write_picture_pack,
 )
-from mmlib.photo import imitate
 
 LEVELS = np.zeros((6, 9), np.uint8)
 LEVELS[2:5, 3:8] = [[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 60]]
@@ -142,7 +142,7 @@ def test_decode_takes_every_mode():
 @pytest.mark.parametrize("turned", range(1, 9))
 def test_pictures_are_upright_by_their_exif(turned, tmp_path):
     """A camera stores rows as its sensor has them and notes how to turn them: applied once, by every reader."""
-    from mmlib.recognize import ink_of
+    from mmlib.read.reader import ink_of
 
     back = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE",
             8: "ROTATE_270"}[turned]

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from mmlib.reproduce import find_notebooks, parameters_of
-from mmlib.runs import RunError, project_root
+from mmlib.store.runs import RunError, project_root
+from scripts.reproduce import find_notebooks, parameters_of
 
 try:
     NOTEBOOKS = find_notebooks()

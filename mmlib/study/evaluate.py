@@ -1,0 +1,248 @@
+"""Reading a whole data set with a recogniser, and scoring it: rows for the records, outcomes for the intervals.
+
+An evaluation is a run of its own, named by the weights, the data and the settings it used. Tests are read by the listed
+headline runs alone (DESIGN.md, "No leakage"); `evaluate` writes a record only where it is given the arm's name.
+
+Occlusion: a share of each expression's ink length is hidden, by blocks as stage 2 draws them at random, before any model is
+asked, so that every arm reads the same ink. A cover is visible (the picture's second channel marks it, as in stage 2) or, as a
+silent removal, the same picture without the mark. In the records `occlusion` is the share, and the metrics of a silent removal
+are named so: `ter` is read under visible covers, `ter:removed` without the mark. A recogniser that never saw a cover has
+untrained weights for the mark, so its own visible numbers mean little beside its removals.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlib.data import DataError
+from mmlib.data.augment import Sample, collate, from_pack
+from mmlib.data.batches import batches_by_area
+from mmlib.data.corpus import load_corpus, resolved, synthetic_pack
+from mmlib.data.pack import Indices, Pack
+from mmlib.data.prepare import load_pack
+from mmlib.draw.masks import BLOCK, cover_for_occlusion, under_cover
+from mmlib.draw.raster import arc_length
+from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
+from mmlib.formula.latex import Vocabulary
+from mmlib.measure.lgeval import export
+from mmlib.measure.recognition import Score, outcomes
+from mmlib.models.layers import autocast, default_device
+from mmlib.models.recogniser import Recogniser
+from mmlib.models.search import Hypothesis, beam_search
+from mmlib.read.reader import Reader, trace_picture
+from mmlib.store.records import append
+from mmlib.store.runs import Run, digest, write_atomic
+
+CODE_VERSION = "1"
+METRICS = {"ter": "ter", "exprate": "exprate", "within1": "within1", "within2": "within2", "within3": "within3",
+           "structure": "structure_rate", "hallucination": "hallucination"}
+OCCLUSION_SEED = 0  # of the ink that is hidden: one for all arms
+
+
+@dataclass(frozen=True)
+class Config:
+    """One evaluation."""
+
+    dataset: str = "synthetic"
+    split: str = "test"
+    beam: int = 5
+    both: bool = True  # l2r and r2l with joint scoring; else l2r alone
+    without: tuple[str, ...] = ()  # 'gamma' and 'slots' switch those uses of the attention off
+    limit: int | None = None  # only the first so many expressions
+    occlusion: float = field(default=0.0, metadata={"neutral": 0.0})  # share of ink length hidden
+    removal: bool = field(default=False, metadata={"neutral": False})  # silently, instead of under visible covers
+    sizes: tuple[float, ...] = field(default=(1.0,), metadata={"neutral": (1.0,)})  # of the view's own, read together
+
+
+def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol: float, removal: bool = False) -> Tensor:
+    """The picture of a still view with a share of its ink length hidden.
+
+    Args:
+        view: of the batch `ink`, not warped; symbol: its pixels a typical symbol.
+        ids: the b expressions' names, which alone (with `OCCLUSION_SEED`) say where covers lie: what is hidden at one share is
+            hidden at a larger one, whatever the model, its view's size and the batch.
+
+    Returns:
+        (b, 2, H, W) with the covers marked, or, for a silent removal, (b, 1, H, W): the same ink and no mark.
+    """
+    still, names = ink.to("cpu"), torch.tensor([zlib.crc32(name.encode()) for name in ids])
+    arc = arc_length(still.points, still.stroke)
+    _, boxes, owner = cover_for_occlusion(still.points, still.owner, arc, ink.b, share, OCCLUSION_SEED, names, BLOCK)
+    first = torch.searchsorted(ink.owner, torch.arange(ink.b, device=ink.owner.device))
+    origin = view.points[first] - ink.points[first] * symbol  # (b, 2) where the view puts the ink's own origin
+    boxes, owner = boxes.to(origin.device), owner.to(origin.device)
+    picture = under_cover(view.picture, boxes * symbol + origin[owner].repeat(1, 2), owner)
+    return picture[:, :1] if removal else picture
+
+
+@torch.no_grad()
+def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
+                 both: bool = True, device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
+                 longest: int = 120, sizes: Sequence[float] = (1.0,),
+                 hide: Callable[[View, InkBatch, np.ndarray, float], Tensor] | None = None) -> list[list[Hypothesis]]:
+    """Hypotheses of samples (points in typical symbols), in their order; `area` in square typical symbols a batch.
+
+    Args:
+        sizes: of the view's own, at which each sample is drawn; the hypotheses of all are scored by all.
+        hide: hide(view, ink, indices, symbol) may give another picture (b, 1 or 2, H, W) of the samples `indices` to read, of
+            `symbol` pixels a typical symbol.
+    """
+    found: list[list[Hypothesis]] = [[] for _ in samples]
+    extents = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
+    for group in batches_by_area(extents, area, most):
+        ink = collate([samples[i] for i in group]).ink.to(device)
+        memories = []
+        for size in sizes:
+            still = view.still(size)
+            seen = make_view(ink, still, torch.Generator().manual_seed(0))
+            picture = hide(seen, ink, group, still.symbol) if hide else seen.picture
+            with autocast(device):
+                memories.append(model.encode(picture, seen.valid).memory)
+        with autocast(device):
+            read = beam_search(model, memories, vocabulary, beam, longest, both)
+        for place, hypotheses in zip(group, read, strict=True):
+            found[place] = hypotheses
+    return found
+
+
+def read_pack(model: Recogniser, pack: Pack, indices: Indices, vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
+              **options: Any) -> list[list[Hypothesis]]:
+    """`read_samples` of the expressions `indices` of a pack."""
+    return read_samples(model, [from_pack(pack, int(i)) for i in indices], vocabulary, view, beam, **options)
+
+
+def best_tokens(found: Sequence[Sequence[Hypothesis]], vocabulary: Vocabulary) -> list[list[str]]:
+    """The best hypothesis of each picture as tokens; an empty list where there is none."""
+    return [vocabulary.decode(h[0].tokens) if h else [] for h in found]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One split of a data set: samples, ids, canonical tokens (None where a label is not valid), LaTeX, and its digest."""
+
+    samples: list[Sample]
+    ids: list[str]
+    tokens: list[tuple[str, ...] | None]
+    latex: list[str | None]
+    digest: str
+
+
+def load_part(dataset: str, split: str) -> Part:
+    """'crohme': valid, test_2014, test_2016 (pictures), test_2019; 'synthetic': valid, test. DataError for others."""
+    if split == "valid":
+        corpus = load_corpus(dataset)
+        return _part(corpus.pack, corpus.valid, corpus.identity)
+    if dataset == "synthetic" and split == "test":
+        pack = synthetic_pack("test")
+        return _part(pack, range(len(pack)), pack.digest)
+    if dataset == "crohme" and split in ("test_2014", "test_2016", "test_2019"):
+        found = load_pack(split)
+        if isinstance(found, Pack):
+            return _part(found, range(len(found)), found.digest)
+        pictures = [found[i] for i in range(len(found))]
+        return Part([picture_sample(p.array) for p in pictures], found.ids, [p.tokens for p in pictures],
+                    [p.latex for p in pictures], found.digest)
+    raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, test_2014, test_2016, "
+                    "test_2019; a folder of one's own: valid")
+
+
+def _part(pack: Pack, indices: Indices, identity: str) -> Part:
+    indices = [int(i) for i in indices]
+    return Part([from_pack(pack, i) for i in indices], [pack.ids[i] for i in indices], [pack.tokens(i) for i in indices],
+                [pack.latex[i] for i in indices], identity)
+
+
+def picture_sample(levels: np.ndarray) -> Sample:
+    """The sample of a picture, (H, W) uint8 with ink 255: its traced ink in typical symbols, no labels."""
+    points, stroke, size = trace_picture(levels)
+    none = np.zeros(0, np.int64)
+    return Sample(((points - points.min(0)) / size).astype(np.float32), stroke, np.full(len(points), -1), none, none, none)
+
+
+def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", split: str = "test", beam: int = 5,
+             export_lgeval: str | Path | None = None, limit: int | None = None, arm: str | None = None, profile: str = "desk",
+             both: bool = True, without: tuple[str, ...] = (), occlusion: float = 0.0, removal: bool = False,
+             sizes: Sequence[float] = (1.0,)) -> Score:
+    """Score a recogniser on a split of a data set.
+
+    Args:
+        weights: a weights file or a run's folder; by default the recogniser that ships.
+        dataset, split: see `load_part`.
+        export_lgeval: a folder for predictions and truth in the layout of CROHME's LgEval tools.
+        arm: writes records under this name; without it, nothing is recorded.
+        without: 'gamma', 'slots': uses of the attention to switch off.
+        occlusion, removal: share of ink length to hide, under visible covers or silently: see the module's docstring.
+        sizes: at which each expression is drawn and read, of the recogniser's own.
+
+    Returns:
+        the score. The run's folder keeps `outcomes.csv` (no labels), and `predictions.tsv`, which git ignores; without an arm,
+        all else that is kept of a run that is done stays as it is.
+    """
+    if not 0 <= occlusion < 1 or (removal and not occlusion):
+        raise DataError(f"occlusion is {occlusion}{' and removal asked for' * removal}; a share to hide is above 0 and below 1")
+    dataset = resolved(dataset)
+    config = Config(dataset, split, beam, both, tuple(without), limit, occlusion, removal, tuple(sizes))
+    device = default_device()
+    reader, part = Reader.load(weights, device), load_part(dataset, split)
+    this = Run.open("evaluate", profile, config, {"weights": digest(reader.path), "data": part.digest}, CODE_VERSION)
+    again = this.done and not arm  # scored once more, say to export it: what is kept, and may be recorded, stays as it is
+    with this.lock():
+        model = switched_off(reader.model, without)
+        n = min(limit or len(part.ids), len(part.ids))
+
+        def hide(view: View, ink: InkBatch, indices: np.ndarray, symbol: float) -> Tensor:
+            return occluded(view, ink, [part.ids[i] for i in indices], occlusion, symbol, removal)
+
+        found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both, device, sizes=sizes,
+                             hide=hide if occlusion else None)
+        best = best_tokens(found, reader.vocabulary)
+        result = outcomes(best, part.tokens[:n], part.ids[:n], [h[0].score if h else float("nan") for h in found])
+        score = result.summary()
+        text = io.StringIO()
+        csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None).writerows(
+            zip(part.ids[:n], map(" ".join, best), strict=True))
+        write_atomic(this.folder / "predictions.tsv", text.getvalue())
+        if not again:
+            result.write_csv(this.folder / "outcomes.csv")
+            this.finish(**asdict(score), arm=arm, trained=reader.run, outcomes=digest(this.folder / "outcomes.csv"))
+    if export_lgeval:
+        export(export_lgeval, part.ids[:n], best, [t if t is not None else raw for t, raw in zip(part.tokens, part.latex,
+                                                                                              strict=True)][:n])
+    if arm and not limit:
+        append({"run": this.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
+                "labels": labels_used(reader.config, dataset), "occlusion": occlusion, "seed": reader.config["seed"],
+                "metric": name + ":removed" * removal, "value": getattr(score, key), "n": score.n, "pictures": reader.pictures,
+                "minutes": round(reader.minutes, 2)} for name, key in METRICS.items())
+    return score
+
+
+def labels_used(trained: Mapping[str, Any], dataset: str) -> float:
+    """The share of a data set's training labels that a fine-tuning with this configuration used: of real ink none, where the
+    training's was synthetic."""
+    real = dataset != "synthetic" and trained.get("dataset") == "synthetic"
+    return 0.0 if real else float(trained.get("labels", 1.0))
+
+
+def switched_off(model: Recogniser, without: Sequence[str]) -> Recogniser:
+    """The recogniser without some uses of its attention: 'gamma' (no modulation), 'slots' (none in the memory)."""
+    from copy import copy
+    from dataclasses import replace
+
+    if unknown := set(without) - {"gamma", "slots"}:
+        raise ValueError(f"cannot switch off {sorted(unknown)}; choose from gamma, slots")
+    if not without:
+        return model
+    other = copy(model)  # shares the weights
+    other.config = replace(model.config, modulate=model.config.modulate and "gamma" not in without,
+                           slots=model.config.slots and "slots" not in without)
+    return other

@@ -1,0 +1,109 @@
+"""Probing the frozen encoder of a finished run: rows for the records, cheap enough for every arm.
+
+Every arm is asked alike: the same symbols, drawn plainly with fine-tuning's pen at the size that the run's encoder was trained
+for, and the same two views, those of stage 1. A probe is a run of its own, named by the weights, the data and the settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mmlib.data.corpus import Corpus, load_corpus, resolved
+from mmlib.draw.views import ViewConfig
+from mmlib.measure import probes
+from mmlib.measure.intervals import Interval, interval
+from mmlib.models.encoder import Encoder, EncoderConfig
+from mmlib.models.layers import default_device
+from mmlib.store import records
+from mmlib.store.runs import Run, fields_of, results_root, training_cost
+from mmlib.train.attend import encoder_weights
+from mmlib.train.pretrain import HARD
+
+CODE_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One probe."""
+
+    dataset: str  # whose symbols
+    random: int | None = None  # random weights by this seed in place of the run's
+    fitted: int = 8_000  # symbols of the training split, in whole expressions
+    read: int = 5_000  # and of the validation split: on CROHME, all
+    views: int = 256  # validation expressions, each in two views
+    seed: int = 0  # of the choice of symbols and of the views
+
+
+def load(run: Run, random: int | None = None) -> tuple[Encoder, float]:
+    """The encoder of a finished run, or one of its shape with random weights, and the pixels of a typical symbol it reads."""
+    values = run.config.get("model", run.config)["encoder"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random or 0)
+        encoder = Encoder(EncoderConfig(**fields_of(values)))
+    if random is None:
+        encoder.load_state_dict(encoder_weights(run))
+    return encoder.eval().requires_grad_(False).to(default_device()), run.config["view"]["symbol"]
+
+
+def measure(encoder: Encoder, symbol: float, corpus: Corpus, config: Config) -> list[dict[str, Any]]:
+    """Rows {metric, value, low, high, n}, n symbols, pairs or expressions; the intervals resample validation expressions.
+
+    `symbol_linear` and `symbol_knn` for the class of a symbol, `relation_linear` and `relation_knn` for the relation of a
+    pair, `geometry_…` for the relation from the boxes alone, `…_common` for the commonest class; each with `…_macro`, the mean
+    over classes. Of two views: `alignment`, `uniformity`, and `partner`, the share whose nearest other view is its own, by the
+    features and by `partner_cues`, width, height, ink length and strokes alone (the shortcut test).
+    """
+    pack, view = corpus.pack, ViewConfig(symbol=symbol)
+    fit, read = (probes.describe(encoder, pack, probes.enough(pack, part, count, config.seed), view)
+                 for part, count in ((corpus.train, config.fitted), (corpus.valid, config.read)))
+    targets = {"symbol": [(s.features, s.label, s.expression) for s in (fit, read)],
+               "relation": [(s.pair_features, s.relation, s.expression[s.pairs[:, 0]]) for s in (fit, read)],
+               "geometry": [(probes.geometry(s.box, s.pairs), s.relation, s.expression[s.pairs[:, 0]]) for s in (fit, read)]}
+    rows = []
+    for target, ((x, y, _), (test, truth, expression)) in targets.items():
+        for name, probe in (("linear", probes.linear_probe), ("knn", probes.knn_probe), ("common", probes.most_common)):
+            if (target, name) != ("geometry", "common"):
+                plain, macro = probes.accuracies(truth, probe(x, y, test), expression)
+                rows += [_row(f"{target}_{name}", plain, len(truth)), _row(f"{target}_{name}_macro", macro, len(truth))]
+    z, cues = probes.two_views(encoder, pack, corpus.look(config.views), replace(HARD, symbol=symbol), config.seed)
+    rows += [_row(name, interval(values.numpy())) for name, values in (
+        ("alignment", probes.alignment(*z)), ("partner", probes.partners(*z)),
+        ("partner_cues", probes.partners(*probes.whitened(*cues))))]
+    return [*rows, _row("uniformity", probes.uniformity(z[0]))]
+
+
+def _row(metric: str, found: Interval, n: int | None = None) -> dict[str, Any]:
+    return {"metric": metric, "value": found.value, "low": found.low, "high": found.high, "n": n or found.n}
+
+
+def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: str | None = None, **changes: Any) -> Run:
+    """Probe the encoder of a finished run, or find that done: the probe's run, whose summary holds `measure`'s rows.
+
+    Args:
+        run: of pretrain, attend or finetune.
+        dataset: whose symbols; by default what the run was trained on.
+        random: probe random weights by this seed instead, of the same shape.
+        arm: writes records under this name: `probe_<metric>`, its `_low` and `_high`; without it, nothing is recorded.
+        changes: of other fields of `Config`.
+    """
+    config = Config(resolved(dataset or run.config["dataset"]), random, **changes)
+    corpus = load_corpus(config.dataset)
+    weights = run.environment["weights"] if random is None else "random"
+    inputs = {"encoder": run.name, "weights": weights, "data": corpus.identity}
+    this = Run.open("probe", run.profile, config, inputs, CODE_VERSION)
+    if not this.done:
+        with this.lock():
+            this.finish(rows=measure(*load(run, random), corpus, config), trained=run.name)
+    if arm:
+        kept = results_root() / "runs" / run.name  # one that was trained again cost what the kept one did
+        pictures, minutes = training_cost(Run.load(kept) if kept.is_dir() else run) if random is None else (0, 0)
+        shared = {"run": this.name, "stage": "probe", "profile": run.profile, "arm": arm, "dataset": corpus.name,
+                  "split": "valid", "labels": run.config.get("labels", 0) if random is None else 0,
+                  "seed": run.config["seed"] if random is None else random, "pictures": pictures, "minutes": minutes,
+                  **{key: this.environment[key] for key in ("hardware", "commit", "utc")}}
+        records.append({**shared, "metric": f"probe_{row['metric']}{suffix}", "value": row[bound], "n": row["n"]}
+                       for row in this.summary["rows"] for bound, suffix in (("value", ""), ("low", "_low"), ("high", "_high")))
+    return this

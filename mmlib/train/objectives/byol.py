@@ -1,0 +1,87 @@
+"""BYOL (arXiv:2006.07733): predict the other view's projection by a moving average of oneself; positives alone, no negatives.
+
+The encoder's features are pooled over ink cells, as for global contrast. Heads and course of the average are the paper's: a
+projection and a predictor of two layers with batch normalisation between, the target's momentum rising along a cosine to 1 at
+the budget's end. Only the sizes are ours (256 hidden, 128 out), and the momentum's start, for budgets of some hundred steps.
+The two views of a batch are normalised together; each process normalises its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.data.augment import Batch
+from mmlib.draw.views import ink_cells, make_view
+from mmlib.losses import byol_loss
+from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
+from mmlib.models.heads import pool, projection
+from mmlib.models.layers import follow
+from mmlib.train.objectives.base import Objective
+from mmlib.train.objectives.contrast import matched
+
+
+class Online(nn.Module):
+    """The encoder with projection and predictor."""
+
+    def __init__(self, config: EncoderConfig, out: int = 128):
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.projector, self.predictor = projection(config.d, out=out, norm=True), projection(out, out=out, norm=True)
+
+    def forward(self, views: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Views of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w); the projections z and their
+        predictions p, both (views b, 128), view by view."""
+        pictures, valid, inks = zip(*views, strict=True)
+        z = self.projector(torch.cat(list(map(pool, encode_all(self.encoder, pictures, valid), inks))))
+        return z, self.predictor(z)
+
+
+def momentum_at(done: float, start: float) -> float:
+    """Momentum of the target at the share `done` of the budget: from `start` along half a cosine to 1."""
+    return 1 - (1 - start) * (math.cos(math.pi * min(max(done, 0.0), 1.0)) + 1) / 2
+
+
+class ByolObjective(Objective):
+    """`byol_loss` both ways between two views; an expression costs two pictures."""
+
+    trunks = False  # the momentum's course depends on the budget
+
+    def __init__(self, config: Any, gather: bool = False):
+        super().__init__(config, gather)
+        self.network = Online(config.encoder)
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return {"model": self.network, "target": self.target}
+
+    def embed(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """z and p of the network and z of the target, each (2b, d): first views, then second views."""
+        drawn = [make_view(batch.ink, self.config.view, rng) for _ in range(2)]
+        views = [(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner)) for v in drawn]
+        with torch.no_grad():
+            there, _ = self.target(views)
+        return *self.network(views), there
+
+    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> tuple[Tensor, dict[str, Any]]:
+        _, p, there = self.embed(batch, rng)
+        return byol_loss(p, there.roll(batch.ink.b, 0), gather=self.gather), {}  # each predicts the other view
+
+    def look(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
+        """Retrieval of the other view within the batch; spread of z on the unit sphere (arXiv:2011.10566, 4.1): times the root of
+        its width, 1 for directions without preference and 0 for a collapsed projection."""
+        z, _, _ = self.embed(batch, rng)
+        first, second = z.chunk(2)
+        spread = F.normalize(z.float(), dim=1).std(0, correction=0).mean() * math.sqrt(z.shape[1])
+        return {"global_match": matched(first, second), "spread": float(spread)}
+
+    def after_step(self, done: float) -> None:
+        """The target follows."""
+        follow(self.target, self.network, 1 - momentum_at(done, self.config.momentum))

@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from mmlib.measure.intervals import holm, interval, paired_difference
+
+
+def test_values_and_std_are_the_plain_ones():
+    values = np.array([[1.0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]])
+    result = interval(values)
+    assert result.value == pytest.approx(values.mean())
+    assert result.std == pytest.approx(values.mean(1).std(ddof=1))
+    assert (result.n, result.seeds) == (4, 3)
+    assert result.low <= result.value <= result.high
+
+
+def test_a_ratio_of_sums_is_not_a_mean_of_ratios():
+    errors, length = np.array([[1.0, 9]]), np.array([10, 10.0])
+    assert interval(errors, length).value == pytest.approx(0.5)
+    assert interval([[1.0, 9]], [2, 18]).value == pytest.approx(0.5)
+    assert interval([[1.0, 8]], [1, 17]).value == pytest.approx(0.5)
+
+
+def test_constants_have_no_interval():
+    result = interval(np.full((3, 20), 0.25))
+    assert (result.low, result.high, result.std) == pytest.approx((0.25, 0.25, 0))
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = np.random.default_rng(0).random((3, 50))
+    assert interval(values, seed=1) == interval(values, seed=1)
+    assert interval(values, seed=1) != interval(values, seed=2)
+
+
+def test_expressions_alone_give_the_textbook_width():
+    values = np.random.default_rng(0).normal(size=(1, 2000))
+    result = interval(values)
+    assert (result.high - result.low) / 2 == pytest.approx(1.96 * values.std() / np.sqrt(2000), rel=0.08)
+    assert np.isnan(result.std)
+
+
+def test_seeds_are_resampled_too():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(8, 1)) + 0.01 * rng.normal(size=(8, 500))  # runs differ, expressions hardly
+    result = interval(values)
+    assert (result.high - result.low) / 2 == pytest.approx(1.96 * result.std / np.sqrt(8), rel=0.2)
+
+
+def test_matches_a_slow_bootstrap():
+    rng = np.random.default_rng(3)
+    length = rng.integers(1, 40, size=60)
+    errors = rng.poisson(0.3 * length, size=(4, 60)).astype(float)
+    draws = []
+    for _ in range(3000):
+        s, e = rng.integers(0, 4, 4), rng.integers(0, 60, 60)
+        draws.append(errors[np.ix_(s, e)].sum() / (4 * length[e].sum()))
+    result = interval(errors, length)
+    np.testing.assert_allclose([result.low, result.high], np.quantile(draws, [0.025, 0.975]), atol=0.006)
+
+
+def test_coverage_is_near_the_level():
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(200):
+        values = 0.5 * rng.normal(size=(10, 1)) + rng.normal(size=(1, 80)) + 0.3 * rng.normal(size=(10, 80))
+        result = interval(values, n_boot=400, level=0.9)
+        hits += result.low <= 0 <= result.high
+    assert 0.8 <= hits / 200 <= 0.97
+
+
+def test_unknown_values_need_weight_zero():
+    result = interval([[1.0, np.nan, 3]], [1, 0, 1])
+    assert result.value == 2
+    with pytest.raises(ValueError, match="known"):
+        interval([[1.0, np.nan]])
+
+
+def test_pairing_cancels_what_the_expressions_share():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(scale=10, size=200)
+    a, b = (hard + shift + 0.1 * rng.normal(size=(3, 200)) for shift in (1.0, 0.0))
+    difference = paired_difference(a, b)
+    assert difference.value == pytest.approx(1, abs=0.05)
+    assert difference.low > 0.9
+    assert difference.high < 1.1
+    assert difference.p == pytest.approx(2 / 4001)
+    swapped = paired_difference(b, a)
+    assert swapped.value == pytest.approx(-difference.value)
+    assert interval(a).high - interval(a).low > 1  # the arms' own intervals overlap
+
+
+def test_arms_may_have_different_numbers_of_seeds_and_shared_weights():
+    rng = np.random.default_rng(0)
+    length = rng.integers(1, 9, size=100)
+    difference = paired_difference(rng.random((5, 100)), rng.random((2, 100)), length)
+    assert difference.seeds == (5, 2)
+    assert difference.low < 0 < difference.high
+    assert difference.p > 0.05
+
+
+def test_pairing_cancels_what_the_seeds_share():
+    rng = np.random.default_rng(0)
+    a = rng.normal(scale=10, size=(3, 1)) + np.zeros((3, 200))
+    b = a + 0.5 + 0.1 * rng.normal(size=(3, 200))
+    apart, together = paired_difference(a, b), paired_difference(a, b, same_seeds=True)
+    assert together.value == apart.value
+    assert together.high < -0.4 < apart.high  # what the seeds do to both arms alike is no part of their difference
+    with pytest.raises(ValueError, match="3 and 2 seeds"):
+        paired_difference(a, b[:2], same_seeds=True)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_p_is_not_below_that_of_a_test_over_the_seeds(same):
+    own = np.array([[0.0, 1.0, 2.0], [1.5, 2.0, 4.5]])
+    a, b = (np.repeat(x[:, None], 50, 1) for x in own)
+    expected = (stats.ttest_rel(*own) if same else stats.ttest_ind(*own, equal_var=False)).pvalue
+    assert paired_difference(a, b, same_seeds=same).p >= expected > 2 / 4001
+    assert paired_difference(a[:1], b[:1] + 0.1, same_seeds=same).p == pytest.approx(2 / 4001)  # no test over one seed
+
+
+def test_no_difference_has_p_one():
+    values = np.random.default_rng(0).random((1, 30))
+    assert paired_difference(values, values).p == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "match"),
+    [
+        (np.zeros((2, 3, 4)), None, "shape"),
+        (np.zeros((2, 0)), None, "shape"),
+        (np.zeros((2, 3)), np.ones(2), "do not fit"),
+        (np.zeros((2, 3)), np.array([1, -1, 1]), "negative"),
+        (np.zeros((2, 3)), np.zeros(3), "not all 0"),
+    ],
+)
+def test_wrong_shapes_are_refused(values, weights, match):
+    with pytest.raises(ValueError, match=match):
+        interval(values, weights)
+
+
+def test_arms_on_different_expressions_are_refused():
+    with pytest.raises(ValueError, match="3 and 4 expressions"):
+        paired_difference(np.zeros((1, 3)), np.zeros((1, 4)))
+
+
+def test_holm_by_hand():
+    # sorted: 0.01*4, 0.02*3, 0.03*2, 0.5*1, then the running maximum
+    np.testing.assert_allclose(holm([0.03, 0.01, 0.5, 0.02]), [0.06, 0.04, 0.5, 0.06])
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
+    assert holm([0.04]) == [0.04]
+    with pytest.raises(ValueError, match="p-values"):
+        holm([0.1, float("nan")])

@@ -1,0 +1,243 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mmlib.draw.views import InkBatch, ViewConfig, make_view, sample
+from mmlib.formula.ink import Ink
+from mmlib.measure import probes
+from mmlib.measure.probes import RELATIONS, relations
+from mmlib.models.encoder import Encoder
+from mmlib.models.recogniser import TINY
+
+VIEW = ViewConfig()
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return Encoder(TINY.encoder).eval()
+
+
+@pytest.fixture
+def pack(make_ink, make_pack):
+    formulas = [r"x_i^2+1", r"\frac{a}{b}", r"\sqrt{c}-2", r"\sum_{i=1}^nx"]
+    return make_pack([make_ink(f, str(k), seed=k) for k, f in enumerate(formulas)])
+
+
+@pytest.fixture
+def clusters():
+    """Fifty expressions of eight symbols in four classes: features (s, d) that say nothing, label and expression (s,)."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 4, 400)
+    return torch.from_numpy(rng.normal(size=(400, 6))).float(), label * 3 + 2, np.repeat(np.arange(50), 8)
+
+
+def named(ink):
+    return sorted((ink.symbols[a].label, ink.symbols[b].label, relation) for a, b, relation in relations(ink))
+
+
+# --- relations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("latex", "expected"), [
+    ("x_i^2", [("x", "2", "Sup"), ("x", "i", "Sub")]),
+    (r"\frac{a}{b}", [(r"\frac", "a", "Above"), (r"\frac", "b", "Below")]),
+    (r"\sqrt{c}", [(r"\sqrt", "c", "Inside")]),
+    (r"\sqrt[3]{cd}=1", [("=", "1", "Right"), (r"\sqrt", "3", "Above"), (r"\sqrt", "=", "Right"), (r"\sqrt", "c", "Inside"),
+                         ("c", "d", "Right")]),
+    (r"\sum_{i=1}^nx", [("=", "1", "Right"), (r"\sum", "i", "Sub"), (r"\sum", "n", "Sup"), (r"\sum", "x", "Right"),
+                        ("i", "=", "Right")]),
+    (r"a^{b_c}+{}^2d", [("a", "+", "Right"), ("a", "b", "Sup"), ("b", "c", "Sub")]),  # an empty base has no ink
+])
+def test_relations_of_hand_written_layouts(make_ink, latex, expected):
+    assert named(make_ink(latex, "a")) == expected
+
+
+def test_relations_need_symbols():
+    with pytest.raises(ValueError, match="aligned"):
+        relations(Ink.from_strokes([np.array([[0.0, 0], [1, 1]])]))
+
+
+# --- what is probed ---------------------------------------------------------------------------------------------
+
+
+def test_features_are_means_over_each_symbols_points(encoder, pack):
+    found = probes.describe(encoder, pack, [2, 0, 1], VIEW)
+    row = 0
+    for place, i in enumerate([2, 0, 1]):
+        ink = pack[i]
+        points, stroke = torch.from_numpy(ink.points), torch.from_numpy(ink.stroke).long()
+        seen = make_view(InkBatch(points, stroke, torch.zeros_like(stroke), 1), VIEW.still(), torch.Generator())
+        with torch.no_grad():
+            features = encoder(seen.picture, seen.valid)
+        for symbol in ink.symbols:
+            own = torch.isin(stroke, torch.tensor(symbol.strokes))
+            mean = torch.stack([sample(features, cell[None], torch.zeros(1).long())[0] for cell in seen.cells[own]]).mean(0)
+            torch.testing.assert_close(found.features[row], mean, atol=1e-5, rtol=1e-4)
+            assert found.box[row].tolist() == [*points[own].amin(0).tolist(), *points[own].amax(0).tolist()]
+            assert (pack.vocabulary[found.label[row]], found.expression[row]) == (symbol.label, place)
+            row += 1
+    assert len(found.features) == row
+    pairs = [(pack.vocabulary[found.label[a]], pack.vocabulary[found.label[b]], RELATIONS[r])
+             for (a, b), r in zip(found.pairs, found.relation)]
+    assert sorted(pairs) == sorted(p for i in (2, 0, 1) for p in named(pack[i]))
+    torch.testing.assert_close(found.pair_features[1], torch.cat([found.features[k] for k in found.pairs[1]]))
+
+
+def test_symbols_without_ink_are_left_out_with_their_pairs(encoder, make_ink, make_pack):
+    ink = make_ink("ab+c", "x")
+    bare = ink.symbols[1].__class__("b", ())
+    pack = make_pack([Ink(**{**ink.__dict__, "symbols": (ink.symbols[0], bare, *ink.symbols[2:])})])
+    found = probes.describe(encoder, pack, [0], VIEW)
+    assert [pack.vocabulary[label] for label in found.label] == ["a", "+", "c"]
+    assert found.pairs.tolist() == [[1, 2]]
+
+
+def test_enough_is_whole_aligned_expressions(pack):
+    counts = np.diff(pack.flat.symbol_offsets)
+    for wanted in (1, 6, 12):
+        chosen = probes.enough(pack, range(4), wanted, seed=1)
+        assert counts[chosen].sum() >= wanted > counts[chosen[:-1]].sum()
+    assert sorted(probes.enough(pack, range(4), 1_000, seed=1)) == [0, 1, 2, 3]
+    assert probes.enough(pack, range(4), 9, 1).tolist() == probes.enough(pack, range(4), 9, 1).tolist()
+    pack.flat.aligned[2] = False
+    assert sorted(probes.enough(pack, range(4), 1_000, seed=1)) == [0, 1, 3]
+
+
+def test_geometry_forgets_place_and_size_alone():
+    box = torch.tensor([[0.0, 0, 2, 1], [3, -1, 4, 0]])
+    pairs = np.array([[0, 1], [1, 0]])
+    found = probes.geometry(box, pairs)
+    expected = (torch.tensor([0.0, 0, 2, 1, 3, -1, 4, 0]) - torch.tensor([2.0, 0] * 4)) / 4
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[1], expected.roll(4))
+    torch.testing.assert_close(probes.geometry(box * 3 + 5, pairs), found)
+
+
+# --- probes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probe", [probes.linear_probe, probes.knn_probe])
+def test_perfect_features_give_one_and_empty_ones_chance(probe, clusters):
+    noise, label, expression = clusters
+    train, test = slice(0, 200), slice(200, 400)
+    said = torch.cat([noise, 3 * torch.nn.functional.one_hot(torch.from_numpy(label)).float()], 1)
+    plain, macro = probes.accuracies(label[test], probe(said[train], label[train], said[test]), expression[test])
+    assert (plain.value, macro.value) == (1, 1)
+    plain, macro = probes.accuracies(label[test], probe(noise[train], label[train], noise[test]), expression[test])
+    assert plain.low < 0.25 < plain.high < 0.5
+    assert macro.low < 0.25 < macro.high < 0.5
+    again = probe(noise[train], label[train], noise[test])
+    assert (again == probe(noise[train], label[train], noise[test])).all()
+
+
+def test_logistic_is_where_plain_gradient_descent_ends(clusters):
+    noise, label, _ = clusters
+    x = (noise + torch.from_numpy(np.sin(label)[:, None])).double().numpy()
+    classes, target = np.unique(label[:200], return_inverse=True)
+    weights, bias = np.zeros((4, 6)), np.zeros(4)
+    for _ in range(3_000):
+        chance = np.exp(x[:200] @ weights.T + bias)
+        error = chance / chance.sum(1, keepdims=True) - np.eye(4)[target]
+        weights -= 0.3 * (error.T @ x[:200] / 200 + 1e-2 * weights)
+        bias -= 0.3 * error.mean(0)
+    expected = classes[(x[200:] @ weights.T + bias).argmax(1)]
+    found = probes.logistic(torch.from_numpy(x[:200]).float(), label[:200], torch.from_numpy(x[200:]).float(), 1e-2)
+    assert (found == expected).mean() > 0.99
+    assert len(set(expected)) == 4
+
+
+def test_the_decay_is_chosen_on_other_rows(monkeypatch):
+    asked = []
+
+    def logistic(x, y, test, decay):
+        asked.append((len(x), len(test), decay))
+        return np.full(len(test), 7 if decay == 0.1 else 0)
+
+    monkeypatch.setattr(probes, "logistic", logistic)
+    found = probes.linear_probe(torch.randn(10, 2), np.full(10, 7), torch.randn(3, 2), (1.0, 0.1, 0.01))
+    assert asked == [(8, 2, 1.0), (8, 2, 0.1), (8, 2, 0.01), (10, 3, 0.1)]
+    assert found.tolist() == [7, 7, 7]
+
+
+def test_knn_in_plain_loops(clusters):
+    noise, label, _ = clusters
+    x, test = noise[:60] + 3, noise[60:80] + 3
+    found = probes.knn_probe(x * 100, label[:60], test * 100, k=5, temperature=0.2)  # no scale, no offset
+    mean, spread = x.mean(0), x.std(0)
+    for row, answer in zip(test, found):
+        cosine = [torch.cosine_similarity((row - mean) / spread, (other - mean) / spread, dim=0).item() for other in x]
+        votes = {}
+        for i in np.argsort(cosine)[-5:]:
+            votes[label[i]] = votes.get(label[i], 0) + math.exp(cosine[i] / 0.2)
+        assert answer == max(votes, key=votes.get)
+
+
+def test_the_commonest_class():
+    assert probes.most_common(torch.zeros(3, 1), np.array([4, 9, 9]), torch.zeros(2, 1)).tolist() == [9, 9]
+
+
+def test_accuracies_in_plain_loops():
+    truth, said = np.array([5, 5, 5, 8, 8, 2]), np.array([5, 5, 8, 8, 5, 2])
+    plain, macro = probes.accuracies(truth, said, np.array([0, 0, 1, 1, 2, 2]))
+    assert plain.value == pytest.approx(4 / 6)
+    assert macro.value == pytest.approx(np.mean([2 / 3, 1 / 2, 1]))
+    assert macro.n == plain.n == 3
+    assert 0 <= macro.low < macro.value < macro.high <= 1
+
+
+def test_intervals_resample_expressions(clusters):
+    _, label, expression = clusters
+    wrong = np.where(expression % 2, label, 0)  # whole expressions right or wrong
+    together = probes.accuracies(label, wrong, expression)
+    apart = probes.accuracies(label, wrong, np.arange(400))
+    for one, other in zip(together, apart):
+        assert one.value == other.value
+        assert one.high - one.low > 2 * (other.high - other.low)
+
+
+# --- two views --------------------------------------------------------------------------------------------------
+
+
+def test_alignment_and_uniformity_in_closed_form():
+    z = torch.eye(5)
+    assert probes.alignment(z, z).tolist() == [0] * 5
+    assert probes.alignment(z, -z).tolist() == [4] * 5
+    found = probes.uniformity(z)  # all pairs lie at a squared distance of 2
+    assert [found.value, found.low, found.high] == pytest.approx([-4] * 3)
+    assert probes.uniformity(torch.ones(5, 3) / 3**0.5).value == pytest.approx(0, abs=1e-5)
+    z = torch.nn.functional.normalize(torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    pairs = [math.exp(-2 * float((z[i] - z[j]).square().sum())) for i in range(7) for j in range(7) if i != j]
+    found = probes.uniformity(z)
+    assert found.value == pytest.approx(math.log(np.mean(pairs)), abs=1e-5)
+    assert found.low < found.value < found.high
+
+
+def test_views_keep_their_order_and_cues_are_the_inks(encoder, pack):
+    z, cues = probes.two_views(encoder, pack, [3, 0, 1], VIEW.still(), area=1.0)  # a batch each
+    torch.testing.assert_close(z.norm(dim=2), torch.ones(2, 3))
+    torch.testing.assert_close(z[0], z[1])  # nothing random in a still view
+    for place, i in enumerate([3, 0, 1]):
+        ink = pack[i]
+        length = sum(np.linalg.norm(np.diff(stroke, axis=0), axis=1).sum() for stroke in ink.strokes())
+        expected = [*np.ptp(ink.points, axis=0) * VIEW.symbol, length * VIEW.symbol, len(ink.strokes())]
+        np.testing.assert_allclose(cues[0, place], expected, rtol=1e-3)
+    alone, _ = probes.two_views(encoder, pack, [0], VIEW.still())
+    torch.testing.assert_close(alone[0, 0], z[0, 1], atol=1e-5, rtol=1e-4)
+    first, _ = probes.two_views(encoder, pack, [3, 0, 1], VIEW)
+    assert (probes.alignment(*first) > 1e-4).all()
+
+
+def test_cues_find_partners_whatever_their_units():
+    draw = torch.Generator().manual_seed(0)
+    a = torch.randn(40, 2, generator=draw, dtype=torch.float64)
+    b = a + 0.15 * torch.randn(40, 2, generator=draw, dtype=torch.float64)
+    found = probes.partners(*probes.whitened(a, b))
+    assert 0.5 < found.double().mean() < 1
+    scaled = torch.tensor([1.0, 300.0])
+    assert not torch.equal(probes.partners(a * scaled, b * scaled), found)
+    assert torch.equal(probes.partners(*probes.whitened(a * scaled, b * scaled)), found)
+    assert probes.partners(a, a).all()
+    assert not probes.partners(a, a.roll(1, 0)).any()

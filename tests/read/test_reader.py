@@ -1,0 +1,322 @@
+"""Reading files, pictures, arrays and ink with a tiny random recogniser: what comes in, not what it says."""
+
+import math
+import os
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmlib.data import DataError
+from mmlib.data.corpus import synthetic_pack
+from mmlib.draw.raster import rasterise
+from mmlib.draw.views import ViewConfig
+from mmlib.formula.ink import Ink, InkError, typical_size, write_inkml
+from mmlib.formula.latex import STRUCTURE, Vocabulary, canonical
+from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.search import Hypothesis
+from mmlib.read.reader import Reader, Reading, ink_of, pretty, recognize, several_rows, trace_picture
+from mmlib.store.runs import RunError, save_weights
+from mmlib.train.finetune import Config
+
+VOCABULARY = Vocabulary.crohme()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The weights file of a random tiny recogniser."""
+    torch.manual_seed(0)
+    model = Recogniser(len(VOCABULARY), TINY)
+    with torch.no_grad():
+        model.decoder.logits.bias[[VOCABULARY.sos, VOCABULARY.eos]] += 4  # short readings
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_weights(path, model.state_dict(), {"config": asdict(Config.preset("smoke")), "vocabulary": list(VOCABULARY.tokens),
+                                            "run": "toy", "pictures": 7, "minutes": 0.5})
+    return path
+
+
+@pytest.fixture(scope="module")
+def reader(weights):
+    return Reader.load(weights)
+
+
+@pytest.fixture(scope="module")
+def ink():
+    """A plus sign and a slash."""
+    return Ink.from_strokes([[(0, 30), (60, 30)], [(30, 0), (30, 60)], [(90, 60), (120, 0)]], id="toy")
+
+
+@pytest.fixture(scope="module")
+def levels(ink):
+    """Its picture, (H, W) uint8, ink 255."""
+    points = torch.from_numpy(ink.points) + 8
+    drawn = rasterise(points, torch.from_numpy(ink.stroke).long(), torch.zeros(6).long(), (1, 80, 140), 4.0)[0, 0]
+    return (drawn * 255).round().byte().numpy()
+
+
+def is_reading(readings):
+    assert readings
+    for reading in readings:
+        assert isinstance(reading, Reading)
+        assert reading.latex == pretty(reading.tokens)
+        assert all(token in VOCABULARY for token in reading.tokens)
+        assert math.isfinite(reading.score)
+        assert reading.score < 0
+    assert [r.score for r in readings] == sorted((r.score for r in readings), reverse=True)
+    return readings
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_is_its_weights(reader, weights):
+    assert reader.model.config == TINY
+    assert not reader.model.training
+    assert reader.vocabulary.tokens == VOCABULARY.tokens
+    assert reader.view == Config.preset("smoke").view
+    assert (reader.run, reader.pictures, reader.minutes) == ("toy", 7, 0.5)
+    assert Reader.load(weights) is reader  # loaded once
+    assert Reader.load(weights.parent) is reader  # or from its folder
+    os.utime(weights, ns=(0, reader.path.stat().st_mtime_ns + 1))
+    assert Reader.load(weights) is not reader  # written anew
+
+
+def test_a_run_is_known_by_its_name(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    (tmp_path / "runs" / "finetune-smoke-0").mkdir(parents=True)
+    (tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors").write_bytes(weights.read_bytes())
+    assert Reader.load("finetune-smoke-0").path == tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors"
+    with pytest.raises(FileNotFoundError, match="finetune-smoke-1"):
+        Reader.load("finetune-smoke-1")
+
+
+def test_what_is_no_recogniser_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
+        Reader.load(tmp_path / "nowhere.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(RunError, match=r"text\.safetensors"):
+        Reader.load(tmp_path / "text.safetensors")
+    save_weights(tmp_path / "other.safetensors", {"w": torch.zeros(1)}, {})
+    with pytest.raises(RunError, match=r"other\.safetensors"):
+        Reader.load(tmp_path / "other.safetensors")
+    twice = {"config": asdict(Config.preset("smoke")), "vocabulary": [*VOCABULARY.tokens, "x"]}
+    save_weights(tmp_path / "twice.safetensors", {"w": torch.zeros(1)}, twice)
+    with pytest.raises(RunError, match=r"twice\.safetensors .* each token once"):
+        Reader.load(tmp_path / "twice.safetensors")
+
+
+# --- what is taken ------------------------------------------------------------------------------------------------
+
+
+def same_ink(a, b):
+    return np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) and a[2] == b[2]
+
+
+@pytest.fixture
+def sources(levels, tmp_path):
+    """One picture in every form that holds it without loss."""
+    paper = 255 - levels
+    Image.fromarray(paper).save(tmp_path / "dark.png")
+    Image.fromarray(levels).save(tmp_path / "light.png")
+    Image.fromarray(paper).save(tmp_path / "dark.bmp")
+    clear = np.zeros((*levels.shape, 4), np.uint8)
+    clear[..., 3] = levels
+    return {
+        "path": tmp_path / "dark.png", "text": str(tmp_path / "dark.png"), "light on dark": tmp_path / "light.png",
+        "bmp": tmp_path / "dark.bmp", "PIL": Image.fromarray(paper), "PIL in colour": Image.fromarray(paper).convert("RGB"),
+        "array with transparency": clear, "PIL, black on transparent": Image.fromarray(clear), "array": paper,
+        "light array": levels, "float array": paper / 255, "colours": np.repeat(paper[..., None], 3, 2),
+    }
+
+
+def test_every_form_of_a_picture_is_the_same_ink(sources, levels):
+    found = {name: ink_of(source) for name, source in sources.items()}
+    for name, other in found.items():
+        # Weighted sums of colours may round by one level, which moves no skeleton far.
+        assert same_ink(other, found["path"]) or abs(len(other[0]) - len(found["path"][0])) < 12, name
+    for name in ("text", "light on dark", "bmp", "PIL", "array", "PIL, black on transparent"):
+        assert same_ink(found[name], found["path"]), name
+
+
+def test_black_and_white_arrays_are_read(levels):
+    points, _, _ = ink_of(levels < 128)
+    assert len(points) > 50
+    assert same_ink(ink_of(levels < 128), ink_of((levels < 128).astype(float)))
+
+
+def test_a_jpeg_is_read(levels, tmp_path):
+    Image.fromarray(255 - levels).save(tmp_path / "a.jpg", quality=90)
+    jpeg, plain = ink_of(tmp_path / "a.jpg"), ink_of(levels)
+    assert jpeg[2] == pytest.approx(plain[2], rel=0.1)
+    assert np.ptp(jpeg[0], axis=0) == pytest.approx(np.ptp(plain[0], axis=0), abs=3)
+
+
+def test_readings_of_ink_and_of_its_picture(reader, ink, levels, tmp_path):
+    write_inkml(ink, tmp_path / "a.inkml")
+    Image.fromarray(255 - levels).save(tmp_path / "a.png")
+    by_ink = is_reading(recognize(ink, 2, reader))
+    assert is_reading(recognize(tmp_path / "a.inkml", 2, reader)) == by_ink
+    is_reading(recognize(tmp_path / "a.png", 2, reader))
+    assert len(is_reading(recognize(ink, 1, reader))) <= 2  # one a direction
+
+
+def test_readings_do_not_depend_on_the_inks_unit_and_place(reader, ink):
+    moved = Ink.from_strokes([3 * s + 100 for s in ink.strokes()])
+    assert [r.tokens for r in recognize(moved, 2, reader)] == [r.tokens for r in recognize(ink, 2, reader)]
+
+
+def test_several_inks_are_read_at_once(reader, ink, levels):
+    inks = [ink_of(ink), ink_of(levels)]
+    together = reader.read(inks, beam=2)
+    for readings, source in zip(together, inks, strict=True):
+        assert [r.tokens for r in readings] == [r.tokens for r in reader.read([source], beam=2)[0]]
+
+
+def test_a_picture_is_read_at_several_sizes(reader, ink):
+    """The search sees the ink at each, one size alone is what a view of that size gives, and order does not matter."""
+    source = ink_of(ink)
+    larger = replace(reader, view=replace(reader.view, symbol=reader.view.symbol * 1.25))
+    (alone,) = reader.read([source], 2, sizes=(1.25,))
+    assert alone == larger.read([source], 2)[0]
+    (one,), (both,) = reader.read([source], 2), reader.read([source], 2, sizes=(1.0, 1.25))
+    assert {r.tokens for r in both} == {r.tokens for r in one} | {r.tokens for r in alone}
+    assert recognize(ink, 2, reader, sizes=(1.0, 1.25)) == both
+    turned = reader.read([source], 2, sizes=(1.25, 1.0))[0]
+    assert {r.tokens: pytest.approx(r.score, abs=1e-5) for r in both} == {r.tokens: r.score for r in turned}
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("source", "error", "message"), [
+    ("nowhere.png", FileNotFoundError, r"nowhere\.png"),
+    ("nowhere.inkml", FileNotFoundError, r"nowhere\.inkml"),
+    (np.full((30, 40), 255, np.uint8), DataError, "blank"),
+    (np.zeros((4, 5, 2)), DataError, r"\(4, 5, 2\)"),
+    (np.full((5, 5), np.nan), DataError, "finite"),
+    (np.zeros((0, 5)), DataError, "must have pixels"),
+    (17, DataError, "int"),
+])
+def test_what_cannot_be_read_is_named(source, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        ink_of(source)
+
+
+def test_broken_and_blank_files_are_named(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG no picture")
+    with pytest.raises(DataError, match=r"bad\.png: unreadable picture"):
+        ink_of(tmp_path / "bad.png")
+    with pytest.raises(DataError, match="is a folder"):
+        ink_of(tmp_path)
+    Image.new("L", (20, 20), 255).save(tmp_path / "blank.png")
+    with pytest.raises(DataError, match=r"blank\.png.*blank"):
+        ink_of(tmp_path / "blank.png")
+    (tmp_path / "bad.inkml").write_text("<ink>")
+    with pytest.raises(InkError, match=r"bad\.inkml"):
+        ink_of(tmp_path / "bad.inkml")
+
+
+def formula(top, symbols=6):
+    """Crosses of size 20, a pen's width apart, from y = `top`."""
+    return [[(x, top + a), (x + 20, top + 20 - a)] for x in range(0, 25 * symbols, 25) for a in (0, 20)]
+
+
+def test_formulas_under_each_other_are_refused():
+    for drop, rows in ((25, 0), (45, 0), (65, 2), (200, 2)):
+        ink = Ink.from_strokes(formula(0) + formula(drop))
+        assert several_rows(ink.points, ink.stroke, typical_size(ink.points, ink.stroke)) == rows
+    page = Ink.from_strokes(formula(200) + formula(0) + formula(100))  # in whatever order they were written
+    with pytest.raises(InkError, match="3 rows of ink"):
+        ink_of(page)
+    assert len(ink_of(Ink.from_strokes(formula(0) + [[(40, 200), (41, 201)]]))[0])  # a speck is no row
+    bar = [[(0, 40), (145, 40)]]
+    assert len(ink_of(Ink.from_strokes(formula(0) + bar + formula(60)))[0])  # a fraction
+
+
+def test_a_picture_of_two_formulas_is_refused(tmp_path):
+    points, stroke = (torch.from_numpy(x) for x in (Ink.from_strokes(formula(0) + formula(90)).points + 8, np.arange(48) // 2))
+    levels = rasterise(points, stroke, torch.zeros(48).long(), (1, 128, 168), 3.0)[0, 0].numpy()
+    Image.fromarray((255 * (1 - levels)).astype(np.uint8)).save(tmp_path / "two.png")
+    with pytest.raises(InkError, match=r"two\.png: 2 rows of ink.*crop it to one formula"):
+        ink_of(tmp_path / "two.png")
+
+
+def test_pages_of_scribble_are_refused():
+    points = np.random.default_rng(0).uniform(0, 100, (200_001, 2))
+    with pytest.raises(InkError, match="200,001 points"):
+        ink_of(Ink.from_strokes([points]))
+
+
+# --- tracing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pen", [2.0, 5.0])
+@pytest.mark.parametrize(("start", "end"), [((10, 10), (90, 10)), ((20, 5), (20, 60)), ((10, 10), (60, 60)), ((5, 8), (80, 40))])
+def test_a_drawn_line_is_traced_back(start, end, pen):
+    line = torch.tensor([start, end], dtype=torch.float32) + 0.5
+    zeros = torch.zeros(2).long()
+    levels = (rasterise(line, zeros, zeros, (1, 72, 104), pen)[0, 0] * 255).byte().numpy()
+    points, stroke, size = trace_picture(levels)
+    assert len(points) == len(stroke) == 2 * (stroke[-1] + 1)  # strokes of two points
+    a, b = line.double().numpy()
+    along = (b - a) / np.linalg.norm(b - a)
+    offset = points - a
+    across = np.abs(offset[:, 0] * along[1] - offset[:, 1] * along[0])
+    assert across.max() < 1.3
+    reach = offset @ along
+    assert -1 - pen / 2 < reach.min() < pen
+    assert -pen < reach.max() - np.linalg.norm(b - a) < 1 + pen / 2
+    # One connected line: every step is to a neighbouring pixel, and each pixel but the ends is met twice.
+    steps = np.abs(points[1::2] - points[::2]).max(1)
+    assert (steps == 1).all()
+    gaps = np.diff(np.sort(reach))
+    assert gaps.max() < 2
+    assert size == pytest.approx(typical_size(line.numpy(), np.zeros(2, int)), rel=0.25)
+
+
+def test_a_dot_and_a_blank():
+    levels = np.zeros((9, 9), np.uint8)
+    levels[4, 5] = 255
+    points, stroke, size = trace_picture(levels)
+    assert points.tolist() == [[5.5, 4.5], [5.5, 4.5]]
+    assert stroke.tolist() == [0, 0]
+    assert size > 0
+    with pytest.raises(DataError, match="no ink"):
+        trace_picture(np.zeros((9, 9), np.uint8))
+
+
+@pytest.mark.parametrize(("label", "shown"), [
+    ("x ^ 2 + 3 x - 4 = 0", "x^{2}+3x-4=0"),
+    (r"\frac 1 {x_n}", r"\frac{1}{x_{n}}"),
+    (r"\sin x \lt \alpha \beta a", r"\sin x<\alpha\beta a"),
+    (r"\sqrt[3]{\{ 2 \}}", r"\sqrt[3]{\{2\}}"),
+    ("{a^b}^c", "a^{b}{}^{c}"),
+    (r"a \lt N", "a<N"),
+])
+def test_latex_is_as_one_would_type_it(label, shown):
+    assert pretty(canonical(label)) == shown
+
+
+def test_what_is_shown_has_the_same_tokens():
+    """Every pair of known tokens that can stand side by side, and every synthetic formula."""
+    pack = synthetic_pack("test")
+    symbols = [t for t in VOCABULARY.tokens if t not in (*Vocabulary.SPECIALS, *STRUCTURE, r"\sqrt")]
+    rows = [canonical(f"{a} {b}") for a in symbols for b in symbols] + [list(pack.tokens(i)) for i in range(len(pack))]
+    assert all(canonical(pretty(row)) == row for row in rows)
+
+
+def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
+    """A likelier hypothesis that does not parse stands behind one that does."""
+    import mmlib.read.reader as module
+
+    vocabulary = Vocabulary.crohme()
+    found = [Hypothesis(tuple(vocabulary.encode(text)), score) for text, score in
+             ((["x", "}"], -0.1), (["x"], -0.2), (["{", "x"], -0.3), (["y"], -0.4))]
+    monkeypatch.setattr(module, "beam_search", lambda *_: [found])
+    reader = Reader(Recogniser(len(vocabulary), TINY).eval(), vocabulary, ViewConfig(), {}, tmp_path, "toy", 0, 0.0)
+    points = np.array([[0, 0], [1, 1]], np.float32)
+    (read,) = reader.read([(points, np.zeros(2, np.int64), 1.0)])
+    assert [r.latex for r in read] == ["x", "y", "x}", "{x"]

@@ -1,0 +1,85 @@
+"""The long trials of scripts/trials/ in short: one kill a target, a full disk, some fuzzed inputs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mmlib.store.runs import project_root
+from scripts.trials import Campaign, fuzz
+
+
+def campaign(name, *options, timeout=400):
+    environment = os.environ | {"PYTHONPATH": str(project_root()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", f"scripts.trials.{name}", *map(str, options)], cwd=project_root(), env=environment,
+                          capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_kill_of_each_stage_and_of_the_packer_leaves_no_trace(tmp_path):
+    found = campaign("kill", "--times", 4, "--seed", 3, "--pictures", 24, "--out", tmp_path / "kill.json")
+    assert found["identical"] == found["kills"] == 4
+    assert set(found["by_target"].values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_kill_of_the_grid_leaves_no_trace(tmp_path):
+    found = campaign("kill", "--times", 1, "--seed", 3, "--targets", "grid", "--out", tmp_path / "kill.json")
+    assert found["identical"] == found["by_target"]["grid"] == 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(tmp_path):
+    place = tmp_path / "try"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here (not root)")
+    subprocess.run(["umount", place], check=True)
+    found = campaign("disk", "--times", 4, "--seed", 3, "--pictures", 90, "--out", tmp_path / "disk.json")
+    assert found["harmless"] == found["faults"] == 4
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    return fuzz.Kinds(tmp_path_factory.mktemp("fuzz"))
+
+
+@pytest.mark.parametrize("kind", fuzz.SHARES)
+def test_only_documented_errors_come_out(kinds, kind):
+    for number in range(60):
+        _, _, fault, seconds = fuzz.one(kinds, 7, number, kind)
+        assert fault is None
+        assert seconds < fuzz.LONGEST
+
+
+def test_an_undocumented_error_is_a_fault(kinds, monkeypatch):
+    monkeypatch.setattr(kinds, "latex", lambda rng: {}["x"])
+    assert "KeyError" in fuzz.one(kinds, 7, 0, "latex")[2]
+
+
+def test_a_campaign_goes_on_where_it_was(tmp_path):
+    done = []
+
+    def case(number):
+        if number == 2 and len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(number)
+        return {"number": number}
+
+    def summary(cases):
+        return {"n": len(cases)}
+
+    path = tmp_path / "x.json"
+    with pytest.raises(KeyboardInterrupt):
+        Campaign("x", {"seed": 0}, path).run(4, case, summary)
+    assert json.loads(path.read_text())["done"] is False
+    done.append("stopped")
+    found = Campaign("x", {"seed": 0}, path).run(4, case, summary)
+    assert done == [0, 1, "stopped", 2, 3]
+    assert found["done"]
+    assert found["summary"] == {"n": 4}
+    assert Campaign("x", {"seed": 1}, path).cases == []

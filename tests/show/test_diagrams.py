@@ -1,0 +1,85 @@
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.patches import FancyBboxPatch
+
+from mmlib import report
+from mmlib.draw.masks import covered_share, mask_ratio
+from mmlib.draw.raster import arc_length
+from mmlib.draw.views import STRIDE
+from mmlib.formula.ink import Ink
+from mmlib.read.reader import Reader
+from mmlib.show import diagrams, story
+from mmlib.store.runs import project_root
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return diagrams.Shown.make(0)
+
+
+def test_the_same_warps_at_any_size(shown):
+    """A map computed on the small view belongs to the one that is shown."""
+    small = diagrams.Shown.make(0, STRIDE)
+    for large, little in ((shown.first, small.first), (shown.second, small.second)):
+        torch.testing.assert_close(large.points / diagrams.SHARP, little.points / STRIDE, atol=0.02, rtol=0)
+        assert torch.equal(large.kept, little.kept)
+
+
+def test_covers_hide_what_the_curriculum_asks(shown):
+    arc = arc_length(shown.second.points, shown.batch.stroke) * shown.second.kept
+    for done in (0.0, 0.5, 1.0):
+        picture, hidden = shown.covered(done)
+        asked = mask_ratio(round(100 * done), 100, *shown.config.ratio, shown.config.schedule)
+        assert float(covered_share(hidden, shown.batch.owner, arc, 1)) == pytest.approx(asked, abs=0.04)
+        assert not picture[0][picture[1] > 0].any(), "no ink under a cover"
+
+
+def test_colours_of_ink_and_covers():
+    picture = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
+    paper, ink, cover = story.seen_by_student(picture)[0]
+    assert paper.tolist() == [1, 1, 1]
+    assert ink.tolist() == [0, 0, 0]
+    assert cover[0] > cover[1] > cover[2]
+
+
+def test_an_ink_as_a_batch_is_in_typical_symbols():
+    ink = Ink.from_strokes([np.array([(10, 20), (40, 20)]), np.array([(10, 50), (40, 50)])])
+    batch = story.as_batch(ink)
+    assert batch.points.min(0).values.tolist() == [0, 0]
+    moved = Ink.from_strokes([np.array([(7, 7), (307, 7)]), np.array([(7, 307), (307, 307)])])
+    torch.testing.assert_close(story.as_batch(moved).points, batch.points)
+    assert batch.stroke.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("stages", [(1, 2, 3), (1,), (2,), (3,)])
+def test_every_word_of_the_architecture_is_on_the_page_and_in_its_box(stages):
+    fig = diagrams.architecture(stages)
+    fig.canvas.draw()
+    ax, page = fig.axes[0], fig.bbox
+    boxes = [p.get_window_extent() for p in ax.patches if isinstance(p, FancyBboxPatch)]
+    assert len(boxes) >= 4 * len(stages)
+    words = [(text.get_text(), text.get_window_extent()) for text in ax.texts if text.get_text()]
+    for text, extent in words:
+        assert page.x0 <= extent.x0, text
+        assert extent.x1 <= page.x1, text
+        assert page.y0 <= extent.y0, text
+        assert extent.y1 <= page.y1, text
+        for box in boxes:  # in a box, or clear of it
+            assert not box.overlaps(extent) or box.padded(1).count_contains(extent.corners()) == 4, text
+    plt.close(fig)
+
+
+def test_the_figure_of_a_reading_counts_its_errors():
+    reader = Reader.load(project_root() / "results" / "checkpoints" / "recogniser.safetensors")
+    fig = diagrams.read(reader)
+    said = [text.get_text() for part in fig.subfigs for ax in part.axes for text in ax.texts]
+    for k in range(2):
+        ink = diagrams.written(diagrams.READ, k)
+        right = report.look(reader, ink).tokens == ink.tokens
+        assert (said[2 * k + 1] == "as it was written") == right
+    plt.close(fig)

@@ -1,0 +1,104 @@
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmlib.formula.ink import Ink, Symbol
+from mmlib.show import style as plots
+
+
+@pytest.fixture
+def ax():
+    with plots.style():
+        fig, ax = plt.subplots()
+        yield ax
+        plt.close(fig)
+
+
+@pytest.fixture
+def ink():
+    strokes = [[(0, 0), (10, 10)], [(0, 10), (10, 0)], [(20, 9)]]
+    return Ink.from_strokes([np.array(s) for s in strokes], symbols=(Symbol("x", (0, 1)),))
+
+
+def test_every_arm_looks_the_same_everywhere_and_unlike_the_others():
+    assert len({tuple(look) for look in plots.ARMS.values()}) == len(plots.ARMS)
+    chosen = plots.looks(["supervised", "new b", "new a", *(f"arm {i}" for i in range(40))])
+    assert chosen["supervised"] == plots.ARMS["supervised"]
+    assert len({look[:2] for look in chosen.values()}) == len(chosen)
+    assert plots.looks(["new a", "new b"])["new a"] == plots.looks(["new b", "new a"])["new a"]
+
+
+def test_saved_files_are_the_same_bytes(tmp_path):
+    def draw(folder):
+        with plots.style():
+            fig, ax = plt.subplots(figsize=(2, 1))
+            ax.plot([0, 1], [1, 0])
+            ax.fill_between([0, 1], [0, 1])
+            paths = plots.save(fig, "figure", folder)
+            plt.close(fig)
+        return paths
+
+    first, second = draw(tmp_path / "a"), draw(tmp_path / "b")
+    assert [p.name for p in first] == ["figure.png", "figure.svg"]
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    assert plt.imread(first[0]).shape[:2] == (200, 400)
+
+
+@pytest.mark.parametrize(("color", "distinct"), [("order", 3), ("symbol", 2), ("k", 1)])
+def test_ink_is_drawn_upright(ax, ink, color, distinct):
+    plots.draw_ink(ax, ink, color)
+    lines, dots = ax.collections
+    assert len(lines.get_segments()) == 3
+    assert len(np.unique(lines.get_colors(), axis=0)) == distinct
+    assert dots.get_offsets().tolist() == [[20, 9]]
+    bottom, top = ax.get_ylim()
+    assert bottom > 10 > 0 > top
+
+
+def test_heat_lies_where_it_is_said_to(ax, ink):
+    image = plots.heat_over_ink(ax, ink, np.eye(2), extent=(0, 16, 16, 0))
+    assert tuple(image.get_extent()) == (0, 16, 16, 0)
+    assert ax.get_xlim()[1] > 20
+    assert image.get_clim()[0] == 0
+    relative = plots.heat_over_ink(ax, ink, np.array([[2, 2], [2, 6]]), relative=True)
+    assert relative.get_array().tolist() == [[2 / 3, 2 / 3], [2 / 3, 2]], "over the mean of 3"
+    assert relative.get_clim() == (0, plots.OVER_MEAN)
+
+
+def test_curves_are_means_over_seeds(ax):
+    frame = pd.DataFrame(
+        {
+            "arm": ["supervised"] * 4 + ["simclr"] * 2,
+            "seed": [0, 1, 0, 1, 0, 0],
+            "pictures": [2, 2, 1, 1, 1, 2],
+            "TER": [0.2, 0.4, 0.6, 0.8, 0.9, 0.8],
+        }
+    )
+    plots.curve(ax, frame, "pictures", "TER")
+    supervised, simclr = ax.get_lines()
+    np.testing.assert_allclose(supervised.get_xydata(), [[1, 0.7], [2, 0.3]])
+    assert supervised.get_color() == plots.ARMS["supervised"].color
+    assert simclr.get_label() == "simclr (1 seed)"
+    assert len(ax.collections) == 1  # a band for two seeds, none for one
+
+
+def test_bars_say_their_numbers(ax):
+    frame = pd.DataFrame(
+        {"arm": ["simclr", "supervised"], "value": [0.5, 0.25], "low": [0.4, np.nan], "high": [0.6, np.nan]}
+    )
+    plots.bars_with_intervals(ax, frame)
+    plots.annotate_n(ax, 1199, 3)
+    assert [bar.get_width() for bar in ax.patches] == [0.5, 0.25]
+    assert [text.get_text() for text in ax.texts] == ["0.5", "0.25", "n = 1,199 expressions, 3 seeds"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["simclr", "supervised"]
+
+
+def test_markdown_table():
+    frame = pd.DataFrame({"arm": ["a|b", None], "n": [986, 2], "TER": [0.12345, np.nan]})
+    assert plots.markdown_table(frame) == "\n".join(
+        ["| arm | n | TER |", "| --- | ---: | ---: |", r"| a\|b | 986 | 0.123 |", "|  | 2 |  |"]
+    )

@@ -1,0 +1,109 @@
+"""The grid of ablations: equal cost, one factor at a time, nothing trained twice, and a table that claims what it may."""
+
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+
+from mmlib.measure.recognition import Score
+from mmlib.store import records
+from mmlib.store.runs import Run, RunError, training_cost, views_of
+from mmlib.study import grid as ablate
+from mmlib.study.evaluate import labels_used
+from mmlib.study.grid import ARMS, GRID, LABELLED, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, TOTAL, Cell
+from mmlib.train.loop import Paused, initial_run
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_cost_the_same(arm):
+    spent = sum(config.pictures * views_of(stage, asdict(config))
+                for stage, config in ablate.configs(Cell(arm), ARMS[arm]).items())
+    more = 4 * LABELLED if arm in {**GRID[LONGER], **GRID[PUBLISHED]} else 0
+    assert spent == more + (LABELLED if arm.split(",")[0] == "supervised" or arm in GRID[LEVERS] else TOTAL)
+
+
+def test_an_arm_changes_what_it_names_and_nothing_else():
+    base, other = (ablate.configs(Cell("x"), ARMS[arm]) for arm in ("mask-match", "up to 0.3"))
+    assert base["pretrain"] == other["pretrain"]
+    assert base["finetune"] == other["finetune"]
+    differing = {k for k, v in asdict(base["attend"]).items() if asdict(other["attend"])[k] != v}
+    assert differing == {"ratio"}
+    assert ablate.configs(Cell("x"), ARMS["4 maps"])["finetune"].model.maps == 4
+    assert len(ARMS) == sum(map(len, GRID.values())), "an arm's name is its own"
+    with pytest.raises(TypeError):
+        ablate.changed(base["attend"], {"no_such_choice": 1})
+
+
+def test_cells_by_arm_and_factor():
+    found = ablate.cells(["masking", "simclr"], seeds=(0, 1), labels=(0.1,))
+    assert [c.arm for c in found if c.seed == 0] == [*GRID["masking"], "simclr"]
+    assert len(found) == 2 * (len(GRID["masking"]) + 1)
+    assert {c.labels for c in found} == {0.1}
+    assert ablate.cells([SYNTHETIC], labels=(0.1, 1.0)) == [Cell(SYNTHETIC, 0, 0.0)]
+    assert ablate.configs(Cell(SYNTHETIC, 0, 0.0), ARMS[SYNTHETIC])["finetune"].labels == 1  # of the synthetic ink
+    assert labels_used({"dataset": "synthetic", "labels": 1.0}, "crohme") == 0
+    assert labels_used({"dataset": "synthetic", "labels": 0.5}, "synthetic") == 0.5
+    assert labels_used({"dataset": "crohme", "labels": 0.5}, "crohme") == 0.5
+    with pytest.raises(RunError, match="no 'simclrr'; factors: whole method"):
+        ablate.cells(["simclrr"])
+
+
+def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
+    """The book-keeping alone: stages that finish at once (notebook 05 runs a grid that trains)."""
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    trained, scored = [], Score(1, 0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.0)
+
+    def stage(name):
+        def run(config, profile, max_minutes, progress):
+            before = getattr(config, "init", "none")
+            this = Run.open(name, profile, config, {"init": before})
+            if not this.done:
+                if max_minutes == 0:
+                    raise Paused(this.name)
+                if before != "none":
+                    initial_run(before, "ablate", "crohme", 0).load_weights()
+                with this.lock():
+                    trained.append(this.name)
+                    this.save_weights({}, {})
+                    this.finish(pictures=config.pictures)
+            return this
+
+        return SimpleNamespace(Config=STAGES[name].Config, run=run)
+
+    def evaluate(folder, dataset, split, beam, arm, profile, occlusion, removal):
+        run = Run.load(folder)
+        records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
+                         "labels": run.config["labels"], "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
+                         "pictures": training_cost(run)[0], "occlusion": occlusion}])
+        return scored
+
+    monkeypatch.setattr(ablate, "STAGES", {name: stage(name) for name in STAGES})
+    monkeypatch.setattr(ablate, "evaluate", evaluate)
+    probed = []
+    monkeypatch.setattr(ablate, "probe", lambda run, dataset, arm: probed.append((arm, run.stage)))
+    cells = ablate.cells(["mask-match", "slots alone", "supervised", "supervised-total, covers"], labels=(0.1,))
+    with pytest.raises(Paused):
+        ablate.ablate(cells, max_minutes=0)
+    assert not records.rows()
+    ablate.ablate(cells[:1])
+    done = ablate.recorded()
+    assert (cells[0] in done, cells[1] in done, Cell(cells[0].arm) in done) == (True, False, False)
+    plan = ablate.plan(cells).splitlines()
+    assert plan[0] == f"done   {cells[0]}"
+    assert plan[1].startswith(f"to do  {cells[1]}: finetune"), "its stages 1 and 2 are there"
+    capsys.readouterr()
+    ablate.ablate(cells)
+    assert "4 cells, 1 of them done" in capsys.readouterr().out
+    assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", *["finetune"] * 4]
+    assert probed == [("mask-match", "attend"), ("slots alone", "attend")], "what no label has touched"
+    costs = {row["arm"]: int(row["pictures"]) for row in records.rows()}
+    assert costs == {cell.arm: LABELLED if cell.arm == "supervised" else TOTAL for cell in cells}
+    shares = {arm: sorted(float(row["occlusion"]) for row in records.rows() if row["arm"] == arm) for arm in costs}
+    assert shares == {arm: [0.0, *ablate.OCCLUSION] if "covers" in arm else [0.0] for arm in costs}
+    kept = sorted(tmp_path.glob("runs/*/weights.safetensors"))
+    for path in kept:  # as in a fresh clone
+        path.unlink()
+    trained.clear()
+    ablate.ablate(ablate.cells(["modulation alone"], labels=(0.1,)))
+    assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", "finetune"]
+    assert not any(path.exists() for path in kept), "what is committed stays as it is"

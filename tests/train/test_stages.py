@@ -1,0 +1,477 @@
+"""The three stages: their losses against slow references, and runs that pause, resume and continue unchanged."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from mmlib.data.augment import AugmentConfig, Augmenter, collate
+from mmlib.data.corpus import load_corpus
+from mmlib.draw.raster import arc_length
+from mmlib.draw.views import STRIDE, ViewConfig, make_view
+from mmlib.formula.latex import Vocabulary
+from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.store.runs import RunError, load_weights
+from mmlib.study.evaluate import best_tokens, read_pack, switched_off
+from mmlib.train import attend, finetune, pretrain
+from mmlib.train.loop import OptimConfig, Paused
+from mmlib.train.objectives import OBJECTIVES
+
+VOCABULARY = Vocabulary.crohme()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(small_data, tmp_path_factory):
+    with small_data(120, 30) as patch:
+        patch.setenv("MMLIB_RESULTS", str(tmp_path_factory.mktemp("results")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(small):
+    return load_corpus("synthetic")
+
+
+@pytest.fixture
+def batch(corpus):
+    """Five expressions, some with fractions and scripts."""
+    augmenter = Augmenter(corpus.pack, corpus.train, AugmentConfig(), VOCABULARY)
+    nested = [i for i in corpus.train if r"\frac" in corpus.pack.tokens(i) or "^" in corpus.pack.tokens(i)][:4]
+    return collate([augmenter.draw(int(i), np.random.default_rng(0)) for i in (corpus.train[0], *nested)])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny(stage, pictures=24, **changes):
+    """The smoke preset in small: batches of a few expressions."""
+    few = {"eval_most": 2, "composed": 0.0, "batch_area": 150.0, "init": "none"} if stage is finetune else {"batch_area": 120.0}
+    few |= {"init": "none"} if stage is attend else {}
+    return stage.Config.preset("smoke", pictures=pictures, batch_most=4, eval_pictures=1_000,
+                               optim=OptimConfig(lr=3e-3, warmup=8), **(few | changes))
+
+
+# --- pieces of stage 1 --------------------------------------------------------------------------------------------
+
+
+def test_common_points_are_in_both_views_and_few(batch):
+    views = [make_view(batch.ink, replace(pretrain.HARD, crop=0.6), seeded(s)) for s in (1, 2)]
+    chosen = pretrain.common_points(*views, batch.ink, 5, seeded())
+    assert (views[0].kept & views[1].kept)[chosen].all()
+    assert (chosen.diff() > 0).all()
+    for e in range(batch.ink.b):
+        both = int((views[0].kept & views[1].kept & (batch.ink.owner == e)).sum())
+        assert int((batch.ink.owner[chosen] == e).sum()) == min(5, both)
+    other = pretrain.common_points(*views, batch.ink, 5, seeded(1))
+    assert chosen.tolist() != other.tolist()
+
+
+def test_matched_counts_nearest_partners():
+    a = torch.eye(4)
+    assert pretrain.matched(a, 3 * a) == 1.0
+    assert pretrain.matched(a, a[[1, 0, 2, 3]]) == 0.5
+
+
+# --- pieces of stage 2 --------------------------------------------------------------------------------------------
+
+
+def test_points_are_chosen_from_every_expression(batch):
+    chosen = attend.choose_points(batch.ink, 6, seeded())
+    assert (chosen.diff() > 0).all()
+    for e in range(batch.ink.b):
+        assert int((batch.ink.owner[chosen] == e).sum()) == min(6, int((batch.ink.owner == e).sum()))
+    hits = torch.zeros(len(batch.ink.owner))
+    for seed in range(40):
+        hits[attend.choose_points(batch.ink, 6, seeded(seed))] += 1
+    assert (hits > 0).float().mean() > 0.6  # any point, in time
+
+
+@pytest.mark.parametrize("done", [0.0, 0.5, 1.0])
+def test_what_is_covered_is_gone_marked_and_as_much_as_scheduled(batch, done):
+    config = replace(tiny(attend), ratio=(0.1, 0.5))
+    view = make_view(batch.ink, config.view, seeded())
+    hidden, picture = attend.hide(view, batch.ink, done, config, torch.ones(len(batch.ink.owner)), seeded(1))
+    ink, mask = picture[:, :1], picture[:, 1:]
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    assert (ink * mask).max() == 0
+    torch.testing.assert_close(ink[mask == 0], view.picture[mask == 0])
+    arc = arc_length(view.points, batch.ink.stroke) * view.kept
+    wanted = 0.1 + 0.4 * done
+    for e in range(batch.ink.b):
+        mine = batch.ink.owner == e
+        share = float((arc * hidden.covered)[mine].sum() / arc[mine].sum())
+        assert share == pytest.approx(wanted, abs=float(arc[mine].max() / arc[mine].sum()))
+    column, row = view.points[hidden.covered & view.kept].long().unbind(1)
+    assert mask[batch.ink.owner[hidden.covered & view.kept], 0, row, column].all()
+
+
+def test_support_by_hand():
+    maps = torch.tensor([[0.2, 0.0], [0.6, 0.1], [0.5, 0.5]])
+    found = attend.support(maps, torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), 3)
+    torch.testing.assert_close(found, torch.tensor([[0.25, 0.0], [1.0, 1.0], [0.0, 0.0]]))
+
+
+# --- pieces of stage 3 --------------------------------------------------------------------------------------------
+
+
+def test_the_class_of_a_bar_is_the_token_it_stands_for(batch):
+    classes = finetune.symbol_classes(batch)
+    bars = 0
+    for row in range(len(classes)):
+        for at, symbol in enumerate(batch.token_symbols[row].tolist()):
+            if symbol >= 0:
+                assert classes[row, symbol] == batch.tokens[row, at]
+                bars += VOCABULARY.tokens[classes[row, symbol]] == r"\frac"
+    assert bars > 0
+    assert ((classes == -1) == (batch.labels == -1)).all()
+
+
+def slow_sample(features, x, y):
+    """Bilinear between cell centres at a point in cells; features (d, h, w)."""
+    _, h, w = features.shape
+    x, y = min(max(x - 0.5, 0), w - 1), min(max(y - 0.5, 0), h - 1)
+    return sum(max(0, 1 - abs(i - y)) * max(0, 1 - abs(j - x)) * features[:, i, j] for i in range(h) for j in range(w))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("most", [10_000, 15])
+def test_point_loss_is_the_slow_references(batch, most):
+    torch.manual_seed(0)
+    model, view = Recogniser(len(VOCABULARY), TINY), make_view(batch.ink, ViewConfig(), seeded())
+    features = torch.randn(5, TINY.encoder.d, *view.valid.shape[2:], generator=seeded(1))
+    batch.ink.symbol[::7] = -1  # loose ink says nothing
+    classes = finetune.symbol_classes(batch)
+    known = [n for n in range(len(batch.ink.owner)) if batch.ink.symbol[n] >= 0]
+    losses = []
+    for n in known[:: max(1, len(known) // most)]:
+        e = int(batch.ink.owner[n])
+        logits = model.symbols(slow_sample(features[e], *(view.points[n] / STRIDE).tolist()))
+        losses.append(-logits.log_softmax(0)[classes[e, batch.ink.symbol[n]]])
+    found = finetune.point_loss(model, features, view, batch.ink, classes, most)
+    torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_point_loss_without_known_ink_is_zero_with_a_gradient(batch):
+    model, view = Recogniser(len(VOCABULARY), TINY), make_view(batch.ink, ViewConfig(), seeded())
+    features = torch.randn(5, TINY.encoder.d, *view.valid.shape[2:], requires_grad=True)
+    batch.ink.symbol[:] = -1
+    loss = finetune.point_loss(model, features, view, batch.ink, finetune.symbol_classes(batch))
+    assert loss == 0
+    loss.backward()
+    assert features.grad.abs().max() == 0
+
+
+def test_guide_loss_is_the_slow_references(batch):
+    view = make_view(batch.ink, ViewConfig(), seeded())
+    b, t = batch.tokens.shape
+    h, w = view.valid.shape[2:]
+    attention = torch.rand(b, 2, t + 1, h * w + 4, generator=seeded(1)).softmax(-1)  # slots come last
+    losses = []
+    for e in range(b):
+        length = int((batch.tokens[e] != VOCABULARY.pad).sum())
+        for at in range(length):
+            symbol = int(batch.token_symbols[e, at])
+            if symbol < 0:
+                continue
+            cells = {(int(y // STRIDE), int(x // STRIDE)) for x, y in
+                     view.points[(batch.ink.owner == e) & (batch.ink.symbol == symbol)].tolist()}
+            for direction, step in ((0, at), (1, length - 1 - at)):  # r2l writes the last token first
+                mass = sum(float(attention[e, direction, step, i * w + j]) for i, j in cells)
+                losses.append(-np.log(mass + 1e-3))
+    found = finetune.guide_loss(attention, view, batch, VOCABULARY)
+    assert float(found) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_guide_loss_is_least_where_the_ink_is(batch):
+    view = make_view(batch.ink, ViewConfig(), seeded())
+    b, t = batch.tokens.shape
+    h, w = view.valid.shape[2:]
+    logits = torch.zeros(b, 2, t + 1, h * w, requires_grad=True)
+    optim = torch.optim.Adam([logits], 2.0)
+    for _ in range(8):
+        optim.zero_grad()
+        finetune.guide_loss(logits.softmax(-1), view, batch, VOCABULARY).backward()
+        optim.step()
+    assert finetune.guide_loss(logits.softmax(-1), view, batch, VOCABULARY) < 0.1
+
+
+def test_sequence_loss_by_hand():
+    v = len(VOCABULARY)
+    logits = torch.randn(1, 2, 3, v, generator=seeded())
+    targets = torch.tensor([[[5, VOCABULARY.eos, VOCABULARY.pad], [5, VOCABULARY.sos, VOCABULARY.pad]]])
+    chance = logits.log_softmax(-1)
+    plain = [-chance[0, 0, 0, 5], -chance[0, 0, 1, VOCABULARY.eos], -chance[0, 1, 0, 5], -chance[0, 1, 1, VOCABULARY.sos]]
+    torch.testing.assert_close(finetune.sequence_loss(logits, targets, VOCABULARY, 0.0), sum(plain) / 4)
+    even = -chance[:, :, :2].mean()
+    torch.testing.assert_close(finetune.sequence_loss(logits, targets, VOCABULARY, 0.1), 0.9 * sum(plain) / 4 + 0.1 * even)
+
+
+def test_mutual_loss_is_the_slow_references(batch):
+    b, t = batch.tokens.shape
+    logits = torch.randn(b, 2, t + 1, len(VOCABULARY), generator=seeded(), requires_grad=True)
+    said, total, places = logits.detach().log_softmax(-1), 0.0, 0
+    for e in range(b):
+        length = int((batch.tokens[e] != VOCABULARY.pad).sum())
+        for at in range(length):
+            l2r, r2l = said[e, 0, at], said[e, 1, length - 1 - at]  # r2l writes the last token first
+            total, places = total + float(((l2r.exp() - r2l.exp()) * (l2r - r2l)).sum()), places + 1
+    loss = finetune.mutual_loss(logits, batch.tokens, VOCABULARY)
+    assert float(loss.detach()) == pytest.approx(total / places, rel=1e-4)
+    loss.backward()
+    assert logits.grad.abs().amax((2, 3)).min() > 0  # both directions move
+    same = said.clone()
+    for e in range(b):
+        length = int((batch.tokens[e] != VOCABULARY.pad).sum())
+        same[e, 1, :length] = same[e, 0, :length].flip(0)
+    assert finetune.mutual_loss(same, batch.tokens, VOCABULARY) == pytest.approx(0, abs=1e-6)
+
+
+def test_counts_are_learned_and_padding_counts_nothing(batch):
+    classes = finetune.symbol_classes(batch)
+    torch.manual_seed(0)
+    features, valid = torch.randn(5, 16, 6, 20), torch.ones(5, 1, 6, 20)
+    valid[1, :, :, 12:] = 0
+    head = finetune.CountHead(16, len(VOCABULARY))
+    counts = head(features, valid).detach()
+    assert counts.max() < 0.5  # none at first
+    torch.testing.assert_close(head(features * valid, valid)[1], head(features[1:2, :, :, :12], valid[1:2, :, :, :12])[0])
+    total = 0.0
+    for e in range(5):
+        for token in range(len(VOCABULARY)):
+            off = abs(float(counts[e, token]) - sum(int(c) == token for c in classes[e]))
+            total += off - 0.5 if off > 1 else off**2 / 2
+    assert float(finetune.count_loss(counts, classes)) == pytest.approx(total / 5, rel=1e-4)
+    unknown = classes.clone()
+    unknown[1:] = -1  # an expression without segmentation is left out
+    torch.testing.assert_close(finetune.count_loss(counts, unknown), finetune.count_loss(counts[:1], classes[:1]))
+    nothing = finetune.count_loss(head(features, valid), torch.full_like(classes, -1))
+    assert nothing == 0
+    nothing.backward()
+
+
+def test_pictures_grow_to_their_size_by_half_of_the_budget():
+    config = tiny(finetune, pictures=100, small=0.5)
+    sizes = [finetune.picture_size(pictures, config) / config.view.symbol for pictures in (0, 25, 50, 99)]
+    assert sizes == pytest.approx([0.5, 0.75, 1, 1])
+    assert finetune.picture_size(7, tiny(finetune)) == config.view.symbol
+
+
+def test_averaged_weights_lag_behind_the_last(monkeypatch):
+    plain, seen = finetune.run(tiny(finetune), "smoke", progress=False), []
+    state = finetune.half
+    monkeypatch.setattr(finetune, "half", lambda weights: seen.append(weights) or state(weights))
+    averaged = finetune.run(tiny(finetune, average=4), "smoke", progress=False)
+    training = [[row for row in losses(run) if "loss" in row] for run in (averaged, plain)]
+    assert training[0] == training[1]  # what is trained is the same
+    first = finetune.build(tiny(finetune), load_corpus("synthetic"), None).state_dict()["decoder.logits.weight"]
+    last, mean = load_weights(plain.weights)[0]["decoder.logits.weight"].float(), seen[0]["decoder.logits.weight"]
+    assert 0.2 * (last - first).norm() < (mean - first).norm() < 0.9 * (last - first).norm()
+
+
+def test_covers_as_augmentation_are_marked_and_as_large_as_asked_for(batch):
+    config = tiny(finetune, cover=(0.1, 0.5))
+    view = make_view(batch.ink, config.view, seeded())
+    arc, shares = arc_length(view.points, batch.ink.stroke), []
+    for seed in range(12):
+        picture = finetune.covered(view, batch.ink, config, seeded(seed))
+        ink, mask = picture[:, :1], picture[:, 1:]
+        torch.testing.assert_close(ink, view.picture * (1 - mask))
+        column, row = view.points.long().unbind(1)
+        gone = mask[batch.ink.owner, 0, row, column] * arc
+        shares += [float(gone[batch.ink.owner == e].sum() / arc[batch.ink.owner == e].sum()) for e in range(batch.ink.b)]
+    assert min(shares) > 0.05  # a cover takes whole points and whole pixels
+    assert max(shares) < 0.65
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.06)
+    assert np.std(shares) == pytest.approx(0.4 / np.sqrt(12), abs=0.04)  # uniform
+    assert torch.equal(finetune.covered(view, batch.ink, config, seeded(3)), finetune.covered(view, batch.ink, config, seeded(3)))
+
+
+def test_disturbed_inputs():
+    inputs = torch.randint(VOCABULARY.unk + 1, len(VOCABULARY), (40, 2, 30), generator=seeded())
+    inputs[:, 0, 0], inputs[:, 1, 0], inputs[:, :, -5:] = VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.pad
+    assert finetune.disturb(inputs, 0.0, VOCABULARY, seeded()) is inputs
+    before = inputs.clone()
+    noisy = finetune.disturb(inputs, 0.2, VOCABULARY, seeded(1))
+    assert torch.equal(inputs, before)
+    special = inputs <= VOCABULARY.unk
+    assert torch.equal(noisy[special], inputs[special])
+    assert (noisy[~special] > VOCABULARY.unk).all()
+    assert (noisy != inputs)[~special].float().mean() == pytest.approx(0.2, abs=0.03)
+    assert torch.equal(noisy, finetune.disturb(inputs, 0.2, VOCABULARY, seeded(1)))
+
+
+def test_shares_of_the_labels_are_nested(corpus):
+    shares = [set(finetune.training_indices(replace(tiny(finetune), labels=s), corpus)) for s in (0.05, 0.1, 0.5, 1.0)]
+    assert all(a < b for a, b in pairwise(shares))
+    assert shares[-1] == set(corpus.train)
+    assert [len(s) for s in shares] == [max(1, round(s * len(corpus.train))) for s in (0.05, 0.1, 0.5, 1.0)]
+    other = set(finetune.training_indices(replace(tiny(finetune), labels=0.5, seed=1), corpus))
+    assert other != shares[2]
+    whole = finetune.training_indices(replace(tiny(finetune), full_data=True), corpus)
+    assert set(whole) == set(corpus.train) | set(corpus.valid)
+
+
+# --- whole runs ---------------------------------------------------------------------------------------------------
+
+RUNS = {"pretrain": (pretrain, {}), "byol": (pretrain, {"objective": "byol"}), "mae": (pretrain, {"objective": "mae"}),
+        "attend": (attend, {}), "finetune": (finetune, {}), "finetune under covers": (finetune, {"cover": (0.1, 0.5)}),
+        "finetune with all levers": (finetune, {"count_weight": 0.1, "mutual_weight": 0.5, "average": 3, "small": 0.5})}
+
+
+def losses(run):
+    """What is logged but minutes."""
+    return [{k: v for k, v in row.items() if k != "minutes"} for row in run.metrics()]
+
+
+def same_weights(a, b):
+    """Bit for bit, in the precision that is kept."""
+    a, b = (load_weights(run.weights)[0] for run in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "byol", "attend", "finetune under covers", "finetune with all levers"])
+def test_a_stage_pauses_resumes_and_is_the_same(name, tmp_path, monkeypatch):
+    stage, changes = RUNS[name]
+    config = tiny(stage, **changes)
+    whole = stage.run(config, "smoke", progress=False)
+    assert whole.done
+    assert whole.summary["pictures"] >= 24
+    assert whole.summary["skipped"] == 0
+    assert any(k.startswith("valid_") for row in whole.metrics() for k in row)
+    assert all(np.isfinite(row["loss"]) for row in whole.metrics() if "loss" in row)
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    with pytest.raises(Paused, match=f"{whole.name}: paused at .* of 24 pictures; the same command goes on from here"):
+        stage.run(config, "smoke", max_steps=3, progress=False)
+    resumed = stage.run(config, "smoke", progress=False)
+    assert resumed.folder != whole.folder
+    assert same_weights(resumed, whole)
+    assert losses(resumed) == losses(whole)
+    # A run that is done is loaded, not trained.
+    again = stage.run(config, "smoke", max_steps=0, progress=False)
+    assert again.summary == resumed.summary
+
+
+@pytest.mark.parametrize("name", ["mae", "byol", "attend", "finetune"])
+def test_a_longer_stage_goes_on_from_the_trunk_as_if_alone(name, tmp_path, monkeypatch):
+    stage, changes = RUNS[name]
+    long = tiny(stage, pictures=28, **changes)
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "alone"))
+    alone = stage.run(long, "smoke", progress=False)
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "after"))
+    stage.run(tiny(stage, pictures=16, **changes), "smoke", progress=False)
+    after = stage.run(long, "smoke", progress=False)
+    assert same_weights(after, alone)
+
+
+def test_the_stages_hand_on_their_weights(corpus):
+    first = pretrain.run(tiny(pretrain), "smoke", progress=False)
+    second = attend.run(tiny(attend, init=first.name), "smoke", progress=False)
+    assert second.inputs["init"] == first.name
+    config = tiny(finetune, init=second.name)
+    weights, metadata = load_weights(second.weights)
+    built, plain = finetune.build(config, corpus, second), finetune.build(config, corpus, None)
+    for name, value in built.state_dict().items():
+        if name.startswith(("encoder.", "attention.")):
+            torch.testing.assert_close(value, weights[name].float())
+        else:  # the decoder begins alike in every arm
+            assert torch.equal(value, plain.state_dict()[name])
+    third = finetune.run(config, "smoke", progress=False)
+    weights, metadata = load_weights(third.weights)
+    assert metadata["vocabulary"] == list(VOCABULARY.tokens)
+    assert third.summary["expressions"] == len(corpus.train)
+    assert {v.dtype for v in weights.values()} == {torch.float16}
+    # An arm without the attention network takes the encoder alone.
+    bare = finetune.build(replace(config, model=replace(TINY, maps=0)), corpus, second)
+    assert not any(name.startswith("attention.") for name in bare.state_dict())
+    torch.testing.assert_close(bare.state_dict()["encoder.out.bias"], load_weights(second.weights)[0]["encoder.out.bias"].float())
+
+
+@pytest.mark.parametrize("name", ["byol", "mae"])
+def test_a_rivals_encoder_is_a_beginning(name, corpus):
+    stage, changes = RUNS[name]
+    first = stage.run(tiny(stage, **changes), "smoke", progress=False)
+    assert first.summary["pictures"] >= 24
+    kept = attend.encoder_weights(first)
+    built = finetune.build(tiny(finetune, init=first.name), corpus, first).encoder.state_dict()
+    assert kept.keys() == built.keys()
+    assert all(torch.equal(value, built[key]) for key, value in kept.items())
+    assert {k for row in first.metrics() for k in row if k.startswith("valid_")} == {
+        "byol": {"valid_global_match", "valid_spread"}, "mae": {"valid_error", "valid_unexplained"}}[name]
+
+
+def test_a_readers_own_objective_is_a_class_and_a_line(monkeypatch):
+    class Least(OBJECTIVES["mae"]):
+        views = 1
+
+        def loss(self, batch, rng, done):
+            drawn, _, _ = self.draw(batch, rng)
+            return drawn.square().mean(), {"done": done}
+
+    monkeypatch.setitem(OBJECTIVES, "least", Least)
+    run = pretrain.run(tiny(pretrain, objective="least"), "smoke", progress=False)
+    shares = [row["done"] for row in run.metrics() if "done" in row]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] < 1
+
+
+def test_a_run_without_an_encoder_is_no_beginning(corpus):
+    class Foreign:
+        name = "foreign"
+
+        def load_weights(self):
+            return {"decoder.embed.weight": torch.zeros(2)}, {}
+
+    with pytest.raises(RunError, match="foreign has no weights for"):
+        finetune.build(tiny(finetune), corpus, Foreign())
+
+
+def test_the_encoder_rests_where_its_rate_is_zero():
+    run = attend.run(tiny(attend, init=pretrain.run(tiny(pretrain), "smoke", progress=False).name, encoder_rate=0.0), "smoke",
+                     progress=False)
+    before = load_weights(pretrain.run(tiny(pretrain), "smoke", progress=False).weights)[0]
+    after = load_weights(run.weights)[0]
+    for name, value in after.items():
+        if name.startswith("encoder."):
+            assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("side", ["point_weight", "guide_weight"])
+def test_side_losses_can_be_left_out(side):
+    run = finetune.run(tiny(finetune, pictures=12, **{side: 0.0}), "smoke", progress=False)
+    logged = {k for row in run.metrics() for k in row}
+    assert {"sequence", "point", "guide"} - logged == {side.split("_")[0]}
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pack_is_read_in_its_order(corpus):
+    torch.manual_seed(0)
+    model = Recogniser(len(VOCABULARY), TINY).eval()
+    with torch.no_grad():
+        model.decoder.logits.weight.mul_(5)
+    view, indices = ViewConfig(), corpus.valid[:6]
+    found = read_pack(model, corpus.pack, indices, VOCABULARY, view, beam=2, longest=5)
+    turned = read_pack(model, corpus.pack, indices[::-1], VOCABULARY, view, beam=2, longest=5)
+    assert [[h.tokens for h in hs] for hs in found] == [[h.tokens for h in hs] for hs in turned[::-1]]
+    for tokens, hypotheses in zip(best_tokens(found, VOCABULARY), found):
+        assert VOCABULARY.encode(tokens) == list(hypotheses[0].tokens)
+    assert best_tokens([[]], VOCABULARY) == [[]]
+
+
+def test_attention_can_be_switched_off_without_touching_the_model():
+    model = Recogniser(len(VOCABULARY), TINY).eval()
+    with torch.no_grad():
+        model.scalars["gamma"].fill_(1.0)
+    x, valid, tokens = torch.rand(1, 1, 16, 16), torch.ones(1, 1, 2, 2), torch.tensor([[[VOCABULARY.sos, 7]]])
+    with torch.no_grad():
+        before = model(x, valid, tokens)[0]
+        outs = [switched_off(model, w)(x, valid, tokens)[0] for w in (("gamma",), ("slots",), ("gamma", "slots"))]
+        assert all((out - before).abs().max() > 1e-5 for out in outs)
+        assert torch.equal(model(x, valid, tokens)[0], before)
+        assert switched_off(model, ()) is model
+    with pytest.raises(ValueError, match="beams"):
+        switched_off(model, ("beams",))
