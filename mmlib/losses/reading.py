@@ -1,8 +1,6 @@
 """Stage 3: two directions' cross-entropy, and the side losses that an arm may add to it.
 
-The class of the symbol at each ink point, the place of each written symbol and the number of each (as in CAN, arXiv:2207.11463)
-come from the segmentation of the training ink; mutual imitation of the two directions (as in ABM, arXiv:2112.03603) needs no
-more than the label.
+The class of the symbol at each ink point and the place of each written symbol come from the segmentation of the training ink.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmlib.data.augment import Batch
 from mmlib.draw.views import InkBatch, View, sample
@@ -64,38 +62,3 @@ def sequence_loss(logits: Tensor, targets: Tensor, vocabulary: Vocabulary, smoot
     total = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignore_index=vocabulary.pad,
                             label_smoothing=smoothing, reduction="sum")
     return mean_over_processes(total, (targets != vocabulary.pad).sum(), gather)
-
-
-def mutual_loss(logits: Tensor, tokens: Tensor, vocabulary: Vocabulary, gather: bool = False) -> Tensor:
-    """How far the two directions are from each other where they write the same token: KL divergence of each from what the other
-    says, taken as given, a token. logits (b, 2, t + 1, v), tokens (b, t)."""
-    known = tokens != vocabulary.pad
-    step = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    there = both_directions(step, known.sum(1, keepdim=True))[:, 1]  # the step at which r2l writes the token of this place
-    said = logits.float().log_softmax(-1)
-    l2r, r2l = said[:, 0, :-1][known], said[:, 1].gather(1, there[..., None].expand(-1, -1, said.shape[-1]))[known]
-    apart = (F.kl_div(a, b.detach(), reduction="sum", log_target=True) for a, b in ((l2r, r2l), (r2l, l2r)))
-    return mean_over_processes(sum(apart, logits.new_zeros(())), known.sum(), gather)
-
-
-class CountHead(nn.Module):
-    """How many of each class are on the picture: features (b, d, h, w) and valid (b, 1, h, w) to counts (b, classes), the sum of
-    a density over the cells."""
-
-    def __init__(self, d: int, classes: int):
-        super().__init__()
-        self.density = nn.Conv2d(d, classes, 1)
-        nn.init.constant_(self.density.bias, -7.0)  # type: ignore[arg-type]  # a hundred cells hold less than one at first
-
-    def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        counts: Tensor = (self.density(features).float().sigmoid() * valid).sum((2, 3))
-        return counts
-
-
-def count_loss(counts: Tensor, classes: Tensor, gather: bool = False) -> Tensor:
-    """Smooth L1 of counts (b, n) against the number of symbols of each class, summed over classes, an expression whose symbols
-    are known; classes (b, s), -1 for none."""
-    known = (classes >= 0).any(1)
-    target = torch.zeros_like(counts).scatter_add_(1, classes.clamp(min=0), (classes >= 0).to(counts.dtype))
-    total = F.smooth_l1_loss(counts[known], target[known], reduction="sum")
-    return mean_over_processes(total, known.sum(), gather)

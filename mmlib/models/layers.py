@@ -34,7 +34,7 @@ def channels_last(module: M, device: torch.device | str | None = None) -> M:
 
 
 @torch.no_grad()
-def follow(old: nn.Module, new: nn.Module, share: float) -> None:
+def ema_update(old: nn.Module, new: nn.Module, share: float) -> None:
     """Move the parameters of one module, and its running means and variances, by this share of the way towards those of another
     of its kind: a moving average."""
     for ours, theirs in zip((*old.parameters(), *old.buffers()), (*new.parameters(), *new.buffers()), strict=True):

@@ -167,10 +167,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "no point loss": levered(point_weight=0.0),
             "no guide loss": levered(guide_weight=0.0),
             "no input noise": levered(input_noise=0.0),
-            "counts of symbols": levered(count_weight=0.1),
-            "mutual imitation": levered(mutual_weight=0.5),
             "averaged weights": levered(average=50),
-            "small pictures first": levered(small=0.5),
             "AdamW": levered(optim={"muon": False, "lr": 1e-3}),
         },
     }

@@ -24,7 +24,7 @@ from mmlib.losses import MatchConfig, MatchLoss
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
-from mmlib.models.layers import channels_last, follow
+from mmlib.models.layers import channels_last, ema_update
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.store.runs import Run
 from mmlib.train.health import on_grid, positional
@@ -198,7 +198,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             return loss, numbers
 
         def after_step(pictures: int) -> None:
-            follow(teacher, tools.unwrap_model(student), 1 - config.momentum)
+            ema_update(teacher, tools.unwrap_model(student), 1 - config.momentum)
 
         def evaluate(pictures: int) -> dict[str, float]:
             rows, grids = [], []

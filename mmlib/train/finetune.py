@@ -23,9 +23,9 @@ from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.draw.masks import hide
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
 from mmlib.formula.latex import Vocabulary
-from mmlib.losses.reading import CountHead, count_loss, guide_loss, mutual_loss, point_loss, sequence_loss
+from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.measure.recognition import score
-from mmlib.models.layers import channels_last, follow
+from mmlib.models.layers import channels_last, ema_update
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import prefixes
 from mmlib.read.reader import Reader
@@ -62,10 +62,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(
         symbol=0.15, subexpression=0.15, join=0.1, swap_hand=0.15, relabel=0.3))
     cover: tuple[float, float] = field(default=(0.0, 0.0), metadata={"neutral": (0.0, 0.0)})  # range of the ink's share covered
-    count_weight: float = field(default=0.0, metadata={"neutral": 0.0})  # side loss: how many of each symbol there are
-    mutual_weight: float = field(default=0.0, metadata={"neutral": 0.0})  # side loss: each direction imitates the other
     average: int = field(default=0, metadata={"neutral": 0})  # steps over which the weights that read are averaged; 0: the last
-    small: float = field(default=1.0, metadata={"neutral": 1.0})  # pictures' size at first; whole from half of the budget on
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:
@@ -82,12 +79,6 @@ PRESETS = {
     "paper": Config(init="attend", pictures=1_500_000, batch_area=20_000.0, batch_most=256, eval_pictures=150_000,
                     eval_most=512, model=LARGE, view=ViewConfig(symbol=LARGE_SYMBOL)),
 }
-
-
-def picture_size(pictures: int, config: Config) -> float:
-    """Pixels of a typical symbol after so many pictures: from `small` of the view's, in a straight line, to all of it."""
-    done = min(1.0, 2 * pictures / config.pictures)
-    return config.view.symbol * (config.small + (1 - config.small) * done)
 
 
 def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Generator) -> Tensor:
@@ -184,8 +175,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         model = build(config, corpus, start)
         if reader:
             take_over(model, vocabulary, reader)
-        counters = [CountHead(config.model.encoder.d, len(vocabulary))] if config.count_weight else []
-        ours = [model.decoder, model.symbols, model.scalars, *counters]
+        ours = [model.decoder, model.symbols, model.scalars]
         theirs = [m for m in (model.encoder, model.attention) if m is not None]
         optim = optimizer(ours, config.optim, slow=theirs, factor=config.encoder_rate)
         held = frozenset() if config.full_data else corpus.held_formulas()
@@ -199,14 +189,14 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         feed = Feed(sources, config.batch_area, config.batch_most, config.seed, scale=config.view.scale,
                     **feeding(tools))
         average = copy.deepcopy(model).requires_grad_(False).to(tools.device) if config.average else None
-        model, *counters, optim = tools.prepare(model, *counters, optim)
+        model, optim = tools.prepare(model, optim)
         learner: Recogniser = tools.unwrap_model(model)
         several = tools.num_processes > 1
 
         def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
             rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
             batch = batch.to(tools.device)
-            warps = replace(config.view, symbol=picture_size(pictures, config), scale=0.0)  # the feed has drawn the scales
+            warps = replace(config.view, scale=0.0)  # the feed has drawn the scales
             view = make_view(batch.ink, warps, rng)
             picture = covered(view, batch.ink, replace(config, view=warps), rng) if any(config.cover) else view.picture
             inputs, targets = prefixes(batch.tokens, vocabulary)
@@ -214,20 +204,13 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             logits, attention, encoded = model(picture, view.valid, inputs)
             sequence = sequence_loss(logits, targets, vocabulary, config.smoothing, several)
             loss, numbers = sequence, {"sequence": sequence.detach()}
-            if config.point_weight or config.count_weight:
-                classes = symbol_classes(batch)
             if config.point_weight:
+                classes = symbol_classes(batch)
                 point = point_loss(learner, encoded.features, view, batch.ink, classes, gather=several)
                 loss, numbers["point"] = loss + config.point_weight * point, point.detach()
             if config.guide_weight:
                 guide = guide_loss(attention, view, batch, vocabulary, several)
                 loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
-            if config.count_weight:
-                count = count_loss(counters[0](encoded.features, view.valid), classes, several)
-                loss, numbers["count"] = loss + config.count_weight * count, count.detach()
-            if config.mutual_weight:
-                mutual = mutual_loss(logits, batch.tokens, vocabulary, several)
-                loss, numbers["mutual"] = loss + config.mutual_weight * mutual, mutual.detach()
             return loss, numbers
 
         look = corpus.look(config.eval_most)
@@ -235,7 +218,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
 
         def after_step(pictures: int) -> None:
             if average is not None:
-                follow(average, learner, 1 / config.average)
+                ema_update(average, learner, 1 / config.average)
 
         reading = learner if average is None else average
 
@@ -246,12 +229,10 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                     "structure": result.structure_rate, "n": len(look), "gamma": float(reading.scalars["gamma"])}
 
         kept: dict[str, nn.Module] = {"model": model}
-        if counters:
-            kept["counter"] = counters[0]
         if average is not None:
             kept["average"] = average
         loop = Loop(this, tools, kept, optim, config.optim, config.pictures, step, feed, evaluate, config.eval_pictures,
-                    after_step=after_step, trunks=config.small == 1, progress=progress)
+                    after_step=after_step, progress=progress)
         last = loop.train(max_minutes, max_steps)
         earlier = training_cost(start) if start else (reader.pictures, reader.minutes) if reader else (0, 0.0)
         this.save_weights(half(reading.state_dict()), {

@@ -11,7 +11,7 @@ from torch import nn
 from mmlib.models.attention import AttentionNetwork
 from mmlib.models.encoder import BatchNorm, ChannelNorm, Encoder
 from mmlib.models.heads import pool
-from mmlib.models.layers import dot_attention, follow, positions_2d
+from mmlib.models.layers import dot_attention, ema_update, positions_2d
 from mmlib.models.recogniser import TINY
 
 SIZES = [(5, 9), (3, 4), (2, 7)]  # cells high and wide: odd and even
@@ -135,7 +135,7 @@ def test_a_moving_average_has_the_running_variance_too():
     old, new = BatchNorm(2), BatchNorm(2)
     new.running_var.fill_(3.0)
     new.num_batches_tracked += 5
-    follow(old, new, 0.25)
+    ema_update(old, new, 0.25)
     assert old.running_var.tolist() == [1.5, 1.5]
     assert old.num_batches_tracked == 0
 

@@ -18,7 +18,7 @@ from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.latex import Vocabulary
 from mmlib.losses import MatchConfig, MatchLoss
-from mmlib.losses.reading import CountHead, count_loss, guide_loss, mutual_loss, point_loss, sequence_loss
+from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import prefixes
 from mmlib.store.runs import find_runs
@@ -71,12 +71,9 @@ def side_losses(share, gather):
     logits, attention, encoded = model(view.picture, view.valid, inputs)
     point = point_loss(model, encoded.features, view, batch.ink, symbol_classes(batch), most=10**6, gather=gather)
     guide = guide_loss(attention, view, batch, VOCABULARY, gather)
-    counter = CountHead(model.config.encoder.d, len(VOCABULARY))
-    count = count_loss(counter(encoded.features, view.valid), symbol_classes(batch), gather)
-    mutual = mutual_loss(logits, batch.tokens, VOCABULARY, gather)
-    (point + guide + count + mutual).backward()
-    reached = [p.grad.flatten() for p in (*model.parameters(), *counter.parameters()) if p.grad is not None]
-    return torch.cat([torch.stack([point, guide, count, mutual]).detach(), *reached])
+    (point + guide).backward()
+    reached = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return torch.cat([torch.stack([point, guide]).detach(), *reached])
 
 
 def on_one_process(rank, folder):

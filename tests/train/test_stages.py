@@ -209,56 +209,6 @@ def test_sequence_loss_by_hand():
     torch.testing.assert_close(finetune.sequence_loss(logits, targets, VOCABULARY, 0.1), 0.9 * sum(plain) / 4 + 0.1 * even)
 
 
-def test_mutual_loss_is_the_slow_references(batch):
-    b, t = batch.tokens.shape
-    logits = torch.randn(b, 2, t + 1, len(VOCABULARY), generator=seeded(), requires_grad=True)
-    said, total, places = logits.detach().log_softmax(-1), 0.0, 0
-    for e in range(b):
-        length = int((batch.tokens[e] != VOCABULARY.pad).sum())
-        for at in range(length):
-            l2r, r2l = said[e, 0, at], said[e, 1, length - 1 - at]  # r2l writes the last token first
-            total, places = total + float(((l2r.exp() - r2l.exp()) * (l2r - r2l)).sum()), places + 1
-    loss = finetune.mutual_loss(logits, batch.tokens, VOCABULARY)
-    assert float(loss.detach()) == pytest.approx(total / places, rel=1e-4)
-    loss.backward()
-    assert logits.grad.abs().amax((2, 3)).min() > 0  # both directions move
-    same = said.clone()
-    for e in range(b):
-        length = int((batch.tokens[e] != VOCABULARY.pad).sum())
-        same[e, 1, :length] = same[e, 0, :length].flip(0)
-    assert finetune.mutual_loss(same, batch.tokens, VOCABULARY) == pytest.approx(0, abs=1e-6)
-
-
-def test_counts_are_learned_and_padding_counts_nothing(batch):
-    classes = finetune.symbol_classes(batch)
-    torch.manual_seed(0)
-    features, valid = torch.randn(5, 16, 6, 20), torch.ones(5, 1, 6, 20)
-    valid[1, :, :, 12:] = 0
-    head = finetune.CountHead(16, len(VOCABULARY))
-    counts = head(features, valid).detach()
-    assert counts.max() < 0.5  # none at first
-    torch.testing.assert_close(head(features * valid, valid)[1], head(features[1:2, :, :, :12], valid[1:2, :, :, :12])[0])
-    total = 0.0
-    for e in range(5):
-        for token in range(len(VOCABULARY)):
-            off = abs(float(counts[e, token]) - sum(int(c) == token for c in classes[e]))
-            total += off - 0.5 if off > 1 else off**2 / 2
-    assert float(finetune.count_loss(counts, classes)) == pytest.approx(total / 5, rel=1e-4)
-    unknown = classes.clone()
-    unknown[1:] = -1  # an expression without segmentation is left out
-    torch.testing.assert_close(finetune.count_loss(counts, unknown), finetune.count_loss(counts[:1], classes[:1]))
-    nothing = finetune.count_loss(head(features, valid), torch.full_like(classes, -1))
-    assert nothing == 0
-    nothing.backward()
-
-
-def test_pictures_grow_to_their_size_by_half_of_the_budget():
-    config = tiny(finetune, pictures=100, small=0.5)
-    sizes = [finetune.picture_size(pictures, config) / config.view.symbol for pictures in (0, 25, 50, 99)]
-    assert sizes == pytest.approx([0.5, 0.75, 1, 1])
-    assert finetune.picture_size(7, tiny(finetune)) == config.view.symbol
-
-
 def test_averaged_weights_lag_behind_the_last(monkeypatch):
     plain, seen = finetune.run(tiny(finetune), "smoke", progress=False), []
     state = finetune.half
@@ -318,7 +268,7 @@ def test_shares_of_the_labels_are_nested(corpus):
 
 RUNS = {"pretrain": (pretrain, {}), "byol": (pretrain, {"objective": "byol"}), "mae": (pretrain, {"objective": "mae"}),
         "attend": (attend, {}), "finetune": (finetune, {}), "finetune under covers": (finetune, {"cover": (0.1, 0.5)}),
-        "finetune with all levers": (finetune, {"count_weight": 0.1, "mutual_weight": 0.5, "average": 3, "small": 0.5})}
+        "finetune with averaged weights": (finetune, {"average": 3})}
 
 
 def losses(run):
@@ -332,7 +282,7 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "byol", "attend", "finetune under covers", "finetune with all levers"])
+@pytest.mark.parametrize("name", ["pretrain", "byol", "attend", "finetune under covers", "finetune with averaged weights"])
 def test_a_stage_pauses_resumes_and_is_the_same(name, tmp_path, monkeypatch):
     stage, changes = RUNS[name]
     config = tiny(stage, **changes)

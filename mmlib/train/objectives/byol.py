@@ -22,7 +22,7 @@ from mmlib.draw.views import ink_cells, make_view
 from mmlib.losses import byol_loss
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
-from mmlib.models.layers import follow
+from mmlib.models.layers import ema_update
 from mmlib.train.objectives.base import Objective
 from mmlib.train.objectives.contrast import matched
 
@@ -84,4 +84,4 @@ class ByolObjective(Objective):
 
     def after_step(self, done: float) -> None:
         """The target follows."""
-        follow(self.target, self.network, 1 - momentum_at(done, self.config.momentum))
+        ema_update(self.target, self.network, 1 - momentum_at(done, self.config.momentum))
