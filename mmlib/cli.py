@@ -182,7 +182,7 @@ def evaluate(args: argparse.Namespace) -> None:
     print(evaluate(args.weights, args.dataset, args.split, **options))
     if args.arm:  # figures by nesting and by what training has seen need to know it of each expression
         from mmlib.data.corpus import resolved
-        from mmlib.report import traits_path, write_traits
+        from mmlib.study.subsets import traits_path, write_traits
 
         dataset = resolved(args.dataset)
         if dataset in ("crohme", "synthetic") and not traits_path(args.split, dataset).is_file():

@@ -410,3 +410,12 @@ def _leaf(text: str, ref: str) -> list[Node]:
     elif text not in _BASES and (command in _BASES or command in _SYNONYMS):
         text = command
     return to_tree(_TOKEN.findall(text))
+
+
+def depth(tokens: Sequence[str]) -> int:
+    """How deep scripts, fractions and roots are nested: 0 for a plain row."""
+    level = deepest = 0
+    for token in tokens:
+        level += (token == "{") - (token == "}")
+        deepest = max(deepest, level)
+    return deepest

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmlib import report
 from mmlib.draw.masks import mask_ratio
 from mmlib.draw.views import STRIDE, InkBatch, View, make_view, sample
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import canonical
 from mmlib.measure.recognition import outcomes
-from mmlib.show import story
+from mmlib.show import readings, story
 from mmlib.show import style as plots
-from mmlib.study.attention_report import view_ink
+from mmlib.study import results
 from mmlib.synthetic.compose import HersheyBank, compose
 from mmlib.train import attend
 from mmlib.train.objectives.contrast import common_points
@@ -43,7 +42,7 @@ def write(seed: int = 0) -> None:
     import matplotlib.pyplot as plt
 
     figures = {"architecture": architecture(seed=seed)}
-    if reader := report.shipped():
+    if reader := results.shipped():
         figures |= {"method": method(reader, seed), "read": read(reader, seed)}
     for name, fig in figures.items():
         plots.save(fig, name)
@@ -149,7 +148,7 @@ def _page(view: View) -> torch.Tensor:
 def _heat(ax: Axes, view: View, batch: InkBatch, heat: torch.Tensor) -> None:
     """A map on the cells of a view, from its own least to its own most."""
     h, w = heat.shape
-    plots.heat_over_ink(ax, view_ink(view, batch, 0), ((heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)).numpy(),
+    plots.heat_over_ink(ax, story.view_ink(view, batch, 0), ((heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)).numpy(),
                         (0, STRIDE * w, STRIDE * h, 0), 1.0)
     ax.set(xlim=(0, STRIDE * w), ylim=(STRIDE * h, 0))
 
@@ -252,7 +251,7 @@ def method(reader: Reader, seed: int = 0) -> Figure:
     at = sample(maps[None], small.first.cells, small.batch.owner)  # (n, k)
     entropy = -(maps.flatten(1) * maps.flatten(1).clamp_min(1e-12).log()).sum(1)
     sharpest = int(entropy.argmin())
-    looked = report.look(reader, shown.ink)
+    looked = readings.look(reader, shown.ink)
     token = next((k for k, t in enumerate(looked.tokens) if t == r"\sqrt"), 0)
     stages = (0.0, 0.5, 1.0)
     with plots.style():
@@ -291,7 +290,7 @@ def read(reader: Reader, seed: int = 0, latex: str = READ, panels: int = 3) -> F
     import matplotlib.pyplot as plt
 
     inks = [written(latex, seed + k) for k in range(2)]
-    looks = [report.look(reader, ink) for ink in inks]
+    looks = [readings.look(reader, ink) for ink in inks]
     wrong = outcomes([one.tokens for one in looks], [ink.tokens for ink in inks]).token_errors.astype(int)
     steps = [k for k, token in enumerate(looks[1].tokens) if token not in ("{", "}", "^", "_")]
     steps = [steps[round(k)] for k in np.linspace(0, len(steps) - 1, min(panels, len(steps)))]

@@ -16,7 +16,7 @@ from mmlib.data.split import leak, split
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import InkBatch, View
 from mmlib.formula.ink import Ink, Symbol, typical_size
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.latex import Vocabulary, depth
 from mmlib.store.runs import results_root, write_atomic
 
 if TYPE_CHECKING:
@@ -72,6 +72,13 @@ def as_batch(ink: Ink) -> InkBatch:
     return InkBatch(torch.from_numpy(points.astype(np.float32)), torch.from_numpy(ink.stroke.astype(np.int64)), owner, 1)
 
 
+def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
+    """Expression `which` of a batch as the view shows it, in pixels, for drawing: without what a crop left out."""
+    own = ((ink.owner == which) & view.kept).cpu().numpy()
+    stroke = np.unique(ink.stroke.cpu().numpy()[own], return_inverse=True)[1]
+    return Ink(view.points.cpu().numpy()[own], stroke.astype(np.int32))
+
+
 def seen_by_student(picture: torch.Tensor) -> torch.Tensor:
     """Colours (H, W, 3) of a picture (2, H, W), ink and covers: ink black, covers orange."""
     ink, cover = picture
@@ -114,12 +121,6 @@ def drawing(ink: Ink, scale: float = 48.0, margin: int = 20, pen: float = 5.0) -
 
 CONTAINS = {"a fraction": r"\frac", "a root": r"\sqrt", "a superscript": "^", "a subscript": "_", "a sum": r"\sum",
             "an integral": r"\int", "a limit": r"\lim", "an equals sign": "="}
-
-
-def depth(tokens: Sequence[str]) -> int:
-    """How deep scripts, fractions and roots are nested: 0 for a plain row."""
-    level = np.cumsum([(t == "{") - (t == "}") for t in tokens])
-    return int(level.max(initial=0))
 
 
 def statistics(pack: Pack) -> dict[str, Any]:

@@ -230,19 +230,3 @@ def annotate_n(ax: Axes, n: int, seeds: int = 1) -> None:
     """State in the corner what a panel was computed from."""
     text = f"n = {n:,} expressions, {seeds} seed{'s' * (seeds != 1)}"
     ax.annotate(text, (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize="small", color=GREY)
-
-
-def markdown_table(frame: pd.DataFrame, digits: int = 3) -> str:
-    """A Markdown table of a frame, without its index: floats with `digits` decimals, gaps empty."""
-
-    def cell(value: Any) -> str:
-        if value is None or value != value:  # NaN
-            return ""
-        if isinstance(value, (float, np.floating)):
-            return f"{value:.{digits}f}"
-        return str(value).replace("|", r"\|").replace("\n", " ")
-
-    rule = ["---:" if kind in "iuf" else "---" for kind in (frame[name].dtype.kind for name in frame)]
-    body = frame.itertuples(index=False, name=None)
-    rows = [map(cell, frame.columns), rule, *(map(cell, row) for row in body)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

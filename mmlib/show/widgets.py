@@ -18,16 +18,14 @@ import numpy as np
 import torch
 import traitlets
 
-from mmlib import report
 from mmlib.data.augment import collate, from_pack
 from mmlib.data.pack import Pack
 from mmlib.draw.masks import mask_ratio
 from mmlib.draw.views import STRIDE, InkBatch, View, ViewConfig, make_view, sample
 from mmlib.formula.ink import Ink, InkError, write_inkml
 from mmlib.read.reader import Reader, Reading, recognize
-from mmlib.show import story
+from mmlib.show import readings, story
 from mmlib.show import style as plots
-from mmlib.study import attention_report
 from mmlib.train import attend
 from mmlib.train.objectives.contrast import common_points
 
@@ -236,7 +234,7 @@ def _heat(ax: Axes, heat: torch.Tensor, view: View, ink: InkBatch) -> None:
     """A map (h, w) over its mean on the cells of the only expression of a view, its ink on top."""
     width, height = (view.extent[0] / STRIDE).int().tolist()
     extent = (0, STRIDE * width, STRIDE * height, 0)
-    plots.heat_over_ink(ax, attention_report.view_ink(view, ink, 0), heat[:height, :width].numpy(), extent, relative=True)
+    plots.heat_over_ink(ax, story.view_ink(view, ink, 0), heat[:height, :width].numpy(), extent, relative=True)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
@@ -424,7 +422,7 @@ class Draw(ipywidgets.VBox):  # type: ignore[misc]
         if self.ink is None or not self.found:
             return
         with plots.style(), torch.no_grad():
-            self.picture.value = png(report.looks_figure(self.ink, report.look(self.reader, self.ink, self.found[0].tokens)))
+            self.picture.value = png(readings.looks_figure(self.ink, readings.look(self.reader, self.ink, self.found[0].tokens)))
         self.picture.layout.display = ""
 
     def save(self) -> None:

@@ -20,8 +20,7 @@ from mmlib.data.batches import batches_by_area
 from mmlib.data.corpus import load_corpus
 from mmlib.data.pack import Indices, Pack
 from mmlib.draw.raster import arc_length, densify
-from mmlib.draw.views import STRIDE, InkBatch, View, ViewConfig, make_view
-from mmlib.formula.ink import Ink
+from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.measure.attention import (
     CLASSES,
     Shares,
@@ -36,8 +35,8 @@ from mmlib.measure.attention import (
 )
 from mmlib.measure.intervals import interval, paired_difference
 from mmlib.models.encoder import EncoderConfig
-from mmlib.store import records
 from mmlib.store.runs import Run, fields_of, results_root, training_cost
+from mmlib.study import records
 from mmlib.train import attend
 
 if TYPE_CHECKING:
@@ -317,13 +316,6 @@ def conclusion() -> dict[str, list[str]]:
     """The classes of symbols by what is `said` of the recorded leads. Empty without any record."""
     found = said(leads(recorded("ratio"), recorded("lead")))
     return {words: [part for part, one in found.items() if one == words] for words in SAID} if found else {}
-
-
-def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
-    """Expression `which` of a batch as the view shows it, in pixels, for drawing: without what a crop left out."""
-    own = ((ink.owner == which) & view.kept).cpu().numpy()
-    stroke = np.unique(ink.stroke.cpu().numpy()[own], return_inverse=True)[1]
-    return Ink(view.points.cpu().numpy()[own], stroke.astype(np.int32))
 
 
 def measured(run: Run, dataset: str | None = None, keep: bool = False) -> list[dict[str, Any]]:

@@ -40,8 +40,8 @@ from mmlib.models.layers import autocast, default_device
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import Hypothesis, beam_search
 from mmlib.read.reader import Reader, trace_picture
-from mmlib.store.records import append
 from mmlib.store.runs import Run, digest, write_atomic
+from mmlib.study.records import append
 
 CODE_VERSION = "1"
 METRICS = {"ter": "ter", "exprate": "exprate", "within1": "within1", "within2": "within2", "within3": "within3",

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmlib.draw.views import ViewConfig
-from mmlib.store import records
 from mmlib.store.runs import Run, RunError, elsewhere, find_runs, results_root, training_cost, views_of
+from mmlib.study import records
 from mmlib.study.evaluate import evaluate
 from mmlib.study.probe import probe
 from mmlib.train import attend, finetune, pretrain

@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmlib.data.augment import Augmenter
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.prepare import load_pack
-from mmlib.store import records
 from mmlib.store.runs import Run, RunError, find_runs, results_root, views_of, write_atomic
+from mmlib.study import records
 from mmlib.study.evaluate import evaluate
 from mmlib.train import finetune
 from mmlib.train.loop import Paused

@@ -17,8 +17,8 @@ from mmlib.measure import probes
 from mmlib.measure.intervals import Interval, interval
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.layers import default_device
-from mmlib.store import records
 from mmlib.store.runs import Run, fields_of, results_root, training_cost
+from mmlib.study import records
 from mmlib.train.attend import encoder_weights
 from mmlib.train.pretrain import HARD
 

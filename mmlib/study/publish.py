@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from mmlib.read.reader import Reader
-from mmlib.store.records import load
 from mmlib.store.runs import RunError, digest, find_runs, load_weights, results_root, save_weights, sizes_of, write_atomic
+from mmlib.study.records import load
 
 PUBLISHED = "published.json"
 LARGEST = 16 * 2**20  # bytes: what a clone should not have to carry more of

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from mmlib.measure.recognition import Outcomes
-from mmlib.store import records
 from mmlib.store.runs import (
     Run,
     RunError,
@@ -41,6 +40,7 @@ from mmlib.store.runs import (
     run_hash,
     training_cost,
 )  # fmt: skip
+from mmlib.study import records
 from mmlib.study.evaluate import METRICS, labels_used
 from mmlib.study.publish import published
 
@@ -164,7 +164,7 @@ def _expected(run: Run) -> tuple[dict[str, Any], dict[str, float]]:
 
 def _cost(run: Run) -> dict[str, Any]:
     """Pictures and minutes of a run and those before it; of the recogniser that ships, what its file says."""
-    from mmlib.report import shipped
+    from mmlib.study.results import shipped
 
     reader = shipped()
     if reader and reader.run == run.name:
@@ -178,9 +178,8 @@ def _cost(run: Run) -> dict[str, Any]:
 
 def table_faults() -> Iterator[str]:
     """Tables that differ from what the records give."""
-    from mmlib.report import filled, table
-    from mmlib.show.style import markdown_table
     from mmlib.study.publish import model_card
+    from mmlib.study.tables import filled, markdown_table, table
 
     readme = project_root() / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""

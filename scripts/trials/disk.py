@@ -57,7 +57,7 @@ def before(owner: Any, name: str, call: int, action: Callable[[], None], for_eve
 
 def append_rows(place: Path, count: int = 12) -> None:
     """Rows of a made-up run, one append each; what is there already is written again."""
-    from mmlib.store import records
+    from mmlib.study import records
 
     os.environ["MMLIB_RESULTS"] = str(place)
     for number in range(count):
@@ -71,8 +71,8 @@ def faulty(trials: Trials, kind: str, place: Path, call: int, room: int) -> Call
 
     def do() -> None:
         from mmlib.data import pack
-        from mmlib.store import records
         from mmlib.store.runs import Run
+        from mmlib.study import records
 
         owner, name = {"checkpoint": (Run, "save_checkpoint"), "curves": (Run, "log"), "records": (records, "write_atomic"),
                        "pack": (pack, "write_atomic")}[kind]
@@ -88,8 +88,8 @@ def faulty(trials: Trials, kind: str, place: Path, call: int, room: int) -> Call
 def broken(place: Path) -> list[str]:
     """Files that are not whole, and temporary ones."""
     from mmlib.data.pack import Pack
-    from mmlib.store import records
     from mmlib.store.runs import Run
+    from mmlib.study import records
 
     found = [f"{path.name} was left" for path in place.rglob("*.tmp")]
     for path in place.rglob("metrics.jsonl"):

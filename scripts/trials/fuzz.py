@@ -218,7 +218,7 @@ class Kinds:
         _ = run.summary
 
     def table(self, rng: random.Random) -> None:
-        from mmlib.store import records
+        from mmlib.study import records
 
         path = self.folder / "records.csv"
         row = ",".join(records.COLUMNS) + "\nr,s,p,a,d,v,1,0,0,ter,0.5,4,9,1,h,c,u\n"

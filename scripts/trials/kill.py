@@ -107,8 +107,8 @@ class Trials:
 
     def result(self, target: str, place: Path) -> dict[str, Any]:
         from mmlib.data.pack import FORMAT, read_tensors
-        from mmlib.store import records
         from mmlib.store.runs import Run
+        from mmlib.study import records
 
         if target == "pack":
             (report,) = (place / "packs").glob("*.json")

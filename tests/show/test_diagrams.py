@@ -7,13 +7,12 @@ import pytest
 import torch
 from matplotlib.patches import FancyBboxPatch
 
-from mmlib import report
 from mmlib.draw.masks import covered_share, mask_ratio
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE
 from mmlib.formula.ink import Ink
 from mmlib.read.reader import Reader
-from mmlib.show import diagrams, story
+from mmlib.show import diagrams, readings, story
 from mmlib.store.runs import project_root
 
 
@@ -80,6 +79,6 @@ def test_the_figure_of_a_reading_counts_its_errors():
     said = [text.get_text() for part in fig.subfigs for ax in part.axes for text in ax.texts]
     for k in range(2):
         ink = diagrams.written(diagrams.READ, k)
-        right = report.look(reader, ink).tokens == ink.tokens
+        right = readings.look(reader, ink).tokens == ink.tokens
         assert (said[2 * k + 1] == "as it was written") == right
     plt.close(fig)

@@ -8,6 +8,7 @@ import pytest
 
 from mmlib.formula.ink import Ink, Symbol
 from mmlib.show import style as plots
+from mmlib.study.tables import markdown_table
 
 
 @pytest.fixture
@@ -99,6 +100,6 @@ def test_bars_say_their_numbers(ax):
 
 def test_markdown_table():
     frame = pd.DataFrame({"arm": ["a|b", None], "n": [986, 2], "TER": [0.12345, np.nan]})
-    assert plots.markdown_table(frame) == "\n".join(
+    assert markdown_table(frame) == "\n".join(
         ["| arm | n | TER |", "| --- | ---: | ---: |", r"| a\|b | 986 | 0.123 |", "|  | 2 |  |"]
     )

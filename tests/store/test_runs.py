@@ -371,7 +371,7 @@ def test_two_processes_cannot_write_one_run(run):
 
 
 def test_importing_runs_needs_only_the_training_packages():
-    code = "import mmlib.store.runs, mmlib.store.records, sys; print({'pandas', 'lxml', 'matplotlib'} & set(sys.modules))"
+    code = "import mmlib.store.runs, mmlib.study.records, sys; print({'pandas', 'lxml', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.project_root()
     )

@@ -10,9 +10,9 @@ from mmlib.data.augment import collate, from_pack
 from mmlib.draw.views import STRIDE, make_view
 from mmlib.measure.attention import CLASSES, symbol_classes, uniform_over_ink
 from mmlib.models.recogniser import TINY
-from mmlib.store import records
 from mmlib.store.runs import Run
 from mmlib.study import attention_report as report
+from mmlib.study import records
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import attend
 

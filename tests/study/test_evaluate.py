@@ -12,9 +12,9 @@ from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.latex import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader
-from mmlib.store import records
 from mmlib.store.runs import Run, find_runs, run_hash
 from mmlib.study import evaluate as module
+from mmlib.study import records
 from mmlib.study.evaluate import Config, evaluate, occluded, read_samples
 from mmlib.study.paper import Step, _read
 

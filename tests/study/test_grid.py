@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from mmlib.measure.recognition import Score
-from mmlib.store import records
 from mmlib.store.runs import Run, RunError, training_cost, views_of
 from mmlib.study import grid as ablate
+from mmlib.study import records
 from mmlib.study.evaluate import labels_used
 from mmlib.study.grid import ARMS, GRID, LABELLED, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, TOTAL, Cell
 from mmlib.train.loop import Paused, initial_run

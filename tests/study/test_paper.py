@@ -12,9 +12,8 @@ from packaging.utils import canonicalize_name
 
 from mmlib.formula.latex import Vocabulary
 from mmlib.models.recogniser import LARGE, Recogniser
-from mmlib.store import records
 from mmlib.store.runs import Run, RunError, find_runs
-from mmlib.study import paper
+from mmlib.study import paper, records
 from mmlib.study.paper import chain, collect, follow, operations, plan, take
 from mmlib.study.publish import LARGEST
 

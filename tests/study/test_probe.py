@@ -8,9 +8,9 @@ import torch
 from mmlib.cli import main
 from mmlib.data import corpus as corpora
 from mmlib.measure import probes
-from mmlib.store import records
 from mmlib.store.runs import Run, RunError, find_runs
 from mmlib.study import probe as stage
+from mmlib.study import records
 from mmlib.train import finetune, pretrain
 from mmlib.train.loop import half
 

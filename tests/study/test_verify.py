@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from mmlib import cli, report
-from mmlib.store import records
+from mmlib import cli
 from mmlib.store.runs import project_root
-from mmlib.study import verify
+from mmlib.study import records, verify
+from mmlib.study import tables as study_tables
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def project(committed, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def tables():
     """The published tables, each drawn once: the records behind them stay as they are."""
-    return functools.cache(report.table)
+    return functools.cache(study_tables.table)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def other(number, rng):
 
 
 def test_what_is_committed_agrees(project, monkeypatch, tables):
-    monkeypatch.setattr(report, "table", tables)
+    monkeypatch.setattr(study_tables, "table", tables)
     assert verify.verify() == []
 
 
@@ -102,7 +102,7 @@ def test_a_number_changed_in_outcomes_is_named(project, change, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_number_changed_in_a_table_is_named(project, change, seed, monkeypatch, tables):
-    monkeypatch.setattr(report, "table", tables)
+    monkeypatch.setattr(study_tables, "table", tables)
     rng = random.Random(seed)
     path = rng.choice([*sorted((project / "figures").glob("*.md")), records.path().parent / "checkpoints" / "README.md",
                        project / "README.md"])

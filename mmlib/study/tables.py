@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmlib.report.arms import COMPARED, METRICS, NO_RECORD, number, scored, shipped_arm
-from mmlib.report.claims import claims_table
-from mmlib.report.grid import grid_table
-from mmlib.report.outcomes import intervals
-from mmlib.store import records
 from mmlib.store.runs import RunError, results_root, write_atomic
 from mmlib.study import grid as ablate
+from mmlib.study import records, results
+from mmlib.study.claims import claims_table
+from mmlib.study.comparisons import COMPARED, METRICS, NO_RECORD, intervals, scored
+from mmlib.study.grid_results import grid_table
+from mmlib.study.results import format_number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,9 +34,9 @@ def arms_table(split: str, arms: Sequence[str] = COMPARED, dataset: str = "crohm
         row = {"arm": arm, "seeds": NO_RECORD, "n": "", "pictures": "", "minutes": ""} | dict.fromkeys(METRICS.values(), "")
         if len(own):
             row |= {"seeds": str(own.seed.nunique()), "n": f"{own.n.iloc[0]:,.0f}", "pictures": f"{own.pictures.mean():,.0f}",
-                    "minutes": number(own.minutes.mean(), "{:.0f}")}
+                    "minutes": format_number(own.minutes.mean(), "{:.0f}")}
             for metric, title in METRICS.items():
-                row[title] = number(own[own.metric == metric].value.mean(), "{:.3f}" if metric == "ter" else "{:.1%}")
+                row[title] = format_number(own[own.metric == metric].value.mean(), "{:.3f}" if metric == "ter" else "{:.1%}")
         rows.append(row)
     return pd.DataFrame(rows, columns=["arm", "seeds", "n", "pictures", "minutes", *METRICS.values()])
 
@@ -61,7 +61,7 @@ def main_table(arms: Sequence[str] | None = None, splits: Sequence[str] = ("test
     if arms is None:
         recorded = {arm for split in splits for arm in scored(split).arm}
         arms = [*COMPARED, *sorted(arm for arm in recorded if arm not in COMPARED and "-no-" not in arm)]
-    ships, rows = shipped_arm(), []
+    ships, rows = results.shipped_arm(), []
     for arm in arms:
         row = {"method": f"{arm} (ours{', ships' if arm == ships else ''})", "source": "measured here"}
         for split in splits:
@@ -175,7 +175,6 @@ def table(name: str) -> DataFrame:
 
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:
     """Write each table as `<name>.md` among the figures, and into its place in the README if that is where figures go."""
-    from mmlib.show.style import markdown_table
     from mmlib.store.runs import figures_root, project_root
 
     readme = project_root() / "README.md"
@@ -194,3 +193,19 @@ def filled(text: str, name: str, table: str) -> str:
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)
     return f"{head}{begin}{table}\n{end}{tail}" if found and closed else text
+
+
+def markdown_table(frame: DataFrame, digits: int = 3) -> str:
+    """A Markdown table of a frame, without its index: floats with `digits` decimals, gaps empty."""
+
+    def cell(value: Any) -> str:
+        if value is None or value != value:  # NaN
+            return ""
+        if isinstance(value, (float, np.floating)):
+            return f"{value:.{digits}f}"
+        return str(value).replace("|", r"\|").replace("\n", " ")
+
+    rule = ["---:" if kind in "iuf" else "---" for kind in (frame[name].dtype.kind for name in frame)]
+    body = frame.itertuples(index=False, name=None)
+    rows = [map(cell, frame.columns), rule, *(map(cell, row) for row in body)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

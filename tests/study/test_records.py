@@ -5,8 +5,8 @@ import multiprocessing
 
 import pytest
 
-from mmlib.store import records
 from mmlib.store.runs import RunError
+from mmlib.study import records
 
 
 @pytest.fixture(autouse=True)

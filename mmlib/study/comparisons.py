@@ -11,11 +11,28 @@ import numpy as np
 
 from mmlib.measure.intervals import SETTLED, Interval, interval, paired_difference
 from mmlib.measure.recognition import Outcomes
-from mmlib.report.arms import METRICS, NO_RECORD, scored
 from mmlib.store.runs import Run, RunError, results_root
+from mmlib.study import grid as ablate
+from mmlib.study import records
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+NO_RECORD = "no record yet"
+COMPARED = ("mask-match", "supervised", "supervised-total")
+HEADLINE = (*COMPARED, "recogniser")  # and one that was trained for longer, where there is one
+METRICS = {"ter": "TER", "exprate": "ExpRate", "within1": "≤1", "within2": "≤2", "within3": "≤3", "structure": "structure",
+           "hallucination": "hallucinated"}
+
+
+def scored(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0, profile: str | None = None) -> DataFrame:
+    """Records of a split without occlusion: for each arm, seed and metric the newest. Of one share of the labels or of several;
+    of one profile, or of all but the ablations', whose budgets are not comparable with the others'."""
+    frame = records.load()
+    frame = frame[frame.profile == profile if profile else frame.profile != ablate.PROFILE]
+    kept = frame[(frame.dataset == dataset) & (frame.split == split) & frame.labels.isin(np.atleast_1d(labels))]
+    kept = kept[kept.occlusion == 0]
+    return kept.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric"], keep="last")
 
 
 def outcomes_in(folder: Path) -> Outcomes:

@@ -6,11 +6,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from mmlib.measure.intervals import SETTLED, holm
-from mmlib.report.arms import NO_RECORD
-from mmlib.report.grid import grid_differences, occlusion_areas
-from mmlib.report.outcomes import seeds_of, ter_of
 from mmlib.study import attention_report
+from mmlib.study.comparisons import NO_RECORD, seeds_of, ter_of
 from mmlib.study.grid import PROFILE, SYNTHETIC
+from mmlib.study.grid_results import grid_differences, occlusion_areas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,16 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
-from mmlib import report
 from mmlib.draw.views import STRIDE, InkBatch, ViewConfig, make_view
 from mmlib.formula.ink import typical_size
 from mmlib.formula.latex import Vocabulary, canonical
 from mmlib.measure.recognition import Outcomes
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader
+from mmlib.show import figures, readings
 from mmlib.show import style as plots
-from mmlib.store import records
 from mmlib.store.runs import Run, RunError, project_root
+from mmlib.study import claims, comparisons, grid_results, records, subsets, tables
+from mmlib.study import results as study_results
 from mmlib.study.grid import SYNTHETIC
 from mmlib.train import attend, finetune, pretrain
 
@@ -65,25 +66,25 @@ def evaluated(arm, errors, length, seed=0, split="valid", trained="", ids=None, 
 
 
 def test_without_results_tables_say_so():
-    assert (report.arms_table("valid").seeds == report.NO_RECORD).all()
-    main = report.main_table()
-    assert len(main) == len(report.COMPARED)
-    assert (main.iloc[:, 2:] == report.NO_RECORD).all(axis=None)
-    assert report.NO_RECORD in report.verdict("mask-match", "supervised", "valid")
+    assert (tables.arms_table("valid").seeds == comparisons.NO_RECORD).all()
+    main = tables.main_table()
+    assert len(main) == len(comparisons.COMPARED)
+    assert (main.iloc[:, 2:] == comparisons.NO_RECORD).all(axis=None)
+    assert comparisons.NO_RECORD in comparisons.verdict("mask-match", "supervised", "valid")
     assert all(frame.empty for frame in (
-        report.intervals("valid"), report.differences([("a", "b")], "valid"), report.parts("valid", "length"),
-        report.seen_unseen("valid"), report.curves("finetune", "desk", ["valid_ter"]),
+        comparisons.intervals("valid"), comparisons.differences([("a", "b")], "valid"), subsets.parts("valid", "length"),
+        subsets.seen_unseen("valid"), study_results.curves("finetune", "desk", ["valid_ter"]),
     ))  # fmt: skip
 
 
 def test_grid_claims_only_what_several_seeds_carry():
-    assert report.grid_table().arm.tolist() == [report.NO_RECORD]
+    assert grid_results.grid_table().arm.tolist() == [comparisons.NO_RECORD]
     for seed in range(3):
         evaluated("mask-match", [0, 1] * 20, [10, 10] * 20, seed=seed, profile="ablate")
         evaluated("contrastive", [5, 6] * 20, [10, 10] * 20, seed=seed, profile="ablate")
     evaluated("simclr", [9, 9] * 20, [10, 10] * 20, profile="ablate")
     evaluated("dense", [9, 9] * 20, [10, 10] * 20)  # of another profile: no row
-    table = report.grid_table().set_index("arm")
+    table = grid_results.grid_table().set_index("arm")
     assert list(table.index) == ["mask-match", "contrastive", "simclr"]
     assert table.seeds.tolist() == ["0, 1, 2", "0, 1, 2", "0"]
     assert table.factor["simclr"] == "objective of stage 1"
@@ -93,8 +94,8 @@ def test_grid_claims_only_what_several_seeds_carry():
     assert table["TER minus its"]["simclr"].startswith("+0.850 [")
     assert table["p (Holm)"]["simclr"] == "", "one seed: no claim"
     assert float(table["p (Holm)"]["contrastive"]) < 0.01
-    assert report.arms_table("valid").set_index("arm").seeds["mask-match"] == report.NO_RECORD, "not beside other budgets"
-    fig = report.grid_figure()
+    assert tables.arms_table("valid").set_index("arm").seeds["mask-match"] == comparisons.NO_RECORD, "not beside other budgets"
+    fig = figures.grid_figure()
     (ax,) = fig.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["contrastive  (3 seeds)", "simclr  (1 seed)"]
     assert [text.get_text() for text in ax.texts] == ["whole method: minus mask-match", "objective of stage 1: minus mask-match"]
@@ -103,27 +104,27 @@ def test_grid_claims_only_what_several_seeds_carry():
 
 
 def test_claims_say_no_more_than_their_seeds_carry():
-    assert set(report.claims_table().difference) == {report.NO_RECORD}
+    assert set(claims.claims_table().difference) == {comparisons.NO_RECORD}
     for seed, errors in enumerate((2, 3, 4)):
         evaluated("mask-match", [errors, errors + 1] * 20, [10] * 40, seed=seed, profile="ablate", labels=0.1)
         evaluated("supervised-total", [errors + 4, errors + 5] * 20, [10] * 40, seed=seed, profile="ablate", labels=0.1)
         evaluated("simclr", [errors, errors + 1] * 20, [10] * 40, seed=seed, profile="ablate", labels=0.1)
     evaluated("byol", [3, 4] * 20, [10] * 40, profile="ablate", labels=0.1)
     evaluated("mae", [0, 1] * 20, [10] * 40, profile="ablate", labels=0.1)
-    table = report.claims_table().set_index("compared with")
+    table = claims.claims_table().set_index("compared with")
     assert table.difference["supervised-total"] == "TER +0.400 [+0.400, +0.400], p 0.001"
     assert table.difference["byol"].endswith("]"), "one seed: no p"
     assert table.seeds["supervised-total"] == "3"
     assert table.capped["supervised-total"] == "+0.400 [+0.400, +0.400], p 0.001"
     evaluated("byol", [3, 40] * 20, [10] * 40, profile="ablate", labels=0.1, utc="2026-01-01T00:00:00Z")
-    assert report.claims_table().set_index("compared with").capped["byol"].startswith("+0.400 ["), "40 errors count as 10"
+    assert claims.claims_table().set_index("compared with").capped["byol"].startswith("+0.400 ["), "40 errors count as 10"
     evaluated("byol", [3, 4] * 20, [10] * 40, profile="ablate", labels=0.1, utc="2026-02-01T00:00:00Z")
     assert table["what follows"][["supervised-total", "simclr", "byol", "mae"]].tolist() == [
         "ours has fewer errors", "no difference found",
         "one seed: no claim (ours has fewer errors, by less than its own seeds differ)",
         "one seed: no claim (ours has more errors)"]
-    assert table.difference["supervised"] == report.NO_RECORD
-    assert report.table("claims").equals(report.claims_table())
+    assert table.difference["supervised"] == comparisons.NO_RECORD
+    assert tables.table("claims").equals(claims.claims_table())
 
 
 def test_arms_are_compared_over_the_seeds_that_both_have():
@@ -131,7 +132,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have():
         evaluated("mask-match", [seed] * 40, [10] * 40, seed=seed, profile="ablate")
     evaluated("simclr", [5] * 40, [10] * 40, seed=2, profile="ablate")
     evaluated("dense", [5] * 40, [10] * 40, seed=7, profile="ablate")
-    found = report.grid_differences().set_index("a")
+    found = grid_results.grid_differences().set_index("a")
     assert found.value["simclr"] == pytest.approx(0.5 - 0.2)
     assert found.seeds["simclr"] == (1, 1)
     assert "dense" not in found.index, "no seed in common"
@@ -145,15 +146,15 @@ def test_what_no_real_label_taught_stands_beside_every_share_of_the_labels():
                      "split": "valid", "labels": 0, "seed": 0, "metric": "probe_symbol_linear", "value": 0.4, "n": 9,
                      "pictures": 7, "minutes": 1}])
     for labels in (0.1, 1.0):
-        assert report.grid_table(labels).set_index("arm")["TER minus its"][SYNTHETIC].startswith("+0.400 [")
-        assert report.grid_differences(labels).a.tolist() == [SYNTHETIC]
-        assert report.grid_table(labels).set_index("arm").pictures["mask-match"] == "1,000"
+        assert grid_results.grid_table(labels).set_index("arm")["TER minus its"][SYNTHETIC].startswith("+0.400 [")
+        assert grid_results.grid_differences(labels).a.tolist() == [SYNTHETIC]
+        assert grid_results.grid_table(labels).set_index("arm").pictures["mask-match"] == "1,000"
 
 
 def test_an_expression_written_on_and_on_counts_once_where_errors_are_capped():
     evaluated("mask-match", [1] * 39 + [0], [10] * 40, profile="ablate")
     evaluated("contrastive", [1] * 39 + [400], [10] * 40, profile="ablate")
-    table = report.grid_table().set_index("arm")
+    table = grid_results.grid_table().set_index("arm")
     assert table.TER["contrastive"] == "1.097"
     assert table.capped["contrastive"] == "0.122"
     assert table["TER minus its"]["contrastive"].startswith("+1.000 [")
@@ -165,12 +166,12 @@ def test_arms_are_means_over_seeds_of_the_newest_records():
     evaluated("mask-match", [0, 2], [10, 10], utc="2025-02-01T00:00:00Z")
     evaluated("mask-match", [0, 0], [10, 10], seed=1)
     evaluated("extra", [1, 1], [10, 10])
-    table = report.arms_table("valid").set_index("arm")
-    assert list(table.index) == [*report.COMPARED, "extra"]
+    table = tables.arms_table("valid").set_index("arm")
+    assert list(table.index) == [*comparisons.COMPARED, "extra"]
     assert tuple(table.loc["mask-match", ["seeds", "n", "TER", "ExpRate"]]) == ("2", "2", "0.050", "75.0%")
-    assert table.loc["supervised", "seeds"] == report.NO_RECORD
-    assert "extra" not in set(report.arms_table("valid", others=False).arm)
-    assert (report.arms_table("test_2014").seeds == report.NO_RECORD).all()
+    assert table.loc["supervised", "seeds"] == comparisons.NO_RECORD
+    assert "extra" not in set(tables.arms_table("valid", others=False).arm)
+    assert (tables.arms_table("test_2014").seeds == comparisons.NO_RECORD).all()
 
 
 def test_main_table_tells_measured_from_published(results):
@@ -179,7 +180,7 @@ def test_main_table_tells_measured_from_published(results):
                                            "A,test_2016,exprate,0.5,,\nB,test_2014,exprate,0.82,,approximate; large\n")
     evaluated("mask-match", [0, 1, 0, 3], [5, 5, 5, 5], split="test_2014")
     evaluated("supervised", [0, 1, 0, 3], [5, 5, 5, 5], split="test_2014", outcomes=False)
-    table = report.main_table().set_index("method")
+    table = tables.main_table().set_index("method")
     assert table.loc["mask-match (ours)", "ExpRate 2014 (%)"].startswith("50.0 [")
     assert table.loc["supervised (ours)", "ExpRate 2014 (%)"] == "50.0"
     assert list(table.loc["A"]) == ["published", "58.38 ± 0.62", ""]
@@ -191,30 +192,30 @@ def test_differences_are_paired_and_claim_nothing_from_one_seed():
     length = np.full(200, 10)
     evaluated("a", np.tile([1, 3], 100), length)
     evaluated("b", np.tile([2, 4], 100), length)
-    row = report.differences([("a", "b"), ("a", "missing")], "valid").iloc[0]
+    row = comparisons.differences([("a", "b"), ("a", "missing")], "valid").iloc[0]
     assert row.value == pytest.approx(-0.1)
     assert row.low == pytest.approx(-0.1)  # paired: every expression differs by the same
-    assert "no claim follows" in report.verdict("a", "b", "valid")
+    assert "no claim follows" in comparisons.verdict("a", "b", "valid")
     evaluated("whole", np.tile([1, 3], 100), length, weights="one training")
     evaluated("without its slots", np.tile([2, 4], 100), length, weights="one training", without=["slots"])
-    assert report.verdict("whole", "without its slots", "valid").endswith("whole is better.")  # no other seed is asked about
+    assert comparisons.verdict("whole", "without its slots", "valid").endswith("whole is better.")  # no other seed is asked about
     for arm, add in (("a", 0), ("b", 1)):
         evaluated(arm, np.tile([1, 3], 100) + add, length, seed=1)
-    assert report.verdict("a", "b", "valid").endswith("a is better.")
-    assert report.verdict("b", "a", "valid").endswith("b is worse.")
+    assert comparisons.verdict("a", "b", "valid").endswith("a is better.")
+    assert comparisons.verdict("b", "a", "valid").endswith("b is worse.")
     for seed, add in ((0, 1), (1, 8)):  # every expression is worse, but by how much the seeds do not agree
         evaluated("c", np.tile([1, 3], 100) + add, length, seed=seed)
-    assert "so few seeds do not settle it" in report.verdict("c", "a", "valid")
-    assert report.verdict("a", "a", "valid").endswith("no difference was found.")
+    assert "so few seeds do not settle it" in comparisons.verdict("c", "a", "valid")
+    assert comparisons.verdict("a", "a", "valid").endswith("no difference was found.")
     evaluated("other", [1, 2], [10, 10], ids=["x", "y"])
     with pytest.raises(RunError, match="not evaluated on the same expressions"):
-        report.differences([("a", "other")], "valid")
+        comparisons.differences([("a", "other")], "valid")
 
 
 def test_parts_cover_each_readable_expression_once(results):
     length = np.arange(1, 41)
     evaluated("a", [*(length * 2), np.nan], [*length, 0])
-    found = report.parts("valid", "length")
+    found = subsets.parts("valid", "length")
     assert found.n.sum() == 40
     np.testing.assert_allclose(found.value, 2)
     assert found.part.iloc[0].startswith("1 to")
@@ -222,9 +223,9 @@ def test_parts_cover_each_readable_expression_once(results):
     (results / "traits").mkdir()
     rows = "".join(f"e{i},{i % 5},{int(i < 10)}\n" for i in range(40))
     (results / "traits" / "crohme-valid.csv").write_text("id,depth,seen\n" + rows + "e40,,\n")
-    depth = report.parts("valid", "depth").set_index("part").n
+    depth = subsets.parts("valid", "depth").set_index("part").n
     assert depth.to_dict() == {"0": 8, "1": 8, "2": 8, "3 and more": 16}
-    seen = report.seen_unseen("valid")
+    seen = subsets.seen_unseen("valid")
     assert seen[seen.metric == "ExpRate"].set_index("part").n.to_dict() == {"unseen": 30, "seen": 10}
 
 
@@ -235,18 +236,18 @@ def test_traits_come_from_the_labels_and_hold_none(monkeypatch, make_ink, make_p
     corpus = type("Corpus", (), {"pack": pack, "train": np.array([0, 2])})
     monkeypatch.setattr("mmlib.data.corpus.load_corpus", lambda dataset: corpus)
     monkeypatch.setattr("mmlib.study.evaluate.load_part", lambda dataset, split: part)
-    assert report.write_traits("valid").read_text().splitlines() == ["id,depth,seen", "0,1,1", "1,2,0", "2,,"]
-    assert report.traits("valid")["1"] == {"depth": 2, "seen": 0}
+    assert subsets.write_traits("valid").read_text().splitlines() == ["id,depth,seen", "0,1,1", "1,2,0", "2,,"]
+    assert subsets.traits("valid")["1"] == {"depth": 2, "seen": 0}
 
 
 def test_arms_are_told_by_what_a_run_starts_from():
     first, simclr = train(pretrain), train(pretrain, balance=1.0)
     second, fixed = train(attend, first.name), train(attend, simclr.name, schedule="fixed", init=simclr.name)
     more = finetune.Config.preset("desk").pictures + 1
-    assert [report.arm_of(run) for run in (first, simclr, train(pretrain, balance=0.0), second)] == [
+    assert [study_results.arm_of(run) for run in (first, simclr, train(pretrain, balance=0.0), second)] == [
         "contrastive", "simclr", "dense", "mask-match"]
-    assert report.arm_of(fixed) == "mask-match from simclr, schedule=fixed"
-    assert report.arm_of(train(pretrain, objective="byol")) == "byol"
+    assert study_results.arm_of(fixed) == "mask-match from simclr, schedule=fixed"
+    assert study_results.arm_of(train(pretrain, objective="byol")) == "byol"
     wanted = {"mask-match": {}, "contrastive": {"init": "pretrain"}, "supervised": {"init": "none"},
               "supervised-total": {"init": "none", "pictures": more}, "recogniser": {"full_data": True},
               "mask-match, point_weight=0.0": {"point_weight": 0.0}, "supervised, cover=[0.1, 0.5]": {
@@ -254,11 +255,11 @@ def test_arms_are_told_by_what_a_run_starts_from():
               "supervised, optim.lr=0.1": {"init": "none", "optim": replace(finetune.Config().optim, lr=0.1)}}
     for name, changes in wanted.items():
         run = train(finetune, **changes)
-        assert report.arm_of(run) == name
+        assert study_results.arm_of(run) == name
     evaluated("recogniser", [1], [2], trained=run.name)
-    assert report.arm_of(run) == "recogniser"
+    assert study_results.arm_of(run) == "recogniser"
     evaluated("named", [1], [2], trained=run.name)
-    assert report.arm_of(run) == "named"
+    assert study_results.arm_of(run) == "named"
 
 
 def test_curves_count_what_came_before():
@@ -269,23 +270,23 @@ def test_curves_count_what_came_before():
     train(finetune, second.name, rows)
     train(finetune, "attend-desk-gone", rows, seed=1)
     train(finetune, rows=rows, init="none", done=False)
-    assert report.curves("pretrain", "desk", ["loss"]).pictures.tolist() == [100]  # two views
-    frame = report.curves("finetune", "desk", ["valid_ter"]).set_index(["arm", "seed"])
+    assert study_results.curves("pretrain", "desk", ["loss"]).pictures.tolist() == [100]  # two views
+    frame = study_results.curves("finetune", "desk", ["valid_ter"]).set_index(["arm", "seed"])
     assert frame.loc[("mask-match", 0), "total_pictures"] == 50 + 2 * 200 + 2 * 100
     assert np.isnan(frame.loc[("mask-match", 1), "total_pictures"])
     assert frame.loc[("supervised", 0), ["total_pictures", "done"]].tolist() == [50, False]
-    assert len(report.curves("finetune", "desk", ["valid_ter"], done=True)) == 2
-    assert report.curves("finetune", "desk", ["valid_ter"], dataset="synthetic").empty
+    assert len(study_results.curves("finetune", "desk", ["valid_ter"], done=True)) == 2
+    assert study_results.curves("finetune", "desk", ["valid_ter"], dataset="synthetic").empty
 
 
 def test_a_table_takes_its_place_and_no_other(tmp_path):
     text = "a\n<!-- table:main -->\nold\n<!-- /table:main -->\n<!-- table:x -->\nkept\n<!-- /table:x -->\n"
-    new = report.filled(text, "main", "| new |")
+    new = tables.filled(text, "main", "| new |")
     assert new == text.replace("old", "| new |")
-    assert report.filled(new, "main", "| new |") == new
-    assert report.filled("no marks", "main", "t") == "no marks"
+    assert tables.filled(new, "main", "| new |") == new
+    assert tables.filled("no marks", "main", "t") == "no marks"
     readme = (project_root() / "README.md").read_bytes()
-    report.publish_tables({"main": pd.DataFrame({"a": [1]})})
+    tables.publish_tables({"main": pd.DataFrame({"a": [1]})})
     assert (tmp_path / "figures" / "main.md").read_text() == "| a |\n| ---: |\n| 1 |\n"
     assert (project_root() / "README.md").read_bytes() == readme  # these figures go elsewhere
 
@@ -300,7 +301,7 @@ def reader():
 def test_a_look_lies_on_the_ink(reader, make_ink):
     ink = make_ink(r"\frac{a}{b}+c", "e")
     tokens = canonical(ink.latex)
-    looked = report.look(reader, ink, tokens)
+    looked = readings.look(reader, ink, tokens)
     h, w = looked.cross.shape[1:]
     assert looked.tokens == tuple(tokens)
     assert len(looked.cross) == len(tokens)
@@ -313,39 +314,39 @@ def test_a_look_lies_on_the_ink(reader, make_ink):
     left, right, bottom, top = looked.extent
     by_extent = (ink.points - (left, top)) / (right - left, bottom - top) * (w, h)
     np.testing.assert_allclose(by_extent, cells, atol=1e-3)
-    assert report.look(reader, ink, beam=1).tokens  # what random weights read
+    assert readings.look(reader, ink, beam=1).tokens  # what random weights read
 
 
 def test_figures_show_what_they_are_given(reader, make_ink):
     parts = pd.DataFrame({"arm": ["supervised", "supervised-total"], "part": ["0", "0"], "value": [0.5, 0.4], "low": [0.4, 0.3],
                           "high": [0.6, 0.5], "n": [9, 9]})
     ink = make_ink("a+b", "e")
-    looked = report.look(reader, ink, ["a", "+", "b"])
+    looked = readings.look(reader, ink, ["a", "+", "b"])
     curves = pd.DataFrame({"arm": "supervised", "run": "r", "seed": 0, "total_pictures": [1.0, 2], "total_minutes": [1.0, 2],
                            "pictures": [1.0, 2], "valid_ter": [1, 0.5], "valid_exprate": [0, 0.1]})
     with plots.style():
-        fig = report.parts_figure({"depth": parts, "length": parts[:0]}, {"depth": "nesting"}, "TER")
+        fig = figures.parts_figure({"depth": parts, "length": parts[:0]}, {"depth": "nesting"}, "TER")
         assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0\nn = 9"]
         assert len(fig.axes) == 1
-        fig = report.parts_figure({"length": parts, "depth": parts.assign(value=3.0, low=2.0, high=4.0)},
+        fig = figures.parts_figure({"length": parts, "depth": parts.assign(value=3.0, low=2.0, high=4.0)},
                                   {"length": "tokens", "depth": "nesting"}, "TER")
         assert [ax.get_ylim()[0] for ax in fig.axes] == [0, 0]
         assert fig.axes[0].get_ylim()[1] >= 4  # the panels share an axis that holds both
-        fig = report.ratios_figure(parts)
+        fig = figures.ratios_figure(parts)
         legend = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
         assert legend == ["uniform over ink", "supervised", "supervised-total"]
-        fig = report.looks_figure(ink, looked)
+        fig = readings.looks_figure(ink, looked)
         assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
-        fig = report.gallery_figure([ink], [looked])
+        fig = readings.gallery_figure([ink], [looked])
         assert len(fig.axes) == 1 + TINY.maps + 1  # and the colour bar
-        fig = report.learning_figure(curves)
+        fig = figures.learning_figure(curves)
         assert fig.axes[0].get_lines()[0].get_ydata().tolist() == [1, 0.5]
-        empty = pd.DataFrame(columns=["run", "pictures", *(f"valid_{term}" for term in report.MATCH_TERMS)])
+        empty = pd.DataFrame(columns=["run", "pictures", *(f"valid_{term}" for term in figures.MATCH_TERMS)])
         first = curves.assign(valid_global_match=0.1, valid_local_match=0.2)
-        assert [len(ax.get_lines()) for ax in report.stages_figure(first, empty).axes] == [2, 0, 0]
+        assert [len(ax.get_lines()) for ax in figures.stages_figure(first, empty).axes] == [2, 0, 0]
         looks = pd.DataFrame({"model": ["a", "a", "b", "a"], "losses": ["plain", "plain", "plain", "more"], "expressions": 9,
                               "median": [3, 2, 1, 0.5], "pictures": [600, 1_200, 600, 600], "parameters": 2e6})
-        axes = report.rivals_figure(looks, {"training step, a": 10.0, "training step, b": 1.0}).axes
+        axes = figures.rivals_figure(looks, {"training step, a": 10.0, "training step, b": 1.0}).axes
         assert [[line.get_xdata().tolist() for line in ax.get_lines()] for ax in axes] == [
             [[0.6, 1.2], [0.6]], [[1.0, 2.0], [10.0]], [[0.6]], [[1.0]]]
         assert [ax.get_title(loc="left") for ax in axes] == ["plain", "", "more", ""]
@@ -353,29 +354,29 @@ def test_figures_show_what_they_are_given(reader, make_ink):
 
 
 def test_what_ships_is_named(results, reader, monkeypatch):
-    assert report.shipped() is None
-    assert report.shipped_arm() is None
+    assert study_results.shipped() is None
+    assert study_results.shipped_arm() is None
     run = train(finetune, init="none")
-    monkeypatch.setattr(report.arms, "shipped", lambda: replace(reader, run=run.name))
-    assert "supervised (ours, ships)" in set(report.main_table().method)
-    monkeypatch.setattr(report.arms, "shipped", lambda: replace(reader, run="finetune-desk-gone"))
-    assert report.shipped_arm() is None
+    monkeypatch.setattr(study_results, "shipped", lambda: replace(reader, run=run.name))
+    assert "supervised (ours, ships)" in set(tables.main_table().method)
+    monkeypatch.setattr(study_results, "shipped", lambda: replace(reader, run="finetune-desk-gone"))
+    assert study_results.shipped_arm() is None
 
 
 def test_label_efficiency_is_drawn_for_the_shares_that_have_records():
-    assert report.efficiency().empty
-    assert report.efficiency_figure() is None
+    assert grid_results.efficiency().empty
+    assert figures.efficiency_figure() is None
     for labels, errors in ((0.1, 5), (1.0, 2)):
         for seed in (0, 1):
             evaluated("mask-match", [errors] * 20, [10] * 20, profile="ablate", labels=labels, seed=seed)
         evaluated("supervised-total, as written", [errors + 1] * 20, [10] * 20, profile="ablate", labels=labels)
     evaluated("supervised on synthetic ink", [9] * 20, [10] * 20, profile="ablate", labels=0)
-    frame = report.efficiency().set_index(["arm", "labels"])
+    frame = grid_results.efficiency().set_index(["arm", "labels"])
     assert frame.value["mask-match", 0.1] == pytest.approx(0.5)
     assert frame.seeds["mask-match", 1.0] == 2
     assert frame.value["supervised on synthetic ink", 0] == pytest.approx(0.9)
-    fig = report.efficiency_figure()
-    ways = [report.TAUGHT[way].replace("\n", " ") for way in ("", ", as written")]
+    fig = figures.efficiency_figure()
+    ways = [grid_results.TAUGHT[way].replace("\n", " ") for way in ("", ", as written")]
     assert [ax.get_title() for ax in fig.axes] == ways  # without the way that has no second share
     assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["10%", "100%"]
     marks = [(round(line.get_xdata()[0]), line.get_ydata()[0], line.get_markerfacecolor() != "white")
@@ -386,16 +387,16 @@ def test_label_efficiency_is_drawn_for_the_shares_that_have_records():
 
 
 def test_ways_of_teaching_are_drawn_side_by_side():
-    assert report.taught_figure() is None
+    assert figures.taught_figure() is None
     for arm, errors in (("mask-match", 4), ("supervised-total", 2)):
         for seed in (0, 1):
             evaluated(arm, [errors] * 20, [10] * 20, profile="ablate", labels=0.1, seed=seed)
-    assert report.taught_figure() is None  # one way alone
+    assert figures.taught_figure() is None  # one way alone
     for arm, errors in (("mask-match", 5), ("supervised-total", 8)):
         evaluated(f"{arm}, cross-entropy alone", [errors] * 20, [10] * 20, profile="ablate", labels=0.1)
-    fig = report.taught_figure()
+    fig = figures.taught_figure()
     (ax,) = fig.axes
-    assert [text.get_text() for text in ax.get_xticklabels()] == [report.TAUGHT[""], report.TAUGHT[", cross-entropy alone"]]
+    assert [text.get_text() for text in ax.get_xticklabels()] == [grid_results.TAUGHT[""], grid_results.TAUGHT[", cross-entropy alone"]]
     marks = {(round(line.get_xdata()[0]), round(line.get_ydata()[0], 2)): line.get_markerfacecolor() for line in ax.get_lines()
              if line.get_marker() in "osD^v*"}
     assert {place: mark == "white" for place, mark in marks.items()} == {
@@ -405,17 +406,17 @@ def test_ways_of_teaching_are_drawn_side_by_side():
 
 def test_area_under_covers_is_a_mean_over_shares():
     """TER 0, 0.1, 0.2, 0.3 at equal steps has the mean 0.15; the other's errors are twice as many."""
-    assert report.occluded().empty
-    assert report.occlusion_areas().empty
+    assert grid_results.occluded().empty
+    assert grid_results.occlusion_areas().empty
     for arm, factor in (("mask-match, covers", 1), ("supervised-total, covers", 2)):
         for step in range(4):
             evaluated(arm, [factor * step] * 20, [10] * 20, profile="ablate", occlusion=step / 10)
         evaluated(arm, [9] * 20, [10] * 20, profile="ablate", occlusion=0.3, metric="ter:removed")
-    frame = report.occluded().set_index(["arm", "way", "share"])
+    frame = grid_results.occluded().set_index(["arm", "way", "share"])
     assert frame.value["mask-match, covers", "visible covers", 0.2] == pytest.approx(0.2)
     assert frame.value["mask-match, covers", "silent removal", 0.3] == pytest.approx(0.9)
     assert frame.value["supervised-total, covers", "silent removal", 0.0] == 0
-    areas = report.occlusion_areas().set_index(["arm", "way"])
+    areas = grid_results.occlusion_areas().set_index(["arm", "way"])
     assert areas.area["mask-match, covers", "visible covers"] == pytest.approx(0.15)
     other = areas.loc["supervised-total, covers", "visible covers"]
     assert (other.area, other.difference, other.relative) == pytest.approx((0.3, -0.15, -0.5))
@@ -427,29 +428,29 @@ def test_area_under_covers_is_a_mean_over_shares():
         for arm, factor in (("mask-match, covers", 1), *[("supervised-total, covers", 2)] * (seed == 1)):
             for step in range(4):
                 evaluated(arm, [factor * step * errors] * 20, [10] * 20, profile="ablate", occlusion=step / 10, seed=seed)
-    other = report.occlusion_areas().set_index(["arm", "way"]).loc["supervised-total, covers", "visible covers"]
+    other = grid_results.occlusion_areas().set_index(["arm", "way"]).loc["supervised-total, covers", "visible covers"]
     assert (other.common, other.difference, other.rise_difference) == pytest.approx((2, -0.3, -0.6))
-    assert report.occlusion_areas().seeds.tolist() == [3, 2, 1, 1], "visible covers, silent removal"
+    assert grid_results.occlusion_areas().seeds.tolist() == [3, 2, 1, 1], "visible covers, silent removal"
     assert other.difference_p == pytest.approx(0.295, abs=0.01)  # a paired t-test of two seeds, -0.15 and -0.45
-    fig = report.occlusion_figure(report.occluded())
+    fig = figures.occlusion_figure(grid_results.occluded())
     assert [ax.get_title() for ax in fig.axes] == ["visible covers", "silent removal"]
     plt.close(fig)
 
 
 def test_probes_stand_beside_what_needs_no_encoder():
-    assert report.probes_table().encoder.tolist() == [report.NO_RECORD]
+    assert tables.probes_table().encoder.tolist() == [comparisons.NO_RECORD]
     shared = {"stage": "probe", "profile": "desk", "dataset": "crohme", "split": "valid", "labels": 0, "seed": 0, "n": 9,
               "pictures": 0}
     for arm, value in (("mask-match", 0.5), ("untrained", 0.2)):
         records.append({**shared, "run": f"probe-{arm}", "arm": arm, "metric": f"probe_{metric}{bound}", "value": value + add}
                        for metric in ("symbol_linear", "partner", "partner_cues", "geometry_linear_macro")
                        for bound, add in (("", 0), ("_low", -0.1), ("_high", 0.1)))
-    table = report.probes_table()
+    table = tables.probes_table()
     assert table.encoder.tolist() == ["random weights (untrained)", "stages 1 and 2 (mask-match)", "no encoder"]
     assert table["symbol, linear"].tolist() == ["0.200 [0.100, 0.300]", "0.500 [0.400, 0.600]", ""]
     assert table["relation, linear, macro"].tolist() == ["", "", "0.200 [0.100, 0.300]"]
     assert table["finds its other view"].iloc[2] == "0.200 [0.100, 0.300]"
     records.append([{**shared, "run": "probe-x", "profile": "ablate", "arm": arm, "seed": seed, "metric": "probe_symbol_linear",
                      "value": 0.3} for arm, seed in (("my own", 0), ("mae", 1), ("mae", 0))])
-    seeds = report.table("probes_ablate").encoder.tolist()
+    seeds = tables.table("probes_ablate").encoder.tolist()
     assert seeds == ["stage 1 (mae, seed 0)", "stage 1 (mae, seed 1)", "stage 1 (my own, seed 0)", "no encoder"]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmlib.store import records
 from mmlib.store.runs import Run, RunError, earlier_cost, find_runs, results_root, sizes_of, views_of
 from mmlib.study import grid as ablate
 
@@ -20,13 +19,8 @@ if TYPE_CHECKING:
 
     from mmlib.read.reader import Reader
 
-NO_RECORD = "no record yet"
-COMPARED = ("mask-match", "supervised", "supervised-total")
-HEADLINE = (*COMPARED, "recogniser")  # and one that was trained for longer, where there is one
 # Choices that do not make another arm: what a run is trained on, by which seed, for how long, and how often it is looked at.
 _SAME_ARM = {"dataset", "seed", "init", "labels", "pictures", "full_data", "eval_pictures", "eval_most"}
-METRICS = {"ter": "TER", "exprate": "ExpRate", "within1": "≤1", "within2": "≤2", "within3": "≤3", "structure": "structure",
-           "hallucination": "hallucinated"}
 
 
 def arm_of(run: Run) -> str:
@@ -121,16 +115,6 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = 
     return frame.astype(dict.fromkeys(["pictures", "minutes", "total_pictures", "total_minutes", *keys], float))
 
 
-def scored(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0, profile: str | None = None) -> DataFrame:
-    """Records of a split without occlusion: for each arm, seed and metric the newest. Of one share of the labels or of several;
-    of one profile, or of all but the ablations', whose budgets are not comparable with the others'."""
-    frame = records.load()
-    frame = frame[frame.profile == profile if profile else frame.profile != ablate.PROFILE]
-    kept = frame[(frame.dataset == dataset) & (frame.split == split) & frame.labels.isin(np.atleast_1d(labels))]
-    kept = kept[kept.occlusion == 0]
-    return kept.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric"], keep="last")
-
-
 def shipped_arm() -> str | None:
     """The arm of the recogniser that ships; None where it or its run's folder is not there."""
     reader = shipped()
@@ -153,6 +137,6 @@ def _shipped(results: Path) -> Reader | None:
         return None
 
 
-def number(value: float, form: str) -> str:
+def format_number(value: float, form: str) -> str:
     """A number as text; nothing for none."""
     return "" if value is None or np.isnan(value) else form.format(value)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmlib.formula.latex import depth
 from mmlib.measure.intervals import interval
-from mmlib.report.arms import METRICS
-from mmlib.report.outcomes import metric_sums, outcomes_of
-from mmlib.show.story import depth
 from mmlib.store.runs import results_root, write_atomic
+from mmlib.study.comparisons import METRICS, metric_sums, outcomes_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
