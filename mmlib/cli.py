@@ -343,8 +343,8 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--arm", help="write records under this arm's name; without it nothing is recorded")
     sub.add_argument("--profile", choices=PROFILES, default="desk", help="of the records")
     sub.add_argument("--without", nargs="*", default=(), choices=("gamma", "slots"), help="uses of attention to switch off")
-    sub.add_argument("--occlusion", type=float, default=0.0, metavar="SHARE", help="of ink length to hide under visible covers")
-    sub.add_argument("--removal", action="store_true", help="hide it silently instead")
+    sub.add_argument("--occlusion", type=float, default=0.0, metavar="SHARE", help="of ink length to mask visibly")
+    sub.add_argument("--removal", action="store_true", help="remove it silently instead")
     sub.add_argument("--sizes", nargs="+", type=_size, default=(1.0,), metavar="SIZE", help=sizes)
 
     sub = command("probe", probe, "what the frozen encoder of a run knows of symbols and their relations")

@@ -21,7 +21,7 @@ class Config:
     rate: float = 1e-3  # peak learning rate, 100 % of it after warm-up
     wide: bool = False
     sizes: tuple[int, ...] = (8, 16)
-    cover: tuple[float, float] = (0.0, 0.5)
+    mask_share: tuple[float, float] = (0.0, 0.5)
     limit: int | None = None  # expressions
 
     @classmethod
@@ -54,16 +54,16 @@ def test_defaults_are_the_presets(calls, capsys):
 
 def test_each_field_is_a_typed_option(calls, capsys):
     options = (
-        "--dataset crohme --seed 3 --rate 0.5 --wide --sizes 4 5 6 --cover 0.1 0.2 --limit 10 --max-minutes 1.5 --max-steps 7"
+        "--dataset crohme --seed 3 --rate 0.5 --wide --sizes 4 5 6 --mask-share 0.1 0.2 --limit 10 --max-minutes 1.5 --max-steps 7"
     )
     assert cli.main(["pretrain", *options.split()]) == 0
-    config = Config(dataset="crohme", seed=3, rate=0.5, wide=True, sizes=(4, 5, 6), cover=(0.1, 0.2), limit=10)
+    config = Config(dataset="crohme", seed=3, rate=0.5, wide=True, sizes=(4, 5, 6), mask_share=(0.1, 0.2), limit=10)
     assert calls == [(config, "smoke", 1.5, 7)]
     assert "paused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--seed", "x"], ["--cover", "0.5"], ["--colour", "red"], ["--see", "1"]]
+    "wrong", [["--seed", "x"], ["--mask-share", "0.5"], ["--colour", "red"], ["--see", "1"]]
 )
 def test_a_wrong_option_is_refused(calls, wrong, capsys):
     with pytest.raises(SystemExit) as stop:

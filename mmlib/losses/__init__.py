@@ -12,7 +12,7 @@ from mmlib.losses.contrastive import (
 from mmlib.losses.match import (
     MatchConfig,
     MatchLoss,
-    covered_point_match,
+    masked_point_match,
     map_agreement,
     map_entropy,
     map_overlap,
@@ -25,7 +25,7 @@ __all__ = [
     "MatchConfig",
     "MatchLoss",
     "byol_loss",
-    "covered_point_match",
+    "masked_point_match",
     "local_info_nce",
     "mae_loss",
     "map_agreement",

@@ -139,19 +139,19 @@ def byol_loss(p: Tensor, z: Tensor, gather: bool = False) -> Tensor:
 
 
 @full_precision
-def mae_loss(pred: Tensor, target: Tensor, covered: Tensor, gather: bool = False) -> Tensor:
-    """Mean squared error where the input was covered (masked autoencoder, arXiv:2111.06377).
+def mae_loss(pred: Tensor, target: Tensor, masked: Tensor, gather: bool = False) -> Tensor:
+    """Mean squared error where the input was masked (masked autoencoder, arXiv:2111.06377).
 
     Args:
         pred, target: (b, c, h, w), cells or pixels.
-        covered: (b, 1, h, w) bool or in {0, 1}. Nothing covered gives zero.
-        gather: the mean over what is covered in all processes.
+        masked: (b, 1, h, w) bool or in {0, 1}. Nothing masked gives zero.
+        gather: the mean over what is masked in all processes.
     """
     c = require(
-        "pred: b c h w, target: b c h w, covered: b 1 h w", pred=pred, target=target, covered=covered
+        "pred: b c h w, target: b c h w, masked: b 1 h w", pred=pred, target=target, masked=masked
     )["c"]
-    covered = covered.to(pred.dtype)
-    return mean_over_processes(((pred - target.detach()).square() * covered).sum(), covered.sum() * c, gather)
+    masked = masked.to(pred.dtype)
+    return mean_over_processes(((pred - target.detach()).square() * masked).sum(), masked.sum() * c, gather)
 
 
 @torch.no_grad()

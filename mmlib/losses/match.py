@@ -1,8 +1,8 @@
-"""Stage 2: a student that sees a covered, warped expression matches a teacher that sees all of it.
+"""Stage 2: a student that sees a masked, warped expression matches a teacher that sees all of it.
 
 The teacher's side never gets a gradient. Maps are distributions over the valid cells of an expression. Every
 term works in float32 (or float64) under autocast and returns a scalar; a term with nothing to match (no
-visible slot, no covered point) is a zero that still has a gradient.
+visible slot, no masked point) is a zero that still has a gradient.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ def slot_info_nce(
 
 
 @full_precision
-def covered_point_match(
-    pred: Tensor, target: Tensor, covered: Tensor, temperature: float | None = None, gather: bool = False
+def masked_point_match(
+    pred: Tensor, target: Tensor, masked: Tensor, temperature: float | None = None, gather: bool = False
 ) -> Tensor:
-    """The student's prediction at hidden ink against the teacher's features at the same ink points.
+    """The student's prediction at masked ink against the teacher's features at the same ink points.
 
-    ``2 - 2 cos`` (the form of BYOL), averaged over the covered points; with a ``temperature``, plus InfoNCE
-    whose negatives are the other covered points.
+    ``2 - 2 cos`` (the form of BYOL), averaged over the masked points; with a ``temperature``, plus InfoNCE
+    whose negatives are the other masked points.
 
     Args:
         pred, target: (n, d), the predictor's output and the teacher's features.
-        covered: (n,) bool.
+        masked: (n,) bool.
         gather: the mean over all processes, and negatives from all.
     """
-    require("pred: n d, target: n d, covered: n", pred=pred, target=target, covered=covered)
-    keep = covered.nonzero().squeeze(1)
+    require("pred: n d, target: n d, masked: n", pred=pred, target=target, masked=masked)
+    keep = masked.nonzero().squeeze(1)
     pred, target = F.normalize(pred[keep], dim=1), F.normalize(target.detach()[keep], dim=1)
     total = (2 - 2 * (pred * target).sum(1)).sum()
     if temperature is not None:
@@ -163,14 +163,14 @@ class MatchConfig:
     """Weights of the terms of `MatchLoss`, and their temperatures."""
 
     slots: float = 1.0  # slot_info_nce: the one term that a collapsed teacher cannot satisfy
-    points: float = 1.0  # covered_point_match
+    points: float = 1.0  # masked_point_match
     agreement: float = 1.0  # map_agreement
     entropy: float = 0.5  # map_entropy: sharp maps
     overlap: float = 0.5  # map_overlap: different maps
     blank: float = 1.0  # off_ink_mass
     slot_temperature: float = 0.2
     same_slot: bool = False  # negatives of slot k: slot k alone of the other expressions
-    point_temperature: float | None = None  # None: no InfoNCE among covered points
+    point_temperature: float | None = None  # None: no InfoNCE among masked points
     gather: bool = False  # negatives from all processes, means over all
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ class MatchLoss(nn.Module):
         visible: Tensor,
         pred: Tensor,
         target: Tensor,
-        covered: Tensor,
+        masked: Tensor,
         student_at_points: Tensor,
         teacher_at_points: Tensor,
         owner: Tensor,
@@ -208,7 +208,7 @@ class MatchLoss(nn.Module):
 
         Args:
             student_slots, teacher_slots: (b, k, d); visible: (b, k) bool.
-            pred, target: (n, d) at sampled ink points; covered: (n,) bool.
+            pred, target: (n, d) at sampled ink points; masked: (n,) bool.
             student_at_points, teacher_at_points: (m, k) maps at ink points; owner: (m,) their expressions.
                 These may be the same points or others.
             maps: (b, k, h, w) the student's; valid: (b, h, w) bool; ink: (b, h, w) bool or share.
@@ -218,7 +218,7 @@ class MatchLoss(nn.Module):
             "slots": slot_info_nce(
                 student_slots, teacher_slots, visible, c.slot_temperature, c.same_slot, c.gather
             ),
-            "points": covered_point_match(pred, target, covered, c.point_temperature, c.gather),
+            "points": masked_point_match(pred, target, masked, c.point_temperature, c.gather),
             "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps), c.gather),
             "entropy": map_entropy(maps, valid, c.gather),
             "overlap": map_overlap(maps, c.gather),

@@ -31,7 +31,7 @@ from mmlib.models.packing import Packed, packed, sheet
 class EncoderConfig:
     """Sizes of the encoder."""
 
-    inputs: int = 2  # ink, and the cover channel of stage 2 (all zero elsewhere)
+    inputs: int = 2  # ink, and the mask channel of stage 2 (all zero elsewhere)
     strides: tuple[int, ...] = (4, 2)  # of each level; their product is 8
     kernels: tuple[int, ...] = (4, 2)  # of each level's first convolution; as wide as its stride: patches (not 'residual')
     widths: tuple[int, ...] = (64, 160)  # channels at strides 4, 8
@@ -86,7 +86,7 @@ class Patches(nn.Conv2d):
 
 
 class FirstConv(Patches):
-    """The one that sees the picture. Channels that x lacks, as the covers', count as zero and cost nothing."""
+    """The one that sees the picture. Channels that x lacks, as the mask's, count as zero and cost nothing."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y: Tensor = self._conv_forward(x, self.weight[:, : x.shape[1]], self.bias)
@@ -170,7 +170,7 @@ class ContextBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """f. `forward(x, valid)` takes x (b, inputs, H, W), or (b, 1, H, W) with no cover, and valid (b, 1, H/8, W/8) {0, 1};
+    """f. `forward(x, valid)` takes x (b, inputs, H, W), or (b, 1, H, W) with no mask, and valid (b, 1, H/8, W/8) {0, 1};
     returns F (b, d, h, w), zero on padding."""
 
     stride = 8

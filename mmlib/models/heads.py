@@ -1,4 +1,4 @@
-"""Heads that only training uses: projections for contrast, a predictor for hidden ink."""
+"""Heads that only training uses: projections for contrast, a predictor for masked ink."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def written(latex: str, seed: int = 0) -> Ink:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One ink and what the stages see of it: two views, and the student's under covers at a share of stage 2."""
+    """One ink and what the stages see of it: two views, and the student's masked one at a share of stage 2."""
 
     ink: Ink
     batch: InkBatch
@@ -76,12 +76,13 @@ class Shown:
         first, second = make_view(batch, replace(config, crop=0.0), rng), make_view(batch, config, rng)
         return cls(ink, batch, first, second, replace(attend.Config.preset("desk"), view=config))
 
-    def covered(self, done: float, saliency: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The student's picture (2, H, W) when `done` of stage 2 is done, and which ink points are hidden (n,)."""
+    def masked(self, done: float, saliency: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The student's picture (2, H, W) when `done` of stage 2 is done, and which ink points are masked (n,)."""
         saliency = torch.ones(len(self.batch.points)) if saliency is None else saliency
-        hidden, picture = attend.hide(self.second, self.batch, done, self.config, saliency, torch.Generator().manual_seed(1))
+        rng = torch.Generator().manual_seed(1)
+        mask, picture = attend.mask_by_curriculum(self.second, self.batch, done, self.config, saliency, rng)
         h, w = self.second.extent[0].flip(0).int().tolist()
-        return picture[0, :, :h, :w], hidden.covered
+        return picture[0, :, :h, :w], mask.masked
 
 
 @torch.no_grad()
@@ -161,7 +162,7 @@ WIDE, HIGH = 7.2, 2.35  # inches of a stage
 def architecture(stages: Sequence[int] = (1, 2, 3), seed: int = 0) -> Figure:
     """The three stages, or some of them: ink, views, networks, losses. Pictures are of one synthetic ink."""
     titles = {1: "1 · Contrast (no labels): which expression, which point of ink is it?",
-              2: "2 · Match (no labels): say what is hidden, look at the same ink",
+              2: "2 · Match (no labels): say what is masked, look at the same ink",
               3: "3 · Write (with labels): LaTeX, from the left and from the right"}
     rows = {1: _contrast, 2: _match, 3: _write}
     with plots.style():
@@ -200,8 +201,8 @@ def _contrast(ax: Axes, y: float, shown: Shown) -> None:
 
 
 def _match(ax: Axes, y: float, shown: Shown) -> None:
-    picture, _ = shown.covered(0.6)
-    _views(ax, y, shown, [_page(shown.first), story.seen_by_student(picture)], ["all of it", "a window, partly covered"])
+    picture, _ = shown.masked(0.6)
+    _views(ax, y, shown, [_page(shown.first), story.seen_by_student(picture)], ["all of it", "a window, partly masked"])
     for at, name in ((y + 1.5, "teacher\n" + r"$\bar f,\ \bar A$"), (y + 0.58, "student\n$f,\\ A$")):
         _box(ax, 3.5, at, 0.74, 0.6, name)
         _arrow(ax, (3.88, at), (4.18, at))
@@ -211,7 +212,7 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
     _arrow(ax, (3.5, y + 0.9), (3.5, y + 1.18), linestyle="--")
     ax.text(3.57, y + 1.04, "moving\naverage", va="center", fontsize=7.5, color="0.25", linespacing=1.0)
     for at, loss in ((y + 1.65, "slots: my own among\nother expressions'"),
-                     (y + 1.04, "hidden ink: what\nthe teacher sees there"), (y + 0.43, "maps: on the same\nink in both views")):
+                     (y + 1.04, "masked ink: what\nthe teacher sees there"), (y + 0.43, "maps: on the same\nink in both views")):
         _box(ax, 6.42, at, 1.46, 0.52, loss, LOSS, fontsize=8.5)
 
 
@@ -240,7 +241,7 @@ def _write(ax: Axes, y: float, shown: Shown) -> None:
 
 
 def method(reader: Reader, seed: int = 0) -> Figure:
-    """One ink through the method: views with common points, covers along the curriculum, a map, what is written.
+    """One ink through the method: views with common points, masks along the curriculum, a map, what is written.
 
     The weights of stage 2 are not kept with the repository, so the map is of the recogniser given, the sharpest of its own.
     """
@@ -263,11 +264,11 @@ def method(reader: Reader, seed: int = 0) -> Figure:
                            shown.batch.owner, 0)
         top.suptitle("Two views of one ink: each point is known in both", weight="bold", fontsize=11)
         for ax, done in zip(middle.subplots(1, 3), stages):
-            picture, _ = shown.covered(done, at.mean(1).clamp_min(0))
+            picture, _ = shown.masked(done, at.mean(1).clamp_min(0))
             _paper(ax, story.seen_by_student(picture))
             ratio = mask_ratio(round(1_000 * done), 1_000, *shown.config.ratio, shown.config.schedule)
-            ax.set_title(f"{done:.0%} of the stage:\n{ratio:.0%} of the ink hidden", loc="center", fontsize=9)
-        middle.suptitle("Covers grow, and move to where the teacher looks", weight="bold", fontsize=11)
+            ax.set_title(f"{done:.0%} of the stage:\n{ratio:.0%} of the ink masked", loc="center", fontsize=9)
+        middle.suptitle("Masks grow, and move to where the teacher looks", weight="bold", fontsize=11)
         axes = low.subplots(1, 3)
         _heat(axes[0], small.first, small.batch, maps[sharpest])
         for ax in axes[:2]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mmlib.show.style import Look
 
-MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "covered points", "agreement": "disagreement of maps", "entropy": "entropy",
+MATCH_TERMS = {"slots": "slots (InfoNCE)", "points": "masked points", "agreement": "disagreement of maps", "entropy": "entropy",
                "overlap": "overlap", "blank": "mass off the ink"}
 
 
@@ -196,13 +196,13 @@ def grid_figure(labels: float = 1.0) -> Figure:
 
 
 def occlusion_figure(frame: DataFrame) -> Figure:
-    """`occluded`: TER against the share of ink hidden, visible covers and silent removal apart; bands are 95 % intervals."""
+    """`occluded`: TER against the share of ink masked, visible mask and silent removal apart; bands are 95 % intervals."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
     from mmlib.show import style as plots
 
-    ending = ablate.REFERENCE[ablate.COVERED].removeprefix("mask-match")
+    ending = ablate.REFERENCE[ablate.MASKED].removeprefix("mask-match")
     ways = list(dict.fromkeys(frame.way))
     chosen = plots.looks(arm.removesuffix(ending) for arm in frame.arm)  # as in the other figures
     fig, axes = plt.subplots(1, len(ways), figsize=(3.9 * len(ways), 3.2), sharey=True, squeeze=False)
@@ -211,7 +211,7 @@ def occlusion_figure(frame: DataFrame) -> Figure:
             rows = frame[(frame.arm.str.removesuffix(ending) == arm) & (frame.way == way)]
             ax.plot(rows.share, rows.value, color=look.color, marker=look.marker, ls=look.linestyle, label=arm)
             ax.fill_between(rows.share, rows.low, rows.high, color=look.color, alpha=0.15, lw=0)
-        ax.set(xlabel="share of ink hidden", title=way)
+        ax.set(xlabel="share of ink masked", title=way)
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0, 0].set(ylabel="validation TER", ylim=(0, None))
     seeds = int(frame.seeds.min())

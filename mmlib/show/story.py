@@ -80,9 +80,9 @@ def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
 
 
 def seen_by_student(picture: torch.Tensor) -> torch.Tensor:
-    """Colours (H, W, 3) of a picture (2, H, W), ink and covers: ink black, covers orange."""
-    ink, cover = picture
-    return 1 - torch.stack([ink + 0.05 * cover, ink + 0.4 * cover, ink + 0.9 * cover], -1).clamp(0, 1)
+    """Colours (H, W, 3) of a picture (2, H, W), ink and mask: ink black, mask orange."""
+    ink, mask = picture
+    return 1 - torch.stack([ink + 0.05 * mask, ink + 0.4 * mask, ink + 0.9 * mask], -1).clamp(0, 1)
 
 
 def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owner: torch.Tensor, which: int) -> None:

@@ -157,7 +157,7 @@ def views(pack: Pack, which: Sequence[int], config: ViewConfig) -> Panel:
 
 
 def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig, pack: Pack, which: Sequence[int]) -> Panel:
-    """Stage 2 at any moment of its curriculum: the schedule, the covers, and the saliency of teacher and student."""
+    """Stage 2 at any moment of its curriculum: the schedule, the mask, and the saliency of teacher and student."""
     inks = {f"{k + 1}": collate([from_pack(pack, int(i))]).ink for k, i in enumerate(which)}
     controls = {"expression": ipywidgets.ToggleButtons(options=list(inks)),
                 "schedule": ipywidgets.Dropdown(options=["linear", "cosine", "stepped", "fixed"], value=config.schedule),
@@ -172,11 +172,11 @@ def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig,
         whole, part = make_view(ink, replace(view, crop=0.0), rng), make_view(ink, view, rng)
         seen = network(whole.picture, whole.valid)[1]
         saliency = sample(seen.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
-        _, picture = attend.hide(part, ink, done, asked, saliency, rng)
+        _, picture = attend.mask_by_curriculum(part, ink, done, asked, saliency, rng)
         student = network(picture, part.valid)[1]
         fig, axes = plt.subplots(1, 4, figsize=(11, 2.1), width_ratios=(1, 1.6, 1.6, 1.6))
         t = np.linspace(0, 1, 101)
-        for (start, end), name, line in ((asked.ratio, "covered", "-"), (asked.attended, "attended", "--")):
+        for (start, end), name, line in ((asked.ratio, "masked", "-"), (asked.attended, "attended", "--")):
             axes[0].plot(t, [mask_ratio(round(1_000 * x), 1_000, start, end, schedule) for x in t], line, label=name)
         axes[0].axvline(done, color=plots.GREY)
         axes[0].set(xlabel="share of the stage done", ylabel="share", ylim=(0, 1))

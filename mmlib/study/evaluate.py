@@ -3,10 +3,10 @@
 An evaluation is a run of its own, named by the weights, the data and the settings it used. Tests are read by the listed
 headline runs alone (DESIGN.md, "No leakage"); `evaluate` writes a record only where it is given the arm's name.
 
-Occlusion: a share of each expression's ink length is hidden, by blocks as stage 2 draws them at random, before any model is
-asked, so that every arm reads the same ink. A cover is visible (the picture's second channel marks it, as in stage 2) or, as a
+Occlusion: a share of each expression's ink length is masked, by boxes as stage 2 draws them at random, before any model is
+asked, so that every arm reads the same ink. A mask is visible (the picture's second channel marks it, as in stage 2) or, as a
 silent removal, the same picture without the mark. In the records `occlusion` is the share, and the metrics of a silent removal
-are named so: `ter` is read under visible covers, `ter:removed` without the mark. A recogniser that never saw a cover has
+are named so: `ter` is read under a visible mask, `ter:removed` without the mark. A recogniser that never saw a mask has
 untrained weights for the mark, so its own visible numbers mean little beside its removals.
 """
 
@@ -30,7 +30,7 @@ from mmlib.data.batches import batches_by_area
 from mmlib.data.corpus import load_corpus, resolved, synthetic_pack
 from mmlib.data.pack import Indices, Pack
 from mmlib.data.prepare import load_pack
-from mmlib.draw.masks import BLOCK, cover_for_occlusion, under_cover
+from mmlib.draw.masks import BLOCK, mask_ink, masked_picture, random_streams
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
 from mmlib.formula.latex import Vocabulary
@@ -46,7 +46,7 @@ from mmlib.study.records import append
 CODE_VERSION = "1"
 METRICS = {"ter": "ter", "exprate": "exprate", "within1": "within1", "within2": "within2", "within3": "within3",
            "structure": "structure_rate", "hallucination": "hallucination"}
-OCCLUSION_SEED = 0  # of the ink that is hidden: one for all arms
+OCCLUSION_SEED = 0  # of the ink that is masked: one for all arms
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,29 @@ class Config:
     both: bool = True  # l2r and r2l with joint scoring; else l2r alone
     without: tuple[str, ...] = ()  # 'gamma' and 'slots' switch those uses of the attention off
     limit: int | None = None  # only the first so many expressions
-    occlusion: float = field(default=0.0, metadata={"neutral": 0.0})  # share of ink length hidden
-    removal: bool = field(default=False, metadata={"neutral": False})  # silently, instead of under visible covers
+    occlusion: float = field(default=0.0, metadata={"neutral": 0.0})  # share of ink length masked
+    removal: bool = field(default=False, metadata={"neutral": False})  # silently, instead of visibly masked
     sizes: tuple[float, ...] = field(default=(1.0,), metadata={"neutral": (1.0,)})  # of the view's own, read together
 
 
 def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol: float, removal: bool = False) -> Tensor:
-    """The picture of a still view with a share of its ink length hidden.
+    """The picture of a still view with a share of its ink length masked.
 
     Args:
         view: of the batch `ink`, not warped; symbol: its pixels a typical symbol.
-        ids: the b expressions' names, which alone (with `OCCLUSION_SEED`) say where covers lie: what is hidden at one share is
-            hidden at a larger one, whatever the model, its view's size and the batch.
+        ids: the b expressions' names, which alone (with `OCCLUSION_SEED`) say where masks lie: what is masked at one share is
+            masked at a larger one, whatever the model, its view's size and the batch.
 
     Returns:
-        (b, 2, H, W) with the covers marked, or, for a silent removal, (b, 1, H, W): the same ink and no mark.
+        (b, 2, H, W) with the mask marked, or, for a silent removal, (b, 1, H, W): the same ink and no mark.
     """
-    still, names = ink.to("cpu"), torch.tensor([zlib.crc32(name.encode()) for name in ids])
+    still, numbers = ink.to("cpu"), random_streams([OCCLUSION_SEED, zlib.crc32(name.encode())] for name in ids)
     arc = arc_length(still.points, still.stroke)
-    _, boxes, owner = cover_for_occlusion(still.points, still.owner, arc, ink.b, share, OCCLUSION_SEED, names, BLOCK)
+    _, boxes, owner = mask_ink(still.points, still.owner, arc, ink.b, share, numbers, block=BLOCK)
     first = torch.searchsorted(ink.owner, torch.arange(ink.b, device=ink.owner.device))
     origin = view.points[first] - ink.points[first] * symbol  # (b, 2) where the view puts the ink's own origin
     boxes, owner = boxes.to(origin.device), owner.to(origin.device)
-    picture = under_cover(view.picture, boxes * symbol + origin[owner].repeat(1, 2), owner)
+    picture = masked_picture(view.picture, boxes * symbol + origin[owner].repeat(1, 2), owner)
     return picture[:, :1] if removal else picture
 
 
@@ -89,12 +89,12 @@ def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol
 def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
                  both: bool = True, device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
                  longest: int = 120, sizes: Sequence[float] = (1.0,),
-                 hide: Callable[[View, InkBatch, np.ndarray, float], Tensor] | None = None) -> list[list[Hypothesis]]:
+                 mask: Callable[[View, InkBatch, np.ndarray, float], Tensor] | None = None) -> list[list[Hypothesis]]:
     """Hypotheses of samples (points in typical symbols), in their order; `area` in square typical symbols a batch.
 
     Args:
         sizes: of the view's own, at which each sample is drawn; the hypotheses of all are scored by all.
-        hide: hide(view, ink, indices, symbol) may give another picture (b, 1 or 2, H, W) of the samples `indices` to read, of
+        mask: mask(view, ink, indices, symbol) may give another picture (b, 1 or 2, H, W) of the samples `indices` to read, of
             `symbol` pixels a typical symbol.
     """
     found: list[list[Hypothesis]] = [[] for _ in samples]
@@ -105,7 +105,7 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
         for size in sizes:
             still = view.still(size)
             seen = make_view(ink, still, torch.Generator().manual_seed(0))
-            picture = hide(seen, ink, group, still.symbol) if hide else seen.picture
+            picture = mask(seen, ink, group, still.symbol) if mask else seen.picture
             with autocast(device):
                 memories.append(model.encode(picture, seen.valid).memory)
         with autocast(device):
@@ -181,7 +181,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         export_lgeval: a folder for predictions and truth in the layout of CROHME's LgEval tools.
         arm: writes records under this name; without it, nothing is recorded.
         without: 'gamma', 'slots': uses of the attention to switch off.
-        occlusion, removal: share of ink length to hide, under visible covers or silently: see the module's docstring.
+        occlusion, removal: share of ink length to mask, visibly or silently: see the module's docstring.
         sizes: at which each expression is drawn and read, of the recogniser's own.
 
     Returns:
@@ -189,7 +189,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         all else that is kept of a run that is done stays as it is.
     """
     if not 0 <= occlusion < 1 or (removal and not occlusion):
-        raise DataError(f"occlusion is {occlusion}{' and removal asked for' * removal}; a share to hide is above 0 and below 1")
+        raise DataError(f"occlusion is {occlusion}{' and removal asked for' * removal}; a share to mask is above 0 and below 1")
     dataset = resolved(dataset)
     config = Config(dataset, split, beam, both, tuple(without), limit, occlusion, removal, tuple(sizes))
     device = default_device()
@@ -200,11 +200,11 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         model = switched_off(reader.model, without)
         n = min(limit or len(part.ids), len(part.ids))
 
-        def hide(view: View, ink: InkBatch, indices: np.ndarray, symbol: float) -> Tensor:
+        def mask(view: View, ink: InkBatch, indices: np.ndarray, symbol: float) -> Tensor:
             return occluded(view, ink, [part.ids[i] for i in indices], occlusion, symbol, removal)
 
         found = read_samples(model, part.samples[:n], reader.vocabulary, reader.view, beam, both, device, sizes=sizes,
-                             hide=hide if occlusion else None)
+                             mask=mask if occlusion else None)
         best = best_tokens(found, reader.vocabulary)
         result = outcomes(best, part.tokens[:n], part.ids[:n], [h[0].score if h else float("nan") for h in found])
         score = result.summary()

@@ -31,15 +31,15 @@ TOTAL = FIRST + SECOND + LABELLED
 Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a part of a configuration may be a mapping, too
 
 
-COVERED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
+MASKED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
 LONGER = "cross-entropy alone, five times the fine-tuning"
 PUBLISHED = "as most published recognisers are taught"  # labels as written, cross-entropy alone, five times the fine-tuning
 SIDELESS = "cross-entropy alone"  # without the side losses, which show every ink point its class
 SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
 RATES = "learning rate of fine-tuning"  # half and twice the preset's
-OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink hidden when the arms that were fine-tuned under covers are read
+OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink masked when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
-REFERENCE = {COVERED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written",
+REFERENCE = {MASKED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written",
              LONGER: "mask-match, longer", PUBLISHED: "mask-match, as published", SIDELESS: "mask-match, cross-entropy alone"}
 RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
 
@@ -48,7 +48,7 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
     """The arms of each factor at this cost, in pictures: factor, arm, chain. A new arm is one line here."""
     total = {"pictures": first + second + labelled}  # all of it in fine-tuning
 
-    covered = {"cover": (0.0, 0.5)}  # share of ink under covers in fine-tuning
+    masked = {"mask_share": (0.0, 0.5)}  # share of ink masked in fine-tuning
     plain = {"composed": 0.0, "augment": dict.fromkeys(RECOMBINED, 0.0)}  # no ink composed or recombined from labelled symbols
 
     sideless = {"point_weight": 0.0, "guide_weight": 0.0}
@@ -154,10 +154,10 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
             "supervised, as published": levered(**plain, **longer),
             "supervised-total, as published": {"finetune": plain | longer_total},
         },
-        COVERED: {
-            "mask-match, covers": whole({}, covered),
-            "contrastive, covers": alone(covered),
-            "supervised-total, covers": {"finetune": total | covered},
+        MASKED: {
+            "mask-match, covers": whole({}, masked),
+            "contrastive, covers": alone(masked),
+            "supervised-total, covers": {"finetune": total | masked},
         },
         LEVERS: {
             "no composed ink": levered(composed=0.0),
@@ -265,7 +265,7 @@ def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFIL
         label_free = [run for stage, run in chain.items() if stage != "finetune" and run.weights.is_file()]
         if label_free:  # what the encoder knew before any label; found done where another share of the labels had it
             probe(label_free[-1], dataset, arm=cell.arm)
-        hidden = [(share, removal) for share in OCCLUSION for removal in (False, True)] if cell.arm in GRID[COVERED] else []
+        hidden = [(share, removal) for share in OCCLUSION for removal in (False, True)] if cell.arm in GRID[MASKED] else []
         for share, removal in [*hidden, (0.0, False)]:  # what marks the cell as done comes last
             score = evaluate(chain["finetune"].folder, dataset, split, beam=1, arm=cell.arm, profile=profile, occlusion=share,
                              removal=removal)

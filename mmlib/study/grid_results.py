@@ -86,7 +86,7 @@ def grid_table(labels: float = 1.0, split: str = "valid", dataset: str = "crohme
 def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme", profile: str = ablate.PROFILE) -> DataFrame:
     """The arms read with part of the ink hidden, a row for each arm, way of hiding and share.
 
-    Columns arm, way ('visible covers' or 'silent removal'), share, TER as value, low, high, n, seeds, hallucination (inserted
+    Columns arm, way ('visible mask' or 'silent removal'), share, TER as value, low, high, n, seeds, hallucination (inserted
     tokens over reference tokens) and outcomes, by seed. A share of 0 is the same in both ways.
     """
     import pandas as pd
@@ -95,7 +95,7 @@ def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme",
     frame = frame[(frame.dataset == dataset) & (frame.split == split) & (frame.labels == labels) & (frame.profile == profile)]
     frame = frame.sort_values("utc", kind="stable").drop_duplicates(["arm", "seed", "metric", "occlusion"], keep="last")
     rows = []
-    for way, mark in (("visible covers", ""), ("silent removal", ":removed")):
+    for way, mark in (("visible mask", ""), ("silent removal", ":removed")):
         hidden = frame[(frame.metric == f"ter{mark}") & (frame.occlusion > 0)]
         kept = frame[frame.arm.isin(hidden.arm) & (frame.metric == "ter") & (frame.occlusion == 0)]
         for (arm, share), own in pd.concat([kept, hidden]).sort_values("seed").groupby(["arm", "occlusion"], sort=True):
@@ -118,18 +118,18 @@ def occlusion_areas(labels: float = 1.0) -> DataFrame:
     import pandas as pd
 
     frame, rows = occluded(labels), []
-    reference = ablate.REFERENCE[ablate.COVERED]
+    reference = ablate.REFERENCE[ablate.MASKED]
     for way, members in frame.groupby("way", sort=False):
         of = {arm: own.sort_values("share") for arm, own in members.groupby("arm") if len(own) == members.share.nunique()}
         whole = {arm: set.intersection(*map(set, own.outcomes)) for arm, own in of.items()}
         for arm, own in ((arm, own) for arm, own in of.items() if whole[arm]):
-            mean, rise, length = _under_covers(own, sorted(whole[arm]))
+            mean, rise, length = _masked_errors(own, sorted(whole[arm]))
             area = interval(mean, length)
             row = {"arm": arm, "way": way, "area": area.value, "low": area.low, "high": area.high, "n": area.n,
                    "seeds": area.seeds, "rise": interval(rise, length, n_boot=1).value}
             if arm != reference and (common := sorted(whole[arm] & whole.get(reference, set()))):
-                our_mean, our_rise, _ = _under_covers(of[reference], common)
-                mean, rise, _ = _under_covers(own, common)
+                our_mean, our_rise, _ = _masked_errors(of[reference], common)
+                mean, rise, _ = _masked_errors(own, common)
                 for name, ours, theirs in (("difference", our_mean, mean), ("rise_difference", our_rise, rise)):
                     less = paired_difference(ours, theirs, length, same_seeds=True)
                     row |= {name: less.value, f"{name}_low": less.low, f"{name}_high": less.high, f"{name}_p": less.p}
@@ -141,7 +141,7 @@ def occlusion_areas(labels: float = 1.0) -> DataFrame:
                                        "common"])
 
 
-def _under_covers(own: DataFrame, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _masked_errors(own: DataFrame, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Of an arm's rows of `occluded`, by share: token errors (seeds, n) averaged over the shares, those at the last share less
     those at the first, and the labels' lengths; of these seeds."""
     weights = np.trapezoid(np.eye(len(own)), own.share, axis=1) / np.ptp(own.share)  # of each share in the mean

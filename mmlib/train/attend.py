@@ -1,8 +1,8 @@
 """Stage 2: a self-supervised attention network, trained by a progressive spatial masking curriculum, with no labels.
 
 A teacher (moving average of the student) sees the whole expression; the student sees it under another warp with a share r(t)
-of its ink length under visible covers, and must match the teacher: slot by slot, at hidden ink points, and map by map at
-corresponding ink points. r(t) rises, and with it the share of covers placed where the teacher attends.
+of its ink length masked visibly, and must match the teacher: slot by slot, at masked ink points, and map by map at
+corresponding ink points. r(t) rises, and with it the share of boxes placed where the teacher attends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from mmlib.data.augment import AugmentConfig, Augmenter, Batch, collate
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
-from mmlib.draw import masks as masking
-from mmlib.draw.masks import BLOCK, Cover, attended_share, mask_ratio
+from mmlib.draw.masks import BLOCK, InkMask, mask_ratio, mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 from mmlib.losses import MatchConfig, MatchLoss
 from mmlib.models.attention import Attention, AttentionNetwork
@@ -49,11 +48,11 @@ class Config:
     batch_area: float = 1_600.0
     batch_most: int = 64
     maps: int = 8  # k
-    ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length covered, at the start and the end
-    attended: tuple[float, float] = (0.0, 0.7)  # share of covers placed where the teacher attends
+    ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length masked, at the start and the end
+    attended: tuple[float, float] = (0.0, 0.7)  # share of boxes placed where the teacher attends
     schedule: str = "linear"  # of both: 'fixed', 'linear', 'cosine', 'stepped'
-    shape: str = "blocks"  # or 'attended': covers fitted to attended regions
-    block: tuple[float, float] = BLOCK  # half sides of a cover, in typical symbols
+    shape: str = "blocks"  # or 'attended': boxes fitted to attended regions
+    block: tuple[float, float] = BLOCK  # half sides of a box, in typical symbols
     points: int = 32  # ink points an expression that are matched
     momentum: float = 0.99  # of the teacher
     encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
@@ -81,7 +80,7 @@ PRESETS = {
 
 
 class Student(nn.Module):
-    """Encoder, attention network and the predictor of hidden features."""
+    """Encoder, attention network and the predictor of masked features."""
 
     def __init__(self, config: EncoderConfig, maps: int):
         super().__init__()
@@ -113,22 +112,22 @@ def choose_points(ink: InkBatch, each: int, rng: torch.Generator) -> Tensor:
     return order[torch.arange(len(order), device=order.device) - start[ink.owner] < each].sort().values
 
 
-def hide(view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor, rng: torch.Generator
-         ) -> tuple[Cover, Tensor]:
-    """Cover the student's view as the curriculum says at the share `done` of stage 2.
+def mask_by_curriculum(view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor, rng: torch.Generator
+                       ) -> tuple[InkMask, Tensor]:
+    """Mask the student's view as the curriculum says at the share `done` of stage 2.
 
-    saliency: (n,) of the teacher at the ink points. Returns the cover and the two-channel picture (b, 2, H, W): ink under
-    covers gone, covers marked.
+    saliency: (n,) of the teacher at the ink points. Returns the mask and the two-channel picture (b, 2, H, W): masked ink
+    gone, the mask marked.
     """
     steps = 10_000  # the schedules count steps; ours go by pictures
     ratio = mask_ratio(round(done * steps), steps, *config.ratio, config.schedule)
-    share = attended_share(round(done * steps), steps, *config.attended, config.schedule)
-    return masking.hide(view, ink, ratio, config.view.symbol, rng, config.block, attended_share=share, saliency=saliency,
-                        shape=config.shape)
+    attended = mask_ratio(round(done * steps), steps, *config.attended, config.schedule)
+    return mask_view(view, ink, ratio, config.view.symbol, rng, config.block, attended_share=attended, saliency=saliency,
+                     shape=config.shape)
 
 
 def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:
-    """Share (b, k) of each teacher map's mass, over its sampled ink points (m, k), that the student sees uncovered (m,)."""
+    """Share (b, k) of each teacher map's mass, over its sampled ink points (m, k), that the student sees unmasked (m,)."""
     total = maps.new_zeros(b, maps.shape[1]).index_add_(0, owner, maps)
     return maps.new_zeros(b, maps.shape[1]).index_add_(0, owner, maps * visible[:, None]) / total.clamp(min=1e-9)
 
@@ -178,16 +177,16 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                 features, attention = teacher(whole.picture, whole.valid)
                 target, maps_there = at_points(features, attention, whole, ink.owner, chosen)
                 saliency = sample(attention.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
-            hidden, picture = hide(part, ink, done, config, saliency, rng)
+            mask, picture = mask_by_curriculum(part, ink, done, config, saliency, rng)
             features, seen = student(picture, part.valid)
             shown = part.kept[chosen]
-            visible = support(maps_there, shown & ~hidden.covered[chosen], owner, ink.b) > 0.3
+            visible = support(maps_there, shown & ~mask.masked[chosen], owner, ink.b) > 0.3
             common, there = chosen[shown], maps_there[shown]
             here, maps_here = at_points(features, seen, part, ink.owner, common)
             drawn = ink_cells(part, ink.b, ink.owner)
             loss, numbers = loss_fn(
                 student_slots=seen.slots, teacher_slots=attention.slots, visible=visible, pred=bare.predictor(here),
-                target=target[shown], covered=hidden.covered[common], student_at_points=maps_here, teacher_at_points=there,
+                target=target[shown], masked=mask.masked[common], student_at_points=maps_here, teacher_at_points=there,
                 owner=ink.owner[common], maps=seen.maps, valid=part.valid[:, 0] > 0, ink=drawn[:, 0])
             return loss, numbers
 

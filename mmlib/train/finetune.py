@@ -20,7 +20,7 @@ from mmlib.data import DataError
 from mmlib.data.augment import AugmentConfig, Augmenter, Batch, symbol_classes
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
-from mmlib.draw.masks import hide
+from mmlib.draw.masks import mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
 from mmlib.formula.latex import Vocabulary
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
@@ -61,7 +61,7 @@ class Config:
     view: ViewConfig = field(default_factory=ViewConfig)
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(
         symbol=0.15, subexpression=0.15, join=0.1, swap_hand=0.15, relabel=0.3))
-    cover: tuple[float, float] = field(default=(0.0, 0.0), metadata={"neutral": (0.0, 0.0)})  # range of the ink's share covered
+    mask_share: tuple[float, float] = field(default=(0.0, 0.0), metadata={"neutral": (0.0, 0.0)})  # range of the ink's share masked
     average: int = field(default=0, metadata={"neutral": 0})  # steps over which the weights that read are averaged; 0: the last
 
     @classmethod
@@ -90,15 +90,15 @@ def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Gen
                        inputs)
 
 
-def covered(view: View, ink: InkBatch, config: Config, rng: torch.Generator) -> Tensor:
-    """The picture (b, 2, H, W) of a view with stage 2's covers as mere augmentation: at random, and marked.
+def masked(view: View, ink: InkBatch, config: Config, rng: torch.Generator) -> Tensor:
+    """The picture (b, 2, H, W) of a view with stage 2's mask as mere augmentation: at random, and marked.
 
-    Each expression's share of covered ink length is uniform in `config.cover`. The labels, and the side losses' ink, stay: what
-    is hidden is to be inferred.
+    Each expression's share of masked ink length is uniform in `config.mask_share`. The labels, and the side losses' ink, stay:
+    what is masked is to be inferred.
     """
-    low, high = config.cover
+    low, high = config.mask_share
     ratio = low + (high - low) * torch.rand(ink.b, generator=rng).to(ink.owner.device)
-    return hide(view, ink, ratio, config.view.symbol, rng)[1]
+    return mask_view(view, ink, ratio, config.view.symbol, rng)[1]
 
 
 def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
@@ -198,7 +198,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
             batch = batch.to(tools.device)
             warps = replace(config.view, scale=0.0)  # the feed has drawn the scales
             view = make_view(batch.ink, warps, rng)
-            picture = covered(view, batch.ink, replace(config, view=warps), rng) if any(config.cover) else view.picture
+            picture = masked(view, batch.ink, replace(config, view=warps), rng) if any(config.mask_share) else view.picture
             inputs, targets = prefixes(batch.tokens, vocabulary)
             inputs = disturb(inputs, config.input_noise, vocabulary, rng)
             logits, attention, encoded = model(picture, view.valid, inputs)

@@ -57,7 +57,7 @@ class Config:
     momentum: float = field(default=0.99, metadata={"neutral": 0.99})  # byol: of the target at the start, rising to 1
     positives: str = field(default="ink", metadata={"neutral": "ink"})  # of the local term: ink points, or places of the 'paper'
     negatives: str = field(default="batch", metadata={"neutral": "batch"})  # all; less by 'similarity'; without the same 'labels'
-    covered: float = field(default=0.5, metadata={"neutral": 0.5})  # mae: share of ink length under covers
+    mask_share: float = field(default=0.5, metadata={"neutral": 0.5})  # mae: share of ink length masked
 
     @classmethod
     def preset(cls, profile: str, **overrides: Any) -> Config:

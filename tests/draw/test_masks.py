@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from mmlib.draw.masks import (
-    apply_cover,
-    attended_share,
-    cover,
-    cover_for_occlusion,
-    cover_pictures,
-    covered_share,
+    mask_channel,
+    mask_ink,
     mask_ratio,
+    masked_picture,
+    masked_share,
+    random_streams,
 )
 
 # schedules
@@ -27,9 +26,8 @@ from mmlib.draw.masks import (
         ("stepped", [0.1, 0.1 + 0.4 / 3, 0.1 + 0.8 / 3, 0.5, 0.5]),
     ],
 )
-@pytest.mark.parametrize("schedule", [mask_ratio, attended_share])
-def test_schedule_table(schedule, kind, expected):
-    values = [schedule(step, 100, 0.1, 0.5, kind) for step in (0, 25, 50, 75, 100)]
+def test_schedule_table(kind, expected):
+    values = [mask_ratio(step, 100, 0.1, 0.5, kind) for step in (0, 25, 50, 75, 100)]
     assert values == pytest.approx(expected)
 
 
@@ -66,7 +64,7 @@ def test_schedule_refuses(arguments, message):
         mask_ratio(*arguments)
 
 
-# covers
+# masks
 
 
 def ink(b=12, seed=0, least=4, most=14):
@@ -108,44 +106,46 @@ def test_realised_share_is_the_asked_one(ratio, share, shape):
     saliency = torch.rand(len(points), generator=seeded(1)) ** 3
     errors = []
     for seed in range(5):
-        made = cover(points, owner, arc, 12, ratio, share, saliency, shape=shape, generator=seeded(seed))
-        errors.append((covered_share(made.covered, owner, arc, 12) - ratio).abs())
+        made = mask_ink(
+            points, owner, arc, 12, ratio, seeded(seed), share, saliency, shape=shape
+        )
+        errors.append((masked_share(made.masked, owner, arc, 12) - ratio).abs())
     errors = torch.cat(errors)
     assert errors.mean() < 0.01
     assert errors.max() < 0.04  # one point of the shortest expression is 1/60 of its ink
 
 
 @pytest.mark.parametrize("shape", ["blocks", "attended"])
-def test_points_are_covered_exactly_where_boxes_are(shape):
+def test_points_are_masked_exactly_where_boxes_are(shape):
     points, owner, arc = ink()
     saliency = torch.rand(len(points), generator=seeded(1))
-    made = cover(points, owner, arc, 12, 0.4, 0.5, saliency, shape=shape, generator=seeded())
+    made = mask_ink(points, owner, arc, 12, 0.4, seeded(), 0.5, saliency, shape=shape)
     hit = inside(points, owner, made.boxes, made.box_owner)
-    assert (hit.any(1) == made.covered).float().mean() > 0.999  # but for rounding at an edge
+    assert (hit.any(1) == made.masked).float().mean() > 0.999  # but for rounding at an edge
     assert hit.any(0).all()  # no box is idle
     assert (made.boxes[:, 2:] > made.boxes[:, :2]).all()
 
 
 @pytest.mark.parametrize("ratio", [0.04, 0.06, 0.34, 0.36, 0.5, 0.94, 0.96, 1.0])
-def test_covered_length_is_the_nearest_that_whole_points_allow(ratio):
+def test_masked_length_is_the_nearest_that_whole_points_allow(ratio):
     """Ten points that carry one pixel each, in blocks large enough for all of them."""
     points = torch.stack([torch.arange(10.0) ** 1.1, torch.zeros(10)], 1)
     for seed in range(5):
-        made = cover(
-            points, torch.zeros(10).long(), torch.ones(10), 1, ratio, block=(20, 20), generator=seeded(seed)
+        made = mask_ink(
+            points, torch.zeros(10).long(), torch.ones(10), 1, ratio, block=(20, 20), random=seeded(seed)
         )
-        assert made.covered.sum() == round(10 * ratio)
+        assert made.masked.sum() == round(10 * ratio)
 
 
-def test_all_ink_can_be_covered_however_unequal_its_points():
+def test_all_ink_can_be_masked_however_unequal_its_points():
     points, owner, _ = ink()
     arc = 10 ** (torch.rand(len(points), generator=seeded()) * 8 - 4)
-    assert cover(points, owner, arc, 12, 1.0, generator=seeded()).covered.all()
+    assert mask_ink(points, owner, arc, 12, 1.0, random=seeded()).masked.all()
 
 
 def test_boxes_keep_to_their_sizes_and_only_the_last_shrinks():
     points, owner, arc = ink()
-    made = cover(points, owner, arc, 12, 0.5, block=(4.0, 6.0), generator=seeded())
+    made = mask_ink(points, owner, arc, 12, 0.5, block=(4.0, 6.0), random=seeded())
     half = (made.boxes[:, 2:] - made.boxes[:, :2]) / 2
     assert half.max() <= 6 + 1e-4
     small = (half < 4 - 1e-4).any(1)
@@ -155,78 +155,78 @@ def test_boxes_keep_to_their_sizes_and_only_the_last_shrinks():
 def test_each_expression_may_have_its_own_ratio():
     points, owner, arc = ink()
     ratio = torch.linspace(0, 1, 12)
-    made = cover(points, owner, arc, 12, ratio, generator=seeded())
-    torch.testing.assert_close(covered_share(made.covered, owner, arc, 12), ratio, atol=0.03, rtol=0)
+    made = mask_ink(points, owner, arc, 12, ratio, random=seeded())
+    torch.testing.assert_close(masked_share(made.masked, owner, arc, 12), ratio, atol=0.03, rtol=0)
     assert 0 not in made.box_owner
-    assert made.covered[owner == 11].all()
+    assert made.masked[owner == 11].all()
 
 
-def test_cover_is_deterministic_and_leaves_other_expressions_alone():
+def test_a_mask_is_deterministic_and_leaves_other_expressions_alone():
     points, owner, arc = ink()
-    one, two, other = (cover(points, owner, arc, 12, 0.3, generator=seeded(s)) for s in (3, 3, 4))
+    one, two, other = (mask_ink(points, owner, arc, 12, 0.3, random=seeded(s)) for s in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(one, two))
-    assert not torch.equal(one.covered, other.covered)
+    assert not torch.equal(one.masked, other.masked)
 
 
 def test_attended_boxes_go_where_saliency_is():
     points, owner, arc = ink()
     salient = points[:, 0] < 40  # the first two symbols of each expression
     saliency = salient.float()
-    hidden = {}
+    by_share = {}
     for share in (0.0, 0.5, 1.0):
-        made = [cover(points, owner, arc, 12, 0.15, share, saliency, generator=seeded(s)) for s in range(10)]
-        hidden[share] = np.mean(
-            [float((arc * m.covered * salient).sum() / (arc * m.covered).sum()) for m in made]
+        made = [mask_ink(points, owner, arc, 12, 0.15, seeded(s), share, saliency) for s in range(10)]
+        by_share[share] = np.mean(
+            [float((arc * m.masked * salient).sum() / (arc * m.masked).sum()) for m in made]
         )
     by_length = float((arc * salient).sum() / arc.sum())
-    assert hidden[0.0] == pytest.approx(by_length, abs=0.1)
-    assert hidden[0.0] + 0.1 < hidden[0.5] < hidden[1.0] - 0.1
-    assert hidden[1.0] > 0.85
+    assert by_share[0.0] == pytest.approx(by_length, abs=0.1)
+    assert by_share[0.0] + 0.1 < by_share[0.5] < by_share[1.0] - 0.1
+    assert by_share[1.0] > 0.85
 
 
 def test_unattended_boxes_go_by_ink_length_not_by_points():
-    """Two symbols of equal length, one sampled nine times as densely: covered equally often."""
+    """Two symbols of equal length, one sampled nine times as densely: masked equally often."""
     dense, sparse = torch.linspace(0, 20, 181), torch.linspace(100, 120, 21)
     points = torch.stack([torch.cat([dense, sparse]), torch.zeros(202)], 1)
     arc = torch.cat([torch.full((181,), 20 / 181), torch.full((21,), 20 / 21)])
     owner = torch.arange(400).repeat_interleave(202)
-    made = cover(points.repeat(400, 1), owner, arc.repeat(400), 400, 0.1, generator=seeded())
+    made = mask_ink(points.repeat(400, 1), owner, arc.repeat(400), 400, 0.1, random=seeded())
     on_dense = (made.boxes[:, 0] < 60).float().mean()
     assert on_dense == pytest.approx(0.5, abs=0.1)
 
 
-def test_attended_region_is_hidden_whole():
+def test_attended_region_is_masked_whole():
     """One symbol of high saliency among ten: with shape='attended' its ink goes first and at once."""
     points, owner, arc = ink(b=20, least=10, most=11)
     symbol = torch.arange(len(points)) // 15 % 10
     saliency = torch.where(symbol == 3, 1.0, 0.01)
-    made = cover(
-        points, owner, arc, 20, 0.2, 1.0, saliency, block=(3, 6), shape="attended", generator=seeded()
+    made = mask_ink(
+        points, owner, arc, 20, 0.2, seeded(), 1.0, saliency, block=(3, 6), shape="attended"
     )
-    assert (made.covered & (symbol == 3)).sum() > 0.9 * (symbol == 3).sum()
+    assert (made.masked & (symbol == 3)).sum() > 0.9 * (symbol == 3).sum()
 
 
 def test_saliency_of_zero_falls_back_on_ink_length():
     points, owner, arc = ink()
-    made = cover(points, owner, arc, 12, 0.3, 1.0, torch.zeros(len(points)), generator=seeded())
+    made = mask_ink(points, owner, arc, 12, 0.3, seeded(), 1.0, torch.zeros(len(points)))
     torch.testing.assert_close(
-        covered_share(made.covered, owner, arc, 12), torch.full((12,), 0.3), atol=0.03, rtol=0
+        masked_share(made.masked, owner, arc, 12), torch.full((12,), 0.3), atol=0.03, rtol=0
     )
 
 
 def test_expressions_without_ink_are_no_trouble():
     points, owner, arc = ink(3)
     owner = owner * 2  # expressions 1 and 3 have no points
-    made = cover(points, owner, arc, 5, 0.3, generator=seeded())
+    made = mask_ink(points, owner, arc, 5, 0.3, random=seeded())
     assert set(made.box_owner.tolist()) == {0, 2, 4}
-    empty = cover(
-        torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0), 2, 0.3, generator=seeded()
+    empty = mask_ink(
+        torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0), 2, 0.3, random=seeded()
     )
     assert [len(part) for part in empty] == [0, 0, 0]
-    dot = cover(
-        torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), torch.zeros(1), 1, 0.5, generator=seeded()
+    dot = mask_ink(
+        torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), torch.zeros(1), 1, 0.5, random=seeded()
     )
-    assert not dot.covered.any()
+    assert not dot.masked.any()
 
 
 @pytest.mark.parametrize(
@@ -249,47 +249,52 @@ def test_expressions_without_ink_are_no_trouble():
         ({"block": (0, 3)}, r"block is \(0, 3\)"),
     ],
 )
-def test_cover_refuses(change, message):
+def test_mask_ink_refuses(change, message):
     good = {
         "points": torch.zeros(5, 2),
         "owner": torch.tensor([0, 0, 0, 1, 1]),
         "arc": torch.ones(5),
         "b": 2,
         "ratio": 0.3,
+        "random": seeded(),
     }
     with pytest.raises(ValueError, match=message):
-        cover(**(good | change))
+        mask_ink(**(good | change))
 
 
-# occlusion tests
+# a stream of random numbers for each expression
 
 
-def test_occlusion_depends_on_seed_and_index_alone():
+def mask_by_streams(points, owner, arc, b, ratio, seed, first=0):
+    streams = random_streams([seed, first + i] for i in range(b))
+    return mask_ink(points, owner, arc, b, ratio, streams).masked
+
+
+def test_with_streams_a_mask_depends_on_seed_and_index_alone():
     points, owner, arc = ink()
-    whole = cover_for_occlusion(points, owner, arc, 12, 0.2, seed=7)
+    whole = mask_by_streams(points, owner, arc, 12, 0.2, seed=7)
     for start, stop in ((0, 5), (5, 12)):
         here = (owner >= start) & (owner < stop)
-        part = cover_for_occlusion(
-            points[here], owner[here] - start, arc[here], stop - start, 0.2, 7, torch.arange(start, stop)
+        part = mask_by_streams(
+            points[here], owner[here] - start, arc[here], stop - start, 0.2, 7, start
         )
-        assert torch.equal(part.covered, whole.covered[here])
-    assert not torch.equal(cover_for_occlusion(points, owner, arc, 12, 0.2, seed=8).covered, whole.covered)
+        assert torch.equal(part, whole[here])
+    assert not torch.equal(mask_by_streams(points, owner, arc, 12, 0.2, seed=8), whole)
 
 
-def test_occlusion_grows_with_the_ratio():
+def test_with_streams_a_mask_grows_with_the_ratio():
     points, owner, arc = ink()
     levels = [
-        cover_for_occlusion(points, owner, arc, 12, r, seed=0).covered
-        for r in (0.0, 0.05, 0.1, 0.2, 0.3, 0.6)
+        mask_by_streams(points, owner, arc, 12, r, seed=0) for r in (0.0, 0.05, 0.1, 0.2, 0.3, 0.6)
     ]
     assert not levels[0].any()
     assert all((less <= more).all() and less.sum() < more.sum() for less, more in pairwise(levels))
 
 
-# pictures of covers
+# masks as pictures
 
 
-def test_pictures_equal_plain_loops():
+def test_channel_equals_plain_loops():
     rng = np.random.default_rng(0)
     corner = rng.uniform(-4, 20, (30, 2))
     boxes = torch.tensor(np.concatenate([corner, corner + rng.uniform(0.1, 9, (30, 2))], 1)).float()
@@ -302,40 +307,39 @@ def test_pictures_equal_plain_loops():
             max(math.floor(y0), 0) : max(math.ceil(y1), 0),
             max(math.floor(x0), 0) : max(math.ceil(x1), 0),
         ] = 1
-    assert torch.equal(cover_pictures(boxes, owner, 5, 16, 20), expected)
+    assert torch.equal(mask_channel(boxes, owner, 5, 16, 20), expected)
     assert 0 < expected.mean() < 1
     assert not expected[4].any()
-    assert torch.equal(cover_pictures(boxes[:0], owner[:0], 2, 3, 4), torch.zeros(2, 1, 3, 4))
+    assert torch.equal(mask_channel(boxes[:0], owner[:0], 2, 3, 4), torch.zeros(2, 1, 3, 4))
 
 
-def test_pictures_cover_the_covered_points_pixels():
+def test_channel_holds_the_masked_points_pixels():
     points, owner, arc = ink()
-    made = cover(points, owner, arc, 12, 0.4, generator=seeded())
-    picture = cover_pictures(made.boxes, made.box_owner, 12, 48, 280)
+    made = mask_ink(points, owner, arc, 12, 0.4, random=seeded())
+    picture = mask_channel(made.boxes, made.box_owner, 12, 48, 280)
     column, row = points.floor().long().unbind(1)
     seen = (column >= 0) & (column < 280) & (row >= 0) & (row < 48)
     under = picture[owner[seen], 0, row[seen], column[seen]] > 0
-    assert under[made.covered[seen]].all()
+    assert under[made.masked[seen]].all()
     # A pixel that a box touches may hold a point outside the box, so a few visible points lie under as well.
-    assert (under & ~made.covered[seen]).float().mean() < 0.05
+    assert (under & ~made.masked[seen]).float().mean() < 0.05
 
 
-def test_pictures_and_apply_refuse_shapes_that_do_not_fit():
+def test_channel_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match=r"boxes has shape \(2, 3\), expected \(m, 4\)"):
-        cover_pictures(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), 1, 4, 4)
-    with pytest.raises(ValueError, match=r"mask has shape \(1, 1, 4, 5\), expected \(1, 1, 4, 4\)"):
-        apply_cover(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 5))
+        mask_channel(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), 1, 4, 4)
 
 
-def test_apply_cover_removes_ink_under_the_cover_alone():
+def test_a_masked_picture_loses_the_ink_under_the_mask_alone():
     x = torch.rand(2, 1, 6, 7, generator=seeded())
-    mask = (torch.rand(2, 1, 6, 7, generator=seeded(1)) > 0.5).float()
-    out = apply_cover(x, mask)
+    boxes, owner = torch.tensor([[1.0, 1.0, 4.0, 3.0], [2.0, 0.0, 5.0, 6.0]]), torch.tensor([0, 1])
+    out, mask = masked_picture(x, boxes, owner).split(1, 1)
+    assert torch.equal(mask, mask_channel(boxes, owner, 2, 6, 7))
     assert (out[mask == 1] == 0).all()
     assert torch.equal(out[mask == 0], x[mask == 0])
 
 
-def test_covered_share_by_hand():
-    covered = torch.tensor([True, False, True, False])
-    share = covered_share(covered, torch.tensor([0, 0, 2, 2]), torch.tensor([1.0, 3.0, 2.0, 0.0]), 3)
+def test_masked_share_by_hand():
+    masked = torch.tensor([True, False, True, False])
+    share = masked_share(masked, torch.tensor([0, 0, 2, 2]), torch.tensor([1.0, 3.0, 2.0, 0.0]), 3)
     assert share.tolist() == [0.25, 0.0, 1.0]

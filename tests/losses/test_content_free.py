@@ -65,9 +65,9 @@ def match(attend, seed, window=SYMBOLS, collapsed=False):
         student_slots=maps @ grid(feature, cell, shown),
         teacher_slots=maps_t @ grid(feature, cell_t, shown_t),
         visible=(support * shown[..., None]).sum(1) > 0.5 * support.sum(1),
-        pred=flat,  # every family is granted a perfect predictor of what is covered
+        pred=flat,  # every family is granted a perfect predictor of what is masked
         target=flat,
-        covered=torch.arange(B * SYMBOLS) % 3 == 0,
+        masked=torch.arange(B * SYMBOLS) % 3 == 0,
         student_at_points=at(maps, cell)[both],
         teacher_at_points=support[both],
         owner=torch.arange(B)[:, None].expand(B, SYMBOLS)[both],

@@ -231,25 +231,25 @@ def test_byol_gradient():
     assert torch.autograd.gradcheck(lambda x: byol_loss(x, z), (p,))
 
 
-def test_mae_counts_covered_cells_only():
+def test_mae_counts_masked_cells_only():
     g = torch.Generator().manual_seed(0)
     pred, target = torch.randn(2, 3, 4, 5, generator=g), torch.randn(2, 3, 4, 5, generator=g)
-    covered = torch.rand(2, 1, 4, 5, generator=g) > 0.6
+    masked = torch.rand(2, 1, 4, 5, generator=g) > 0.6
     expected = [
         float(pred[b, c, i, j] - target[b, c, i, j]) ** 2
-        for b in range(2) for c in range(3) for i in range(4) for j in range(5) if covered[b, 0, i, j]
+        for b in range(2) for c in range(3) for i in range(4) for j in range(5) if masked[b, 0, i, j]
     ]  # fmt: skip
-    assert float(mae_loss(pred, target, covered)) == pytest.approx(sum(expected) / len(expected), abs=1e-5)
-    assert float(mae_loss(target + 3, target, covered)) == pytest.approx(9, abs=1e-5)
-    elsewhere = torch.where(covered, pred, pred + 100)
-    torch.testing.assert_close(mae_loss(elsewhere, target, covered), mae_loss(pred, target, covered))
-    assert float(mae_loss(pred, target, torch.zeros_like(covered))) == 0
+    assert float(mae_loss(pred, target, masked)) == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+    assert float(mae_loss(target + 3, target, masked)) == pytest.approx(9, abs=1e-5)
+    elsewhere = torch.where(masked, pred, pred + 100)
+    torch.testing.assert_close(mae_loss(elsewhere, target, masked), mae_loss(pred, target, masked))
+    assert float(mae_loss(pred, target, torch.zeros_like(masked))) == 0
 
 
 def test_mae_gradient():
     pred = rows(2, 12, 1, torch.float64).view(2, 1, 3, 4).requires_grad_()
-    covered = rows(2, 12, 2).view(2, 1, 3, 4) > 0
-    assert torch.autograd.gradcheck(lambda x: mae_loss(x, torch.zeros_like(x), covered), (pred,))
+    masked = rows(2, 12, 2).view(2, 1, 3, 4) > 0
+    assert torch.autograd.gradcheck(lambda x: mae_loss(x, torch.zeros_like(x), masked), (pred,))
 
 
 def test_match_rate():
@@ -307,7 +307,7 @@ def test_bfloat16_is_computed_in_float32():
         ),
         (local_info_nce, [*points(), 1.0, 0.2, zeros(9)], r"weights has shape \(9,\), expected \(9, 9\)"),
         (byol_loss, [zeros(2, 3), zeros(2, 4)], r"z has shape \(2, 4\), expected \(n, d\)"),
-        (mae_loss, [*zeros(2, 1, 1, 4, 4), zeros(1, 2, 4, 4)], r"covered has shape \(1, 2, 4, 4\)"),
+        (mae_loss, [*zeros(2, 1, 1, 4, 4), zeros(1, 2, 4, 4)], r"masked has shape \(1, 2, 4, 4\)"),
         (match_rate, [zeros(2, 3), zeros(3, 3)], r"z2 has shape \(3, 3\)"),
         (similarity_weights, [zeros(3)], r"teacher has shape \(3,\), expected \(n, d\)"),
     ],

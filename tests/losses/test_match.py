@@ -8,7 +8,7 @@ from torch import zeros
 from mmlib.losses import (
     MatchConfig,
     MatchLoss,
-    covered_point_match,
+    masked_point_match,
     map_agreement,
     map_entropy,
     map_overlap,
@@ -102,47 +102,47 @@ def test_slots_agree_with_a_library_for_one_slot():
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-# covered points
+# masked points
 
 
-def slow_points(pred, target, covered, temperature):
-    hidden = [i for i in range(len(pred)) if covered[i]]
+def slow_points(pred, target, masked, temperature):
+    masked_ones = [i for i in range(len(pred)) if masked[i]]
     losses = []
-    for i in hidden:
+    for i in masked_ones:
         loss = 2 - 2 * cos(pred[i], target[i])
         if temperature is not None:
-            below = sum(math.exp(cos(pred[i], target[j]) / temperature) for j in hidden)
+            below = sum(math.exp(cos(pred[i], target[j]) / temperature) for j in masked_ones)
             loss -= cos(pred[i], target[i]) / temperature - math.log(below)
         losses.append(loss)
     return sum(losses) / len(losses)
 
 
-COVERED = torch.tensor([True, False, True, True, False, True])
+MASKED = torch.tensor([True, False, True, True, False, True])
 
 
 @pytest.mark.parametrize("temperature", [None, 0.3])
 def test_points_equal_plain_loops(temperature):
     pred, target = draw(6, 4, seed=1), draw(6, 4, seed=2)
-    ours = covered_point_match(pred, target, COVERED, temperature)
-    assert ours.item() == pytest.approx(slow_points(pred, target, COVERED, temperature), abs=1e-5)
+    ours = masked_point_match(pred, target, MASKED, temperature)
+    assert ours.item() == pytest.approx(slow_points(pred, target, MASKED, temperature), abs=1e-5)
 
 
 def test_points_closed_forms_and_invariances():
     pred, target = draw(6, 4, seed=1), draw(6, 4, seed=2)
-    assert covered_point_match(target, target, COVERED).item() == pytest.approx(0, abs=1e-6)
-    assert covered_point_match(-target, target, COVERED).item() == pytest.approx(4, abs=1e-5)
+    assert masked_point_match(target, target, MASKED).item() == pytest.approx(0, abs=1e-6)
+    assert masked_point_match(-target, target, MASKED).item() == pytest.approx(4, abs=1e-5)
     same = torch.ones(6, 4)
-    assert covered_point_match(same, same, COVERED, 0.3).item() == pytest.approx(math.log(4), abs=1e-5)
-    loss, order = covered_point_match(pred, target, COVERED, 0.3), torch.randperm(6)
-    torch.testing.assert_close(covered_point_match(pred[order], target[order], COVERED[order], 0.3), loss)
-    torch.testing.assert_close(covered_point_match(pred * 9, target * 0.3, COVERED, 0.3), loss)
-    elsewhere = torch.where(COVERED[:, None], pred, pred + 5)
-    torch.testing.assert_close(covered_point_match(elsewhere, target, COVERED, 0.3), loss)
+    assert masked_point_match(same, same, MASKED, 0.3).item() == pytest.approx(math.log(4), abs=1e-5)
+    loss, order = masked_point_match(pred, target, MASKED, 0.3), torch.randperm(6)
+    torch.testing.assert_close(masked_point_match(pred[order], target[order], MASKED[order], 0.3), loss)
+    torch.testing.assert_close(masked_point_match(pred * 9, target * 0.3, MASKED, 0.3), loss)
+    elsewhere = torch.where(MASKED[:, None], pred, pred + 5)
+    torch.testing.assert_close(masked_point_match(elsewhere, target, MASKED, 0.3), loss)
 
 
-def test_nothing_covered_gives_a_zero_that_has_a_gradient():
+def test_nothing_masked_gives_a_zero_that_has_a_gradient():
     pred = draw(6, 4).requires_grad_()
-    loss = covered_point_match(pred, draw(6, 4), ~COVERED & COVERED, 0.3)
+    loss = masked_point_match(pred, draw(6, 4), ~MASKED & MASKED, 0.3)
     loss.backward()
     assert loss.item() == 0
     assert not pred.grad.any()
@@ -251,7 +251,7 @@ D = torch.float64
 GRADIENTS = {
     "slots": (lambda x: slot_info_nce(x, draw(3, 2, 4, seed=5, dtype=D), SOME, 0.5), draw(3, 2, 4, dtype=D)),
     "points": (
-        lambda x: covered_point_match(x, draw(6, 4, seed=5, dtype=D), COVERED, 0.5),
+        lambda x: masked_point_match(x, draw(6, 4, seed=5, dtype=D), MASKED, 0.5),
         draw(6, 4, dtype=D),
     ),
     "agreement": (
@@ -277,7 +277,7 @@ def inputs(seed=0):
         "visible": SOME,
         "pred": draw(6, 4, seed=seed + 2),
         "target": draw(6, 4, seed=seed + 3),
-        "covered": COVERED,
+        "masked": MASKED,
         "student_at_points": draw(6, 2, seed=seed + 4).exp(),
         "teacher_at_points": draw(6, 2, seed=seed + 5).exp(),
         "owner": torch.tensor([0, 0, 1, 1, 2, 2]),
@@ -295,7 +295,7 @@ def test_module_sums_the_weighted_terms():
     total, parts = MatchLoss(config)(**given)
     expected = {
         "slots": slot_info_nce(given["student_slots"], given["teacher_slots"], SOME, 0.3, same_slot=True),
-        "points": covered_point_match(given["pred"], given["target"], COVERED, 0.4),
+        "points": masked_point_match(given["pred"], given["target"], MASKED, 0.4),
         "agreement": map_agreement(given["student_at_points"], given["teacher_at_points"], given["owner"], 3),
         "entropy": map_entropy(given["maps"], given["valid"]),
         "overlap": map_overlap(given["maps"]),
@@ -348,11 +348,11 @@ def test_bad_weights_are_refused(weight):
             r"visible has shape \(2, 2\), .* b=3, k=2",
         ),
         (
-            covered_point_match,
-            [zeros(6, 4), zeros(5, 4), COVERED],
+            masked_point_match,
+            [zeros(6, 4), zeros(5, 4), MASKED],
             r"target has shape \(5, 4\), expected \(n, d\)",
         ),
-        (covered_point_match, [zeros(6, 4), zeros(6, 4), COVERED[:5]], r"covered has shape \(5,\), .* n=6"),
+        (masked_point_match, [zeros(6, 4), zeros(6, 4), MASKED[:5]], r"masked has shape \(5,\), .* n=6"),
         (map_agreement, [zeros(6, 2), zeros(6, 3), OWNER, 4], r"teacher_at_points has shape \(6, 3\)"),
         (map_agreement, [zeros(6, 2), zeros(6, 2), OWNER[:2], 4], r"owner has shape \(2,\), .* n=6"),
         (

@@ -77,7 +77,7 @@ def test_what_lies_on_padding_does_not_matter_to_the_context(encoder):
         torch.testing.assert_close(encoder(littered, valid), encoder(x, valid), atol=1e-4, rtol=0)
 
 
-def test_no_cover_is_an_empty_cover(encoder):
+def test_no_mask_is_an_empty_mask(encoder):
     x, valid = pictures()
     with torch.no_grad():
         bare = encoder(x, valid)

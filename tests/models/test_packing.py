@@ -189,8 +189,8 @@ def test_several_batches_are_encoded_as_each_would_be(config, worth, monkeypatch
 
 @pytest.mark.parametrize("size", [(8, 12), (7, 9)])
 @pytest.mark.parametrize("config", FORMS)
-def test_a_full_canvas_needs_no_mask_and_a_bare_picture_no_cover(config, size, monkeypatch):
-    """As with a mask of ones and a cover of zeros, which are multiplied with."""
+def test_a_full_canvas_needs_no_mask_and_a_bare_picture_no_ink_mask(config, size, monkeypatch):
+    """As with a mask of ones and a mask channel of zeros, which are multiplied with."""
     high, wide = size
     rng = torch.Generator().manual_seed(0)
     x, valid = torch.rand(3, 1, 8 * high, 8 * wide, generator=rng).double(), torch.ones(3, 1, high, wide).double()

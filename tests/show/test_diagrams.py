@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.patches import FancyBboxPatch
 
-from mmlib.draw.masks import covered_share, mask_ratio
+from mmlib.draw.masks import masked_share, mask_ratio
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE
 from mmlib.formula.ink import Ink
@@ -29,21 +29,21 @@ def test_the_same_warps_at_any_size(shown):
         assert torch.equal(large.kept, little.kept)
 
 
-def test_covers_hide_what_the_curriculum_asks(shown):
+def test_masks_take_what_the_curriculum_asks(shown):
     arc = arc_length(shown.second.points, shown.batch.stroke) * shown.second.kept
     for done in (0.0, 0.5, 1.0):
-        picture, hidden = shown.covered(done)
+        picture, masked = shown.masked(done)
         asked = mask_ratio(round(100 * done), 100, *shown.config.ratio, shown.config.schedule)
-        assert float(covered_share(hidden, shown.batch.owner, arc, 1)) == pytest.approx(asked, abs=0.04)
-        assert not picture[0][picture[1] > 0].any(), "no ink under a cover"
+        assert float(masked_share(masked, shown.batch.owner, arc, 1)) == pytest.approx(asked, abs=0.04)
+        assert not picture[0][picture[1] > 0].any(), "no ink under a mask"
 
 
-def test_colours_of_ink_and_covers():
+def test_colours_of_ink_and_masks():
     picture = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
-    paper, ink, cover = story.seen_by_student(picture)[0]
+    paper, ink, mask = story.seen_by_student(picture)[0]
     assert paper.tolist() == [1, 1, 1]
     assert ink.tolist() == [0, 0, 0]
-    assert cover[0] > cover[1] > cover[2]
+    assert mask[0] > mask[1] > mask[2]
 
 
 def test_an_ink_as_a_batch_is_in_typical_symbols():

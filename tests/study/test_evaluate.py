@@ -1,4 +1,4 @@
-"""Occlusion in evaluation: the same ink is hidden whatever reads it, as much as asked for, marked or not."""
+"""Occlusion in evaluation: the same ink is masked whatever reads it, as much as asked for, marked or not."""
 
 import numpy as np
 import pytest
@@ -44,18 +44,18 @@ def shown(pack):
     return show
 
 
-def hidden_points(picture, view, ink):
-    """(n,) bool: points whose pixel is under a cover."""
+def masked_points(picture, view, ink):
+    """(n,) bool: points whose pixel is under a mask."""
     column, row = view.points.long().unbind(1)
     return picture[ink.owner, 1, row, column] > 0
 
 
-def test_the_same_ink_is_hidden_whatever_reads_it(shown, pack):
+def test_the_same_ink_is_masked_whatever_reads_it(shown, pack):
     whole = range(len(pack))
-    points = hidden_points(*shown(whole, 0.3))
+    points = masked_points(*shown(whole, 0.3))
     assert 0.2 < points.float().mean() < 0.5
-    # Another size of the view: but for points within a pixel of a cover's edge.
-    assert (points == hidden_points(*shown(whole, 0.3, symbol=28.0))).float().mean() > 0.93
+    # Another size of the view: but for points within a pixel of a mask's edge.
+    assert (points == masked_points(*shown(whole, 0.3, symbol=28.0))).float().mean() > 0.93
     # Another batch and order: bit for bit.
     some = [7, 2, 9]
     apart, _, _ = shown(some, 0.3)
@@ -65,16 +65,16 @@ def test_the_same_ink_is_hidden_whatever_reads_it(shown, pack):
         assert torch.equal(apart[place, :, :height, :width], alone[0])
 
 
-def test_the_id_alone_says_where_covers_lie(shown):
-    assert not torch.equal(hidden_points(*shown([3], 0.3, ids="abcd")), hidden_points(*shown([3], 0.3, ids="abce")))
+def test_the_id_alone_says_where_masks_lie(shown):
+    assert not torch.equal(masked_points(*shown([3], 0.3, ids="abcd")), masked_points(*shown([3], 0.3, ids="abce")))
 
 
-def test_as_much_is_hidden_as_asked_for_and_what_is_hidden_stays_hidden(shown, pack):
+def test_as_much_is_masked_as_asked_for_and_what_is_masked_stays_masked(shown, pack):
     earlier = torch.zeros(1)
     for share in (0.1, 0.2, 0.3, 0.6):
         picture, view, _ = shown(range(len(pack)), share)
         kept = picture[:, 0].sum((1, 2)) / view.picture[:, 0].sum((1, 2))
-        assert (1 - kept).mean() == pytest.approx(share, abs=0.07)  # whole pixels and the pen's width are hidden a little more
+        assert (1 - kept).mean() == pytest.approx(share, abs=0.07)  # whole pixels and the pen's width are masked a little more
         mask = picture[:, 1]
         assert (mask >= earlier).all()
         earlier = mask
@@ -88,14 +88,14 @@ def test_a_removal_is_the_same_picture_without_the_mark(shown, pack):
     assert torch.equal(marked[:, :1], view.picture * (1 - marked[:, 1:]))
 
 
-def test_nothing_hidden_keeps_the_hash():
+def test_nothing_masked_keeps_the_hash():
     old = {"dataset": "synthetic", "split": "test", "beam": 5, "both": True, "without": (), "limit": None}
     assert run_hash("evaluate", Config(), {}, "1") == run_hash("evaluate", old, {}, "1")
     assert len({run_hash("evaluate", Config(occlusion=o, removal=r), {}, "1") for o, r in
                 ((0.0, False), (0.1, False), (0.1, True), (0.2, False))}) == 4
 
 
-def test_a_picture_may_be_hidden_from_a_reader(pack):
+def test_a_picture_may_be_masked_from_a_reader(pack):
     torch.manual_seed(0)
     model = Recogniser(len(VOCABULARY), TINY).eval()
     samples, seen = [from_pack(pack, i) for i in range(5)], []
@@ -104,11 +104,11 @@ def test_a_picture_may_be_hidden_from_a_reader(pack):
         seen.extend(indices)
         return torch.zeros_like(view.picture)
 
-    found = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0, hide=blank)
+    found = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0, mask=blank)
     assert sorted(seen) == [0, 1, 2, 3, 4]
     plain = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0)
     untouched = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0,
-                             hide=lambda view, ink, indices, symbol: view.picture)
+                             mask=lambda view, ink, indices, symbol: view.picture)
     assert [h[0].score for h in untouched] == [h[0].score for h in plain]
     assert [h[0].score for h in found] != [h[0].score for h in plain]
 
@@ -131,11 +131,11 @@ def recogniser(tmp_path, monkeypatch):
 def test_occlusion_from_the_command_line_has_its_records(recogniser, monkeypatch, capsys):
     read, quick = [], read_samples
 
-    def reading(model, samples, *arguments, hide=None, **options):
-        if hide:
+    def reading(model, samples, *arguments, mask=None, **options):
+        if mask:
             ink = collate(samples).ink
             view = make_view(ink, ViewConfig(symbol=8.0).still(), torch.Generator())
-            read.append(hide(view, ink, np.arange(len(samples)), 8.0))
+            read.append(mask(view, ink, np.arange(len(samples)), 8.0))
         return quick(model, samples[:1], *arguments, longest=2, **options) * len(samples)
 
     monkeypatch.setattr(module, "read_samples", reading)
@@ -150,13 +150,13 @@ def test_occlusion_from_the_command_line_has_its_records(recogniser, monkeypatch
     assert wanted <= set(zip(frame.occlusion, frame.metric))
     assert len(frame) == 3 * len(module.METRICS)
     assert main([*command, "--removal"]) == 2
-    assert "a share to hide is above 0 and below 1" in capsys.readouterr().err
+    assert "a share to mask is above 0 and below 1" in capsys.readouterr().err
 
 
 def test_scoring_again_leaves_what_is_recorded(recogniser, monkeypatch):
     command = ["evaluate", str(recogniser.folder), "--profile", "smoke", "--beam", "1"]
     quick = read_samples
-    monkeypatch.setattr(module, "read_samples", lambda model, samples, *a, hide=None, **k:
+    monkeypatch.setattr(module, "read_samples", lambda model, samples, *a, mask=None, **k:
                         quick(model, samples[:1], *a, longest=2, **k) * len(samples))
     assert main([*command, "--arm", "untrained"]) == 0
     (run,) = find_runs("evaluate")

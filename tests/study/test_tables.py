@@ -250,8 +250,8 @@ def test_arms_are_told_by_what_a_run_starts_from():
     assert study_results.arm_of(train(pretrain, objective="byol")) == "byol"
     wanted = {"mask-match": {}, "contrastive": {"init": "pretrain"}, "supervised": {"init": "none"},
               "supervised-total": {"init": "none", "pictures": more}, "recogniser": {"full_data": True},
-              "mask-match, point_weight=0.0": {"point_weight": 0.0}, "supervised, cover=[0.1, 0.5]": {
-                  "init": "none", "cover": (0.1, 0.5)}, "simclr": {"init": simclr.name},
+              "mask-match, point_weight=0.0": {"point_weight": 0.0}, "supervised, mask_share=[0.1, 0.5]": {
+                  "init": "none", "mask_share": (0.1, 0.5)}, "simclr": {"init": simclr.name},
               "supervised, optim.lr=0.1": {"init": "none", "optim": replace(finetune.Config().optim, lr=0.1)}}
     for name, changes in wanted.items():
         run = train(finetune, **changes)
@@ -413,27 +413,27 @@ def test_area_under_covers_is_a_mean_over_shares():
             evaluated(arm, [factor * step] * 20, [10] * 20, profile="ablate", occlusion=step / 10)
         evaluated(arm, [9] * 20, [10] * 20, profile="ablate", occlusion=0.3, metric="ter:removed")
     frame = grid_results.occluded().set_index(["arm", "way", "share"])
-    assert frame.value["mask-match, covers", "visible covers", 0.2] == pytest.approx(0.2)
+    assert frame.value["mask-match, covers", "visible mask", 0.2] == pytest.approx(0.2)
     assert frame.value["mask-match, covers", "silent removal", 0.3] == pytest.approx(0.9)
     assert frame.value["supervised-total, covers", "silent removal", 0.0] == 0
     areas = grid_results.occlusion_areas().set_index(["arm", "way"])
-    assert areas.area["mask-match, covers", "visible covers"] == pytest.approx(0.15)
-    other = areas.loc["supervised-total, covers", "visible covers"]
+    assert areas.area["mask-match, covers", "visible mask"] == pytest.approx(0.15)
+    other = areas.loc["supervised-total, covers", "visible mask"]
     assert (other.area, other.difference, other.relative) == pytest.approx((0.3, -0.15, -0.5))
     assert other.against == "mask-match, covers"
-    rises = areas.xs("visible covers", level="way").rise
+    rises = areas.xs("visible mask", level="way").rise
     assert rises.tolist() == pytest.approx([0.3, 0.6])
     assert (other.rise_difference, other.rise_difference_low) == pytest.approx((-0.3, -0.3))
     for seed, errors in ((1, 3), (2, 2)):  # one arm has a seed more, which is compared with nothing
         for arm, factor in (("mask-match, covers", 1), *[("supervised-total, covers", 2)] * (seed == 1)):
             for step in range(4):
                 evaluated(arm, [factor * step * errors] * 20, [10] * 20, profile="ablate", occlusion=step / 10, seed=seed)
-    other = grid_results.occlusion_areas().set_index(["arm", "way"]).loc["supervised-total, covers", "visible covers"]
+    other = grid_results.occlusion_areas().set_index(["arm", "way"]).loc["supervised-total, covers", "visible mask"]
     assert (other.common, other.difference, other.rise_difference) == pytest.approx((2, -0.3, -0.6))
-    assert grid_results.occlusion_areas().seeds.tolist() == [3, 2, 1, 1], "visible covers, silent removal"
+    assert grid_results.occlusion_areas().seeds.tolist() == [3, 2, 1, 1], "visible mask, silent removal"
     assert other.difference_p == pytest.approx(0.295, abs=0.01)  # a paired t-test of two seeds, -0.15 and -0.45
     fig = figures.occlusion_figure(grid_results.occluded())
-    assert [ax.get_title() for ax in fig.axes] == ["visible covers", "silent removal"]
+    assert [ax.get_title() for ax in fig.axes] == ["visible mask", "silent removal"]
     plt.close(fig)
 
 

@@ -151,7 +151,7 @@ def test_a_fraction_bar_lies_between_its_parts(bank):
         assert bar[2] > above[-1][2] - 0.3
 
 
-def test_a_root_covers_its_content_and_a_bracket_holds_it(bank):
+def test_a_root_spans_its_content_and_a_bracket_holds_it(bank):
     for b in written(r"\sqrt { a ^ { 2 } + b }", bank):
         root, inside = b[0], [box for box in b[1:] if box is not None]
         assert all(box[1] > root[1] and box[0] > root[0] for box in inside)

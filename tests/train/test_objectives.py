@@ -199,7 +199,7 @@ class Stub(torch.nn.Module):
         return self.answer(picture)
 
 
-def test_the_loss_is_of_hidden_pixels_alone(batches):
+def test_the_loss_is_of_masked_pixels_alone(batches):
     batch, objective = batches[0], made("mae")
     objective.network = stub = Stub()
     stub.answer = lambda picture: torch.rand(len(picture), 1, *picture.shape[2:], generator=seeded(3))
@@ -212,14 +212,14 @@ def test_the_loss_is_of_hidden_pixels_alone(batches):
     expected = [float(answer[b, 0, i, j] - whole[b, 0, i, j]) ** 2 for b, _, i, j in mask.nonzero().tolist()
                 if stub.valid[b, 0, i // STRIDE, j // STRIDE]]
     assert float(loss) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
-    # Whatever is drawn where the picture is visible, or on padding, counts nothing; where it is hidden, it counts.
+    # Whatever is drawn where the picture is visible, or on padding, counts nothing; where it is masked, it counts.
     valid = F.interpolate(stub.valid, scale_factor=STRIDE)
     before = stub.answer
     for shift, same in ((1 - mask * valid, True), (mask * valid, False)):
         stub.answer = lambda picture, shift=shift: before(picture) + 5 * shift
         assert torch.equal(objective.loss(batch, seeded(1), 0.0)[0], loss) == same
-    hidden = ((1 - mask) * whole).sum((1, 2, 3)) / whole.sum((1, 2, 3))
-    assert ((hidden > 0.2) & (hidden < 0.65)).all()  # near 0.5 of the ink's length is under covers
+    masked = ((1 - mask) * whole).sum((1, 2, 3)) / whole.sum((1, 2, 3))
+    assert ((masked > 0.2) & (masked < 0.65)).all()  # near 0.5 of the ink's length is masked
 
 
 def test_the_autoencoder_draws_better_than_blank_paper(batches):

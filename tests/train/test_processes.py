@@ -44,13 +44,13 @@ def match_and_sequence(share, gather):
     layer = torch.eye(D, requires_grad=True)
     mixing = torch.eye(MAPS, requires_grad=True)
     slots, there, pred, target = drawn(MAPS, D) @ layer, drawn(MAPS, D), drawn(POINTS, D) @ layer, drawn(POINTS, D)
-    visible, covered = drawn(MAPS) > 0, drawn(POINTS) > 0
+    visible, masked = drawn(MAPS) > 0, drawn(POINTS) > 0
     logits = torch.einsum("bkhw,kl->blhw", drawn(MAPS, *CELLS), mixing)
     maps = logits.flatten(2).softmax(-1).view_as(logits)
     here, seen = (drawn(POINTS, MAPS).flatten(0, 1) @ mixing).softmax(0), drawn(POINTS, MAPS).flatten(0, 1).softmax(0)
     loss, parts = MatchLoss(MatchConfig(point_temperature=0.3, gather=gather))(
         student_slots=slots, teacher_slots=there, visible=visible, pred=pred.flatten(0, 1), target=target.flatten(0, 1),
-        covered=covered.flatten(), student_at_points=here, teacher_at_points=seen, owner=owner, maps=maps,
+        masked=masked.flatten(), student_at_points=here, teacher_at_points=seen, owner=owner, maps=maps,
         valid=torch.ones(n, *CELLS, dtype=torch.bool), ink=drawn(*CELLS) > 0)
     targets = torch.randint(4, 20, (EXPRESSIONS, 2, 4), generator=rng)
     targets[0, :, 2:] = targets[3, :, 1:] = VOCABULARY.pad

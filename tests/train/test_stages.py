@@ -90,10 +90,10 @@ def test_points_are_chosen_from_every_expression(batch):
 
 
 @pytest.mark.parametrize("done", [0.0, 0.5, 1.0])
-def test_what_is_covered_is_gone_marked_and_as_much_as_scheduled(batch, done):
+def test_what_is_masked_is_gone_marked_and_as_much_as_scheduled(batch, done):
     config = replace(tiny(attend), ratio=(0.1, 0.5))
     view = make_view(batch.ink, config.view, seeded())
-    hidden, picture = attend.hide(view, batch.ink, done, config, torch.ones(len(batch.ink.owner)), seeded(1))
+    made, picture = attend.mask_by_curriculum(view, batch.ink, done, config, torch.ones(len(batch.ink.owner)), seeded(1))
     ink, mask = picture[:, :1], picture[:, 1:]
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
     assert (ink * mask).max() == 0
@@ -102,10 +102,10 @@ def test_what_is_covered_is_gone_marked_and_as_much_as_scheduled(batch, done):
     wanted = 0.1 + 0.4 * done
     for e in range(batch.ink.b):
         mine = batch.ink.owner == e
-        share = float((arc * hidden.covered)[mine].sum() / arc[mine].sum())
+        share = float((arc * made.masked)[mine].sum() / arc[mine].sum())
         assert share == pytest.approx(wanted, abs=float(arc[mine].max() / arc[mine].sum()))
-    column, row = view.points[hidden.covered & view.kept].long().unbind(1)
-    assert mask[batch.ink.owner[hidden.covered & view.kept], 0, row, column].all()
+    column, row = view.points[made.masked & view.kept].long().unbind(1)
+    assert mask[batch.ink.owner[made.masked & view.kept], 0, row, column].all()
 
 
 def test_support_by_hand():
@@ -221,22 +221,22 @@ def test_averaged_weights_lag_behind_the_last(monkeypatch):
     assert 0.2 * (last - first).norm() < (mean - first).norm() < 0.9 * (last - first).norm()
 
 
-def test_covers_as_augmentation_are_marked_and_as_large_as_asked_for(batch):
-    config = tiny(finetune, cover=(0.1, 0.5))
+def test_masks_as_augmentation_are_marked_and_as_large_as_asked_for(batch):
+    config = tiny(finetune, mask_share=(0.1, 0.5))
     view = make_view(batch.ink, config.view, seeded())
     arc, shares = arc_length(view.points, batch.ink.stroke), []
     for seed in range(12):
-        picture = finetune.covered(view, batch.ink, config, seeded(seed))
+        picture = finetune.masked(view, batch.ink, config, seeded(seed))
         ink, mask = picture[:, :1], picture[:, 1:]
         torch.testing.assert_close(ink, view.picture * (1 - mask))
         column, row = view.points.long().unbind(1)
         gone = mask[batch.ink.owner, 0, row, column] * arc
         shares += [float(gone[batch.ink.owner == e].sum() / arc[batch.ink.owner == e].sum()) for e in range(batch.ink.b)]
-    assert min(shares) > 0.05  # a cover takes whole points and whole pixels
+    assert min(shares) > 0.05  # a mask takes whole points and whole pixels
     assert max(shares) < 0.65
     assert np.mean(shares) == pytest.approx(0.3, abs=0.06)
     assert np.std(shares) == pytest.approx(0.4 / np.sqrt(12), abs=0.04)  # uniform
-    assert torch.equal(finetune.covered(view, batch.ink, config, seeded(3)), finetune.covered(view, batch.ink, config, seeded(3)))
+    assert torch.equal(finetune.masked(view, batch.ink, config, seeded(3)), finetune.masked(view, batch.ink, config, seeded(3)))
 
 
 def test_disturbed_inputs():
@@ -267,7 +267,7 @@ def test_shares_of_the_labels_are_nested(corpus):
 # --- whole runs ---------------------------------------------------------------------------------------------------
 
 RUNS = {"pretrain": (pretrain, {}), "byol": (pretrain, {"objective": "byol"}), "mae": (pretrain, {"objective": "mae"}),
-        "attend": (attend, {}), "finetune": (finetune, {}), "finetune under covers": (finetune, {"cover": (0.1, 0.5)}),
+        "attend": (attend, {}), "finetune": (finetune, {}), "finetune masked": (finetune, {"mask_share": (0.1, 0.5)}),
         "finetune with averaged weights": (finetune, {"average": 3})}
 
 
@@ -282,7 +282,7 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "byol", "attend", "finetune under covers", "finetune with averaged weights"])
+@pytest.mark.parametrize("name", ["pretrain", "byol", "attend", "finetune masked", "finetune with averaged weights"])
 def test_a_stage_pauses_resumes_and_is_the_same(name, tmp_path, monkeypatch):
     stage, changes = RUNS[name]
     config = tiny(stage, **changes)

@@ -1,10 +1,10 @@
-"""A masked autoencoder for ink: part of the ink is under visible covers, and the picture under them is to be drawn again.
+"""A masked autoencoder for ink: part of the ink is visibly masked, and the picture under the mask is to be drawn again.
 
-Of the two ways to mask, SimMIM's (arXiv:2111.09886) fits an encoder with convolutions: it sees the whole canvas, hidden parts
+Of the two ways to mask, SimMIM's (arXiv:2111.09886) fits an encoder with convolutions: it sees the whole canvas, masked parts
 marked (there by a mask token, here by the second input channel, as in stage 2), and one linear layer draws each cell's pixels
-from its features; MAE (arXiv:2111.06377) leaves the hidden patches out, which needs an encoder of Transformer blocks alone. The
-loss is MAE's: squared error of the pixels under covers, ink and paper alike, and of nothing else. Covers are stage 2's, placed
-at random on ink, so that blank paper is not what is hidden; what a crop left out is not hidden and not asked for.
+from its features; MAE (arXiv:2111.06377) leaves the masked patches out, which needs an encoder of Transformer blocks alone. The
+loss is MAE's: squared error of the masked pixels, ink and paper alike, and of nothing else. Masks are stage 2's, placed at
+random on ink, so that blank paper is not what is masked; what a crop left out is not masked and not asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.data.augment import Batch
-from mmlib.draw.masks import hide
+from mmlib.draw.masks import mask_view
 from mmlib.draw.views import STRIDE, make_view
 from mmlib.losses import mae_loss
 from mmlib.models.encoder import Encoder, EncoderConfig
@@ -32,7 +32,7 @@ class Autoencoder(nn.Module):
         self.pixels = nn.Conv2d(config.d, STRIDE**2, 1)
 
     def forward(self, picture: Tensor, valid: Tensor) -> Tensor:
-        """picture (b, 2, H, W) with its cover channel, valid (b, 1, h, w); the picture drawn, (b, 1, H, W)."""
+        """picture (b, 2, H, W) with its mask channel, valid (b, 1, h, w); the picture drawn, (b, 1, H, W)."""
         return F.pixel_shuffle(self.pixels(self.encoder(picture, valid)), STRIDE)
 
 
@@ -46,9 +46,9 @@ class MaeObjective(Objective):
         self.network = Autoencoder(config.encoder)
 
     def draw(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The picture drawn, the picture, and the pixels asked for in {0, 1}: those under covers; each (b, 1, H, W)."""
+        """The picture drawn, the picture, and the pixels asked for in {0, 1}: the masked ones; each (b, 1, H, W)."""
         view = make_view(batch.ink, self.config.view, rng)
-        _, picture = hide(view, batch.ink, self.config.covered, self.config.view.symbol, rng)
+        _, picture = mask_view(view, batch.ink, self.config.mask_share, self.config.view.symbol, rng)
         on_canvas = view.valid.repeat_interleave(STRIDE, 2).repeat_interleave(STRIDE, 3)
         return self.network(picture, view.valid), view.picture, picture[:, 1:] * on_canvas
 
@@ -56,8 +56,8 @@ class MaeObjective(Objective):
         return mae_loss(*self.draw(batch, rng), gather=self.gather), {}
 
     def look(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
-        """Squared error under covers, and its share of what one best grey there would have (blank paper has more): below 1, the
+        """Squared error under the mask, and its share of what one best grey there would have (blank paper has more): below 1, the
         picture drawn depends on what is seen."""
-        drawn, picture, hidden = self.draw(batch, rng)
-        error = mae_loss(drawn, picture, hidden)
-        return {"error": float(error), "unexplained": float(error / picture[hidden > 0].var(correction=0))}
+        drawn, picture, masked = self.draw(batch, rng)
+        error = mae_loss(drawn, picture, masked)
+        return {"error": float(error), "unexplained": float(error / picture[masked > 0].var(correction=0))}
