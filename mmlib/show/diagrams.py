@@ -1,6 +1,7 @@
 """Figures that explain: the architecture, the method on synthetic ink, and a formula as it is read.
 
-On white paper, in a light page and a dark one, and with letters large enough for a phone. Every picture in them is the library's.
+They stand on white paper, with letters large enough for a phone. Every picture in them is made by
+the library itself.
 """
 
 from __future__ import annotations
@@ -9,16 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.patches import FancyBboxPatch
 
 from mmlib.draw.masks import mask_ratio
 from mmlib.draw.views import STRIDE, InkBatch, View, make_view, sample
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import canonical
 from mmlib.measure.recognition import outcomes
-from mmlib.show import readings, story
+from mmlib.show import readings
 from mmlib.show import style as plots
+from mmlib.show.ink import (
+    as_batch,
+    draw_ink,
+    drawing,
+    heat_over_ink,
+    joined_views,
+    seen_by_student,
+    view_ink,
+)
 from mmlib.study import results
 from mmlib.synthetic.compose import HersheyBank, compose
 from mmlib.train import attend
@@ -33,14 +45,12 @@ if TYPE_CHECKING:
 
 FORMULA = r"\frac{x^2+1}{2}=\sqrt{y}"
 READ = r"x=\frac{-b+\sqrt{b^2-4ac}}{2a}"
-SHARP = 40.0  # pixels a typical symbol where a view is shown
+SHARP = 40.0  # pixels per typical symbol where a view is shown
 PAPER, INPUT, NETWORK, LABELLED, LOSS = "#FFFFFF", "#EEF4FA", "#DCEAF7", "#E3F4EC", "#FCEBDD"
 
 
 def write(seed: int = 0) -> None:
-    """Draw all three among the figures, the last two where a recogniser ships."""
-    import matplotlib.pyplot as plt
-
+    """Draw the architecture and, where a recogniser ships, the other two figures."""
     figures = {"architecture": architecture(seed=seed)}
     if reader := results.shipped():
         figures |= {"method": method(reader, seed), "read": read(reader, seed)}
@@ -54,12 +64,12 @@ def written(latex: str, seed: int = 0) -> Ink:
     return compose(canonical(latex), HersheyBank(), np.random.default_rng(seed), id="shown")
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One ink and what the stages see of it: two views, and the student's masked one at a share of stage 2."""
+    """One ink and what the stages see of it: two views, and the student's masked view."""
 
     ink: Ink
     batch: InkBatch
@@ -69,59 +79,55 @@ class Shown:
 
     @classmethod
     def make(cls, seed: int, symbol: float = SHARP) -> Shown:
-        """The same warps at any number of pixels a symbol."""
+        """The same warps at any number of pixels per symbol."""
         ink, scale = written(FORMULA, seed), symbol / HARD.symbol
-        batch, rng = story.as_batch(ink), torch.Generator().manual_seed(seed + 3)
-        config = replace(HARD, symbol=symbol, pen=(1.4 * scale, 1.8 * scale), margin=HARD.margin * scale, crop=0.25)
-        first, second = make_view(batch, replace(config, crop=0.0), rng), make_view(batch, config, rng)
+        batch, rng = as_batch(ink), torch.Generator().manual_seed(seed + 3)
+        pen = (1.4 * scale, 1.8 * scale)
+        config = replace(HARD, symbol=symbol, pen=pen, margin=HARD.margin * scale, crop=0.25)
+        first = make_view(batch, replace(config, crop=0.0), rng)
+        second = make_view(batch, config, rng)
         return cls(ink, batch, first, second, replace(attend.Config.preset("desk"), view=config))
 
-    def masked(self, done: float, saliency: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The student's picture (2, H, W) when `done` of stage 2 is done, and which ink points are masked (n,)."""
-        saliency = torch.ones(len(self.batch.points)) if saliency is None else saliency
+    def masked(
+        self, done: float, saliency: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The student's picture (2, H, W) at a share of stage 2; which points are masked (n,)."""
+        if saliency is None:
+            saliency = torch.ones(len(self.batch.points))
         rng = torch.Generator().manual_seed(1)
-        mask, picture = attend.mask_by_curriculum(self.second, self.batch, done, self.config, saliency, rng)
+        asked = (self.second, self.batch, done, self.config, saliency, rng)
+        mask, picture = attend.mask_by_curriculum(*asked)
         h, w = self.second.extent[0].flip(0).int().tolist()
         return picture[0, :, :h, :w], mask.masked
 
 
-@torch.no_grad()
-def _attention(reader: Reader, view: View, picture: torch.Tensor) -> torch.Tensor:
-    """Maps (k, h, w) of a reader's attention network on the only expression of a view."""
-    attention = reader.model.encode(picture, view.valid).attention
-    assert attention is not None
-    w, h = (view.extent[0] / STRIDE).int().tolist()
-    return attention.maps[0, :, :h, :w]
+# --- drawing --------------------------------------------------------------------------------------
 
 
-# --- drawing ----------------------------------------------------------------------------------------------------------
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty page whose units are inches."""
-    import matplotlib.pyplot as plt
-
-    fig = plt.figure(figsize=(width, height), layout="none", facecolor=PAPER)
-    ax = fig.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(0, width), ylim=(0, height))
-    ax.axis("off")
-    return fig, ax
-
-
-def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str = NETWORK, **options: Any) -> None:
-    """A box about its centre."""
-    from matplotlib.patches import FancyBboxPatch
-
+def _box(
+    ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str = NETWORK,
+    fontsize: float = 9,
+) -> None:  # fmt: skip
+    """A box with text about its centre."""
     shape = "round,pad=0,rounding_size=0.07"
-    ax.add_patch(FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle=shape, fc=color, ec="0.35", lw=0.8))
-    ax.text(x, y, text, ha="center", va="center", **({"fontsize": 9, "linespacing": 1.25} | options))
+    corner = (x - w / 2, y - h / 2)
+    ax.add_patch(FancyBboxPatch(corner, w, h, boxstyle=shape, fc=color, ec="0.35", lw=0.8))
+    ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, linespacing=1.25)
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", **options: Any) -> None:
-    look = {"arrowstyle": "-|>,head_width=0.18,head_length=0.3", "color": "0.25", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=look | options)
-    if text:
-        ax.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.05, text, ha="center", va="bottom", fontsize=8, color="0.25")
+def _arrow(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", **options: Any
+) -> None:
+    """An arrow with text above its middle."""
+    head = {"arrowstyle": "-|>,head_width=0.18,head_length=0.3", "color": "0.25", "lw": 1.1}
+    ax.annotate("", end, start, arrowprops=head | {"shrinkA": 0, "shrinkB": 0} | options)
+    x, y = np.add(start, end) / 2
+    _note(ax, x, y + 0.05, text, ha="center", va="bottom")
+
+
+def _note(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
+    """Small grey text."""
+    ax.text(x, y, text, **({"fontsize": 8, "color": "0.25", "va": "top"} | options))
 
 
 def _inset(ax: Axes, x: float, y: float, w: float, h: float) -> Axes:
@@ -132,7 +138,7 @@ def _inset(ax: Axes, x: float, y: float, w: float, h: float) -> Axes:
 
 
 def _paper(ax: Axes, picture: torch.Tensor | np.ndarray, name: str = "") -> None:
-    """A picture in its frame, its name below: ink levels (H, W), or colours (H, W, 3)."""
+    """A framed picture, its name below: ink levels (H, W), or colours (H, W, 3)."""
     ax.imshow(picture, cmap="Greys", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], anchor="N" if not name else "C")
     ax.set_xlabel(name, fontsize=8, labelpad=3)
@@ -146,54 +152,63 @@ def _page(view: View) -> torch.Tensor:
     return view.picture[0, 0, :h, :w]
 
 
-def _heat(ax: Axes, view: View, batch: InkBatch, heat: torch.Tensor) -> None:
-    """A map on the cells of a view, from its own least to its own most."""
-    h, w = heat.shape
-    plots.heat_over_ink(ax, story.view_ink(view, batch, 0), ((heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)).numpy(),
-                        (0, STRIDE * w, STRIDE * h, 0), 1.0)
-    ax.set(xlim=(0, STRIDE * w), ylim=(STRIDE * h, 0))
+def _formula(ax: Axes, tokens: Sequence[str], size: float) -> None:
+    """A formula alone in its axes."""
+    ax.text(0.5, 0.6, plots.mathtext(tokens), ha="center", va="center", fontsize=size)
+    ax.axis("off")
 
 
-# --- architecture -----------------------------------------------------------------------------------------------------
+# --- architecture ---------------------------------------------------------------------------------
 
 WIDE, HIGH = 7.2, 2.35  # inches of a stage
 
 
 def architecture(stages: Sequence[int] = (1, 2, 3), seed: int = 0) -> Figure:
-    """The three stages, or some of them: ink, views, networks, losses. Pictures are of one synthetic ink."""
-    titles = {1: "1 · Contrast (no labels): which expression, which point of ink is it?",
-              2: "2 · Match (no labels): say what is masked, look at the same ink",
-              3: "3 · Write (with labels): LaTeX, from the left and from the right"}
-    rows = {1: _contrast, 2: _match, 3: _write}
+    """The three stages, or some of them: views of one synthetic ink, networks, losses."""
+    rows = {
+        1: (_contrast, "1 · Contrast (no labels): which expression, which point of ink is it?"),
+        2: (_match, "2 · Match (no labels): say what is masked, look at the same ink"),
+        3: (_write, "3 · Write (with labels): LaTeX, from the left and from the right"),
+    }
     with plots.style():
-        fig, ax = _canvas(WIDE, HIGH * len(stages))
+        size = (WIDE, HIGH * len(stages))
+        fig = plt.figure(figsize=size, layout="none", facecolor=PAPER)
+        ax = fig.add_axes((0, 0, 1, 1))  # its units are inches
+        ax.set(xlim=(0, size[0]), ylim=(0, size[1]))
+        ax.axis("off")
         shown = Shown.make(seed)
         for k, stage in enumerate(reversed(stages)):
-            ax.text(0.1, HIGH * (k + 1) - 0.1, titles[stage], fontsize=10.5, weight="bold", va="top")
+            draw, title = rows[stage]
+            ax.text(0.1, HIGH * (k + 1) - 0.1, title, fontsize=10.5, weight="bold", va="top")
             if k:
                 ax.plot([0.1, WIDE - 0.1], [HIGH * k] * 2, color="0.8", lw=0.8)
-            rows[stage](ax, HIGH * k, shown)
+            draw(ax, HIGH * k, shown)
     return fig
 
 
-def _views(ax: Axes, y: float, shown: Shown, pictures: Sequence[Any], names: Sequence[str]) -> None:
-    """The ink, and two pictures of it."""
-    plots.draw_ink(_inset(ax, 0.6, y + 0.95, 1.0, 0.9), shown.ink, width=1.3)
+def _views(ax: Axes, y: float, shown: Shown, pictures: dict[str, torch.Tensor]) -> None:
+    """The ink, and two named pictures of it."""
+    draw_ink(_inset(ax, 0.6, y + 0.95, 1.0, 0.9), shown.ink, width=1.3)
     ax.text(0.6, y + 0.68, "ink", ha="center", va="top", fontsize=9)
-    for k, (picture, name) in enumerate(zip(pictures, names)):
+    for k, (name, picture) in enumerate(pictures.items()):
         at = y + 1.5 - 0.92 * k
         _paper(_inset(ax, 2.15, at, 1.2, 0.62), picture, name)
-        _arrow(ax, (1.12, y + 0.98 - 0.06 * k), (1.52, at), "")
+        _arrow(ax, (1.12, y + 0.98 - 0.06 * k), (1.52, at))
         _arrow(ax, (2.78, at), (3.12, at))
-    ax.text(1.26, y + 1.52, "warp,\ndraw", ha="center", va="center", fontsize=8, color="0.25")
+    _note(ax, 1.26, y + 1.52, "warp,\ndraw", ha="center", va="center")
 
 
 def _contrast(ax: Axes, y: float, shown: Shown) -> None:
-    _views(ax, y, shown, [_page(shown.first), _page(shown.second)], ["view", "another view"])
+    """Stage 1."""
+    _views(ax, y, shown, {"view": _page(shown.first), "another view": _page(shown.second)})
     _box(ax, 3.5, y + 1.04, 0.74, 1.6, "encoder\n$f$\n\nthe same\nfor both")
-    for at, head, loss in (
-            (y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$", "global, NT-Xent:\nthe other view\nof my expression"),
-            (y + 0.58, "at ink points\n→ head $q$ → $u,\\ u'$", "local, InfoNCE:\nthe same point\nin the other view")):
+    heads = (
+        (y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$",
+         "global, NT-Xent:\nthe other view\nof my expression"),
+        (y + 0.58, "at ink points\n→ head $q$ → $u,\\ u'$",
+         "local, InfoNCE:\nthe same point\nin the other view"),
+    )  # fmt: skip
+    for at, head, loss in heads:
         _arrow(ax, (3.88, at), (4.22, at), "$F,\\ F'$")
         _box(ax, 4.83, at, 1.2, 0.62, head)
         _arrow(ax, (5.44, at), (5.76, at))
@@ -201,113 +216,143 @@ def _contrast(ax: Axes, y: float, shown: Shown) -> None:
 
 
 def _match(ax: Axes, y: float, shown: Shown) -> None:
-    picture, _ = shown.masked(0.6)
-    _views(ax, y, shown, [_page(shown.first), story.seen_by_student(picture)], ["all of it", "a window, partly masked"])
-    for at, name in ((y + 1.5, "teacher\n" + r"$\bar f,\ \bar A$"), (y + 0.58, "student\n$f,\\ A$")):
+    """Stage 2."""
+    student = seen_by_student(shown.masked(0.6)[0])
+    _views(ax, y, shown, {"all of it": _page(shown.first), "a window, partly masked": student})
+    networks = {y + 1.5: "teacher\n" + r"$\bar f,\ \bar A$", y + 0.58: "student\n$f,\\ A$"}
+    losses = {
+        y + 1.65: "slots: my own among\nother expressions'",
+        y + 1.04: "masked ink: what\nthe teacher sees there",
+        y + 0.43: "maps: on the same\nink in both views",
+    }
+    for at, name in networks.items():
         _box(ax, 3.5, at, 0.74, 0.6, name)
         _arrow(ax, (3.88, at), (4.18, at))
-        _box(ax, 4.72, at, 1.06, 0.6, "$k$ maps, slots,\nfeatures", INPUT, fontsize=8.5)
-        for there in (y + 1.65, y + 1.04, y + 0.43):
+        _box(ax, 4.72, at, 1.06, 0.6, "$k$ maps, slots,\nfeatures", INPUT, 8.5)
+        for there in losses:
             _arrow(ax, (5.26, at), (5.68, there), lw=0.8)
     _arrow(ax, (3.5, y + 0.9), (3.5, y + 1.18), linestyle="--")
-    ax.text(3.57, y + 1.04, "moving\naverage", va="center", fontsize=7.5, color="0.25", linespacing=1.0)
-    for at, loss in ((y + 1.65, "slots: my own among\nother expressions'"),
-                     (y + 1.04, "masked ink: what\nthe teacher sees there"), (y + 0.43, "maps: on the same\nink in both views")):
-        _box(ax, 6.42, at, 1.46, 0.52, loss, LOSS, fontsize=8.5)
+    _note(ax, 3.57, y + 1.04, "moving\naverage", va="center", fontsize=7.5, linespacing=1.0)
+    for at, loss in losses.items():
+        _box(ax, 6.42, at, 1.46, 0.52, loss, LOSS, 8.5)
 
 
 def _write(ax: Axes, y: float, shown: Shown) -> None:
+    """Stage 3."""
     at = y + 1.0
     _paper(_inset(ax, 0.68, at, 1.15, 0.8), _page(shown.first), "a view, or a picture")
     _arrow(ax, (1.28, at), (1.58, at))
     _box(ax, 1.98, at, 0.78, 0.8, "encoder\n$f$")
     _arrow(ax, (2.38, at), (3.75, at))
-    ax.text(3.2, at + 0.05, "$F$: a vector a cell", ha="center", va="bottom", fontsize=8, color="0.25")
+    _note(ax, 3.2, at + 0.05, "$F$: a vector per cell", ha="center", va="bottom")
     _arrow(ax, (2.58, at), (2.58, y + 1.53), lw=0.9)
     _box(ax, 2.9, y + 1.76, 1.0, 0.44, "attention $A$")
-    _arrow(ax, (3.41, y + 1.76), (3.95, at + 0.42), "")
-    ax.text(3.76, y + 1.69, "saliency $a$,\nslots", fontsize=8, color="0.25", va="center", linespacing=1.1)
+    _arrow(ax, (3.41, y + 1.76), (3.95, at + 0.42))
+    _note(ax, 3.76, y + 1.69, "saliency $a$,\nslots", va="center", linespacing=1.1)
     _box(ax, 4.26, at, 1.0, 0.8, "memory\n$F\\,(1+\\gamma a)$;\n$k$ slots", INPUT)
     _arrow(ax, (4.77, at), (4.98, at))
-    _box(ax, 5.4, at, 0.82, 0.8, "decoder\nl2r → ← r2l", LABELLED, fontsize=8.5)
+    _box(ax, 5.4, at, 0.82, 0.8, "decoder\nl2r → ← r2l", LABELLED, 8.5)
     _arrow(ax, (5.82, at), (6.03, at))
-    ax.text(6.6, at, story.formula(shown.ink.tokens), ha="center", va="center", fontsize=13)
-    ax.text(7.1, at - 0.47, "tokens one by one; a beam each way, scored by both", ha="right", va="top", fontsize=8, color="0.25")
-    ax.text(0.1, at - 0.72, "losses: tokens both ways; the symbol at each ink point; cross-attention on the symbol being written",
-            ha="left", va="top", fontsize=8, color="0.25")
+    formula = plots.mathtext(shown.ink.tokens)
+    ax.text(6.6, at, formula, ha="center", va="center", fontsize=13)
+    beam = "tokens one by one; a beam each way, scored by both"
+    losses = "tokens both ways; the symbol at each ink point; cross-attention on the symbol"
+    _note(ax, 7.1, at - 0.47, beam, ha="right")
+    _note(ax, 0.1, at - 0.72, f"losses: {losses} being written")
 
 
-# --- method -----------------------------------------------------------------------------------------------------------
+# --- method ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _maps(reader: Reader, view: View) -> torch.Tensor:
+    """Maps (k, h, w) of a reader's attention network on the only expression of a view."""
+    attention = reader.model.encode(view.picture, view.valid).attention
+    assert attention is not None
+    w, h = (view.extent[0] / STRIDE).int().tolist()
+    return attention.maps[0, :, :h, :w]
 
 
 def method(reader: Reader, seed: int = 0) -> Figure:
-    """One ink through the method: views with common points, masks along the curriculum, a map, what is written.
+    """One ink through the method: views with common points, masks along the curriculum, a map.
 
-    The weights of stage 2 are not kept with the repository, so the map is of the recogniser given, the sharpest of its own.
+    The map is one of the reader's own, the sharpest: weights of stage 2 are not kept.
     """
-    import matplotlib.pyplot as plt
-
     shown, small = Shown.make(seed), Shown.make(seed, reader.view.symbol)
-    maps = _attention(reader, small.first, small.first.picture)
-    at = sample(maps[None], small.first.cells, small.batch.owner)  # (n, k)
-    entropy = -(maps.flatten(1) * maps.flatten(1).clamp_min(1e-12).log()).sum(1)
-    sharpest = int(entropy.argmin())
-    looked = readings.look(reader, shown.ink)
-    token = next((k for k, t in enumerate(looked.tokens) if t == r"\sqrt"), 0)
-    stages = (0.0, 0.5, 1.0)
+    maps = _maps(reader, small.first)
+    saliency = sample(maps[None], small.first.cells, small.batch.owner).mean(1).clamp_min(0)
     with plots.style():
         fig = plt.figure(figsize=(6.4, 5.9), facecolor=PAPER)
-        top, middle, low = fig.subfigures(3, 1, squeeze=False, height_ratios=(2.5, 1.0, 1.0))[:, 0]
-        ax = top.subplots()
+        parts = fig.subfigures(3, 1, squeeze=False, height_ratios=(2.5, 1.0, 1.0))[:, 0]
+        titles = (
+            "Two views of one ink: each point is known in both",
+            "Masks grow, and move to where the teacher looks",
+            "Attention, and LaTeX",
+        )
+        for part, title in zip(parts, titles):
+            part.suptitle(title, weight="bold", fontsize=11)
+        first, second, batch = shown.first, shown.second, shown.batch
         rng = torch.Generator().manual_seed(seed)
-        story.joined_views(ax, shown.first, shown.second, common_points(shown.first, shown.second, shown.batch, 24, rng),
-                           shown.batch.owner, 0)
-        top.suptitle("Two views of one ink: each point is known in both", weight="bold", fontsize=11)
-        for ax, done in zip(middle.subplots(1, 3), stages):
-            picture, _ = shown.masked(done, at.mean(1).clamp_min(0))
-            _paper(ax, story.seen_by_student(picture))
-            ratio = mask_ratio(round(1_000 * done), 1_000, *shown.config.ratio, shown.config.schedule)
-            ax.set_title(f"{done:.0%} of the stage:\n{ratio:.0%} of the ink masked", loc="center", fontsize=9)
-        middle.suptitle("Masks grow, and move to where the teacher looks", weight="bold", fontsize=11)
-        axes = low.subplots(1, 3)
-        _heat(axes[0], small.first, small.batch, maps[sharpest])
-        for ax in axes[:2]:
-            ax.set_anchor("N")
-        axes[0].set_title("one of the maps", loc="center", fontsize=9)
-        plots.heat_over_ink(axes[1], shown.ink, looked.cross[token], looked.extent)
-        axes[1].set_title(f"when {looked.tokens[token]} is written", loc="center", fontsize=9, parse_math=False)
-        axes[2].text(0.5, 0.6, story.formula(looked.tokens), ha="center", va="center", fontsize=22)
-        axes[2].set_title("written", loc="center", fontsize=9)
-        axes[2].axis("off")
-        low.suptitle("Attention, and LaTeX", weight="bold", fontsize=11)
+        chosen = common_points(first, second, batch, 24, rng)
+        joined_views(parts[0].subplots(), first, second, chosen, batch.owner, 0)
+        for ax, done in zip(parts[1].subplots(1, 3), (0.0, 0.5, 1.0)):
+            _paper(ax, seen_by_student(shown.masked(done, saliency)[0]))
+            ends, schedule = shown.config.ratio, shown.config.schedule
+            ratio = mask_ratio(round(1_000 * done), 1_000, *ends, schedule)
+            asked = f"{done:.0%} of the stage:\n{ratio:.0%} of the ink masked"
+            ax.set_title(asked, loc="center", fontsize=9)
+        _reading_row(parts[2].subplots(1, 3), reader, shown, small, maps)
     return fig
 
 
-# --- one formula, read ------------------------------------------------------------------------------------------------
+def _reading_row(
+    axes: Sequence[Axes], reader: Reader, shown: Shown, small: Shown, maps: torch.Tensor
+) -> None:
+    """The sharpest map, the cross-attention at a root, and what is written."""
+    flat = maps.flatten(1)
+    heat = maps[int(-(flat * flat.clamp_min(1e-12).log()).sum(1).argmin())]
+    h, w = (STRIDE * n for n in heat.shape)
+    heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)
+    heat_over_ink(axes[0], view_ink(small.first, small.batch, 0), heat.numpy(), (0, w, h, 0))
+    axes[0].set(xlim=(0, w), ylim=(h, 0))
+    axes[0].set_title("one of the maps", loc="center", fontsize=9)
+    reading = readings.look(reader, shown.ink)
+    token = next((k for k, t in enumerate(reading.tokens) if t == r"\sqrt"), 0)
+    heat_over_ink(axes[1], shown.ink, reading.cross[token], reading.extent)
+    when = f"when {reading.tokens[token]} is written"
+    axes[1].set_title(when, loc="center", fontsize=9, parse_math=False)
+    for ax in axes[:2]:
+        ax.set_anchor("N")
+    _formula(axes[2], reading.tokens, 22)
+    axes[2].set_title("written", loc="center", fontsize=9)
+
+
+# --- one formula, read ----------------------------------------------------------------------------
 
 
 def read(reader: Reader, seed: int = 0, latex: str = READ, panels: int = 3) -> Figure:
-    """One formula in two hands: what a recogniser reads of each, how many tokens are wrong, and where it looked at the second."""
-    import matplotlib.pyplot as plt
-
+    """One formula in two hands: what is read of each, and where the recogniser looked."""
     inks = [written(latex, seed + k) for k in range(2)]
-    looks = [readings.look(reader, ink) for ink in inks]
-    wrong = outcomes([one.tokens for one in looks], [ink.tokens for ink in inks]).token_errors.astype(int)
-    steps = [k for k, token in enumerate(looks[1].tokens) if token not in ("{", "}", "^", "_")]
-    steps = [steps[round(k)] for k in np.linspace(0, len(steps) - 1, min(panels, len(steps)))]
+    both = [readings.look(reader, ink) for ink in inks]
+    found = outcomes([one.tokens for one in both], [ink.tokens for ink in inks])
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)
         top, low = fig.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 1.0))[:, 0]
-        for (left, right), ink, one, errors in zip(top.subplots(2, 2), inks, looks, wrong):
-            _paper(left, story.drawing(ink) / 255.0)
-            right.text(0.5, 0.6, story.formula(one.tokens), ha="center", va="center", fontsize=18)
-            said = f"{errors} token{'s' if errors != 1 else ''} wrong" if errors else "as it was written"
-            right.text(0.5, 0.0, said, ha="center", va="bottom", fontsize=9, color=plots.RED if errors else plots.GREEN)
-            right.axis("off")
+        errors = found.token_errors.astype(int)
+        for (left, right), ink, one, wrong in zip(top.subplots(2, 2), inks, both, errors):
+            _paper(left, drawing(ink) / 255.0)
+            _formula(right, one.tokens, 18)
+            said, color = "as it was written", plots.GREEN
+            if wrong:
+                said, color = f"{wrong} token{'s' if wrong != 1 else ''} wrong", plots.RED
+            right.text(0.5, 0.0, said, ha="center", va="bottom", fontsize=9, color=color)
         for ax, title in zip(top.axes, ("handwriting", "read as")):
             ax.set_title(title, fontsize=10, loc="center", weight="bold")
-        for ax, step in zip(low.subplots(1, len(steps)), steps):
-            plots.heat_over_ink(ax, inks[1], looks[1].cross[step], looks[1].extent)
-            ax.set_title(looks[1].tokens[step], fontsize=9, loc="center", parse_math=False)
+        tokens = both[1].tokens
+        steps = [k for k, token in enumerate(tokens) if token not in ("{", "}", "^", "_")]
+        spread = np.linspace(0, len(steps) - 1, min(panels, len(steps)))
+        for ax, step in zip(low.subplots(1, len(spread)), [steps[round(k)] for k in spread]):
+            heat_over_ink(ax, inks[1], both[1].cross[step], both[1].extent)
+            ax.set_title(tokens[step], fontsize=9, loc="center", parse_math=False)
         low.suptitle("where it looked as it wrote these tokens", weight="bold", fontsize=10)
     return fig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mmlib.show.story import as_batch
+from mmlib.show.ink import as_batch, heat_over_ink
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ class Looked:
 
     tokens (t,); cross (t, h, w): the guided head's cross-attention when each token is written, left to right; saliency
     (h, w), mean 1, or None; maps (k, h, w), each summing to 1, or None; extent: left, right, bottom, top of the cells in the
-    ink's units, as `plots.heat_over_ink` takes it.
+    ink's units, as `heat_over_ink` takes it.
     """
 
     tokens: tuple[str, ...]
@@ -61,8 +61,6 @@ def looks_figure(ink: Ink, looked: Looked, most: int = 15, columns: int = 5) -> 
     """One panel a written token: the cross-attention over the ink when it was written."""
     import matplotlib.pyplot as plt
 
-    from mmlib.show import style as plots
-
     shown = min(most, len(looked.tokens))
     rows = -(-shown // columns)
     left, top, right, bottom = ink.bounds()
@@ -71,7 +69,7 @@ def looks_figure(ink: Ink, looked: Looked, most: int = 15, columns: int = 5) -> 
     for ax in axes.flat[shown:]:
         ax.axis("off")
     for step, ax in enumerate(axes.flat[:shown]):
-        plots.heat_over_ink(ax, ink, looked.cross[step], looked.extent)
+        heat_over_ink(ax, ink, looked.cross[step], looked.extent)
         ax.set_title(f"{step + 1}: {looked.tokens[step]}".replace("$", r"\$"), fontsize="medium", parse_math=False)
     return fig
 
@@ -80,8 +78,6 @@ def gallery_figure(inks: Sequence[Ink], looks: Sequence[Looked]) -> Figure:
     """A row for each ink: its saliency, then its maps, each over its own mean."""
     import matplotlib.pyplot as plt
 
-    from mmlib.show import style as plots
-
     columns = 1 + max(0 if one.maps is None else len(one.maps) for one in looks)
     fig, axes = plt.subplots(len(inks), columns, figsize=(1.35 * columns, 1.05 * len(inks)), squeeze=False)
     for row, ink, one in zip(axes, inks, looks, strict=True):
@@ -89,7 +85,7 @@ def gallery_figure(inks: Sequence[Ink], looks: Sequence[Looked]) -> Figure:
         for ax in row:
             ax.axis("off")
         for ax, heat in zip(row, heats, strict=False):
-            image = plots.heat_over_ink(ax, ink, heat, one.extent, relative=True)
+            image = heat_over_ink(ax, ink, heat, one.extent, relative=True)
     if columns > 1:
         fig.colorbar(image, ax=axes, label="map / its mean", shrink=0.6)
     for ax, title in zip(axes[0], ["saliency", *(f"map {k}" for k in range(1, columns))], strict=True):

@@ -31,6 +31,7 @@ MINUTES = 10  # for one notebook
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 SETUP = """
 from mmlib.show import widgets
+from mmlib.show.pad import Draw
 from mmlib.data.corpus import synthetic_pack
 from mmlib.models.recogniser import TINY
 from mmlib.train import attend
@@ -45,7 +46,7 @@ PANELS = {  # in the order of their cells
     "curriculum": "widgets.curriculum(network, attend.Config.preset('smoke'), attend.WINDOW, pack, some)",
     "attention": "widgets.attention({'random': network}, attend.WINDOW, pack, some)",
     "errors": "widgets.errors([pack[i] for i in some], [pack.tokens(i)[1:] for i in some])",
-    "draw": "widgets.Draw()",
+    "draw": "Draw()",
 }
 # Cells are on the page whether in sight or not, so that what is missing can be told from what is not yet drawn.
 SETTINGS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},

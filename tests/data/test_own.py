@@ -15,7 +15,7 @@ from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import write_inkml
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader
-from mmlib.show import story
+from mmlib.show.ink import drawing
 from mmlib.store.runs import digest, training_cost
 from mmlib.study.evaluate import best_tokens, read_pack
 from mmlib.train import attend, finetune, pretrain
@@ -29,7 +29,7 @@ def folder(tmp_path, cache_dir):
     chosen = [i for i in range(len(pack)) if 3 <= len(pack.tokens(i)) <= 12][:16]
     lines = []
     for k, i in enumerate(chosen):
-        Image.fromarray(255 - story.drawing(pack[i])).save(path / "img" / f"{i}.png")
+        Image.fromarray(255 - drawing(pack[i])).save(path / "img" / f"{i}.png")
         label = r"\hbar" if k == 3 else " ".join(pack.tokens(i))
         lines.append(f"{i}\t{label}")
     (path / "caption.txt").write_text("\n".join(lines) + "\n")

@@ -9,7 +9,7 @@ from mmlib.data.corpus import synthetic_pack
 from mmlib.data.photo import clean, imitate, is_photo, only_rules, slope_of_rules, without_margin, without_rules
 from mmlib.formula.ink import InkError
 from mmlib.read.reader import LARGEST, ink_of, recognize
-from mmlib.show import story
+from mmlib.show.ink import drawing
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def drawings():
     """Ink levels of some synthetic formulas at 48 pixels a symbol."""
     pack = synthetic_pack("test")
     chosen = [i for i in range(len(pack)) if 5 <= len(pack.tokens(i)) <= 15][:6]
-    return [story.drawing(pack[i], margin=16) for i in chosen]
+    return [drawing(pack[i], margin=16) for i in chosen]
 
 
 def components(ink):

@@ -7,12 +7,13 @@ import pytest
 import torch
 from matplotlib.patches import FancyBboxPatch
 
-from mmlib.draw.masks import masked_share, mask_ratio
+from mmlib.draw.masks import mask_ratio, masked_share
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE
 from mmlib.formula.ink import Ink
 from mmlib.read.reader import Reader
-from mmlib.show import diagrams, readings, story
+from mmlib.show import diagrams, readings
+from mmlib.show.ink import as_batch, seen_by_student
 from mmlib.store.runs import project_root
 
 
@@ -40,7 +41,7 @@ def test_masks_take_what_the_curriculum_asks(shown):
 
 def test_colours_of_ink_and_masks():
     picture = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
-    paper, ink, mask = story.seen_by_student(picture)[0]
+    paper, ink, mask = seen_by_student(picture)[0]
     assert paper.tolist() == [1, 1, 1]
     assert ink.tolist() == [0, 0, 0]
     assert mask[0] > mask[1] > mask[2]
@@ -48,10 +49,10 @@ def test_colours_of_ink_and_masks():
 
 def test_an_ink_as_a_batch_is_in_typical_symbols():
     ink = Ink.from_strokes([np.array([(10, 20), (40, 20)]), np.array([(10, 50), (40, 50)])])
-    batch = story.as_batch(ink)
+    batch = as_batch(ink)
     assert batch.points.min(0).values.tolist() == [0, 0]
     moved = Ink.from_strokes([np.array([(7, 7), (307, 7)]), np.array([(7, 307), (307, 307)])])
-    torch.testing.assert_close(story.as_batch(moved).points, batch.points)
+    torch.testing.assert_close(as_batch(moved).points, batch.points)
     assert batch.stroke.tolist() == [0, 0, 1, 1]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mmlib.formula.ink import Ink, Symbol
 from mmlib.show import style as plots
+from mmlib.show.ink import OVER_MEAN, draw_ink, heat_over_ink
 from mmlib.study.tables import markdown_table
 
 
@@ -51,7 +52,7 @@ def test_saved_files_are_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize(("color", "distinct"), [("order", 3), ("symbol", 2), ("k", 1)])
 def test_ink_is_drawn_upright(ax, ink, color, distinct):
-    plots.draw_ink(ax, ink, color)
+    draw_ink(ax, ink, color)
     lines, dots = ax.collections
     assert len(lines.get_segments()) == 3
     assert len(np.unique(lines.get_colors(), axis=0)) == distinct
@@ -61,13 +62,13 @@ def test_ink_is_drawn_upright(ax, ink, color, distinct):
 
 
 def test_heat_lies_where_it_is_said_to(ax, ink):
-    image = plots.heat_over_ink(ax, ink, np.eye(2), extent=(0, 16, 16, 0))
+    image = heat_over_ink(ax, ink, np.eye(2), extent=(0, 16, 16, 0))
     assert tuple(image.get_extent()) == (0, 16, 16, 0)
     assert ax.get_xlim()[1] > 20
     assert image.get_clim()[0] == 0
-    relative = plots.heat_over_ink(ax, ink, np.array([[2, 2], [2, 6]]), relative=True)
+    relative = heat_over_ink(ax, ink, np.array([[2, 2], [2, 6]]), relative=True)
     assert relative.get_array().tolist() == [[2 / 3, 2 / 3], [2 / 3, 2]], "over the mean of 3"
-    assert relative.get_clim() == (0, plots.OVER_MEAN)
+    assert relative.get_clim() == (0, OVER_MEAN)
 
 
 def test_curves_are_means_over_seeds(ax):

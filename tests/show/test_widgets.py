@@ -17,6 +17,7 @@ from mmlib.measure.recognition import token_errors
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import widgets
+from mmlib.show.pad import Draw, on_pad
 from mmlib.train import attend
 from mmlib.train.attend import WINDOW
 from mmlib.train.pretrain import HARD
@@ -136,14 +137,14 @@ def test_errors_are_sorted_and_filtered(pack, some):
 
 
 def test_a_picture_stands_beside_each_widget(pack, some, reader):
-    for widget in (widgets.browse(pack, some), widgets.Draw(reader, start=pack[some[0]])):
+    for widget in (widgets.browse(pack, some), Draw(reader, start=pack[some[0]])):
         bundle = widget._repr_mimebundle_()
         assert bundle["image/png"].startswith(b"\x89PNG")
         assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
 def test_draw_reads_undoes_clears_and_saves(reader, tmp_path):
-    panel = widgets.Draw(reader, save_as=str(tmp_path / "drawn.inkml"), beam=2)
+    panel = Draw(reader, save_as=str(tmp_path / "drawn.inkml"), beam=2)
     assert panel.ink is None
     panel.look()
     panel.save()  # nothing to look at, nothing to save
@@ -166,7 +167,7 @@ def test_draw_reads_undoes_clears_and_saves(reader, tmp_path):
 
 
 def test_draw_takes_a_picture_and_says_what_is_none(reader):
-    panel = widgets.Draw(reader, beam=1)
+    panel = Draw(reader, beam=1)
     picture = np.full((60, 90), 255, np.uint8)
     picture[20:40, 30:34] = 0
     file = io.BytesIO()
@@ -182,7 +183,7 @@ def test_draw_takes_a_picture_and_says_what_is_none(reader):
 
 def test_ink_lies_on_the_pad():
     wide = Ink.from_strokes([[[0, 0], [1_000, 10]], [[500, 5], [500, 5]]])
-    x, y = np.concatenate(widgets._on_pad(wide)).T
+    x, y = np.concatenate(on_pad(wide)).T
     assert 0 <= x.min() <= x.max() <= 720
     assert 0 <= y.min() <= y.max() <= 220
-    assert isinstance(widgets._on_pad(wide)[0][0][0], float)
+    assert isinstance(on_pad(wide)[0][0][0], float)
