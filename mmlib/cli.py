@@ -102,7 +102,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _wrong(text: str) -> Exception:
-    from mmlib.store.runs import RunError
+    from mmlib.store.files import RunError
 
     return RunError(f"configuration: {text}")
 
@@ -191,7 +191,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def probe(args: argparse.Namespace) -> None:
     """Probe the frozen encoder of a run."""
-    from mmlib.store.runs import Run
+    from mmlib.store.run import Run
     from mmlib.study.probe import probe
 
     found = probe(Run.load(args.run), args.dataset, args.random, args.arm)
@@ -202,7 +202,7 @@ def probe(args: argparse.Namespace) -> None:
 
 def attention(args: argparse.Namespace) -> None:
     """Measure where the attention of stage 2 lies."""
-    from mmlib.store.runs import Run
+    from mmlib.store.run import Run
     from mmlib.study.attention_report import measured
 
     for row in measured(Run.load(args.run), args.dataset, args.record):
@@ -295,7 +295,7 @@ def docs(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> None:
     """Hold the results against each other; RunError with every fault found."""
-    from mmlib.store.runs import RunError
+    from mmlib.store.files import RunError
     from mmlib.study.verify import verify
 
     if faults := verify(args.figures):

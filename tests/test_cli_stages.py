@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmlib.cli import main
-from mmlib.store.runs import find_runs
+from mmlib.store.run import find_runs
 from mmlib.train import attend, finetune, pretrain
 
 SMALL = ["--profile", "smoke", "--pictures", "12", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000"]

@@ -25,7 +25,7 @@ from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
 from mmlib.models.layers import channels_last, ema_update
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
-from mmlib.store.runs import Run
+from mmlib.store.run import Run
 from mmlib.train.health import on_grid, positional
 from mmlib.train.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 from mmlib.train.pretrain import HARD

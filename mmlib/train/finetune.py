@@ -29,7 +29,9 @@ from mmlib.models.layers import channels_last, ema_update
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import prefixes
 from mmlib.read.reader import Reader
-from mmlib.store.runs import Run, RunError, digest, training_cost
+from mmlib.store.files import RunError, digest
+from mmlib.store.run import Run
+from mmlib.train.cost import training_cost
 from mmlib.study.evaluate import best_tokens, read_pack
 from mmlib.train.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from mmlib.store.runs import Run
+from mmlib.store.run import Run
 
 
 def launch(stage: ModuleType, config: Any, profile: str, processes: int = 1, **options: Any) -> Run:

@@ -26,7 +26,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mmlib.models.layers import native_bfloat16
-from mmlib.store.runs import Run, RunError, elsewhere, flatten, results_root, run_hash, unflatten, write_atomic
+from mmlib.store.files import RunError, elsewhere, results_root, write_atomic
+from mmlib.store.run import Run, run_hash
+from mmlib.store.weights import flatten, unflatten
 from mmlib.train.health import collapsed
 from mmlib.train.muon import Muon
 

@@ -21,7 +21,7 @@ from mmlib.draw.views import ViewConfig
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
-from mmlib.store.runs import Run
+from mmlib.store.run import Run
 from mmlib.train.loop import Loop, OptimConfig, accelerator, feeding, half, optimizer
 from mmlib.train.objectives import find_objective
 from mmlib.train.objectives.contrast import Contrast, common_points, matched  # noqa: F401 (notebook 02 has them from here)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmlib.store.runs import Run, RunError
+from mmlib.store.files import RunError
+from mmlib.store.run import Run
 from mmlib.train import health
 from mmlib.train import loop as loop_module
 from mmlib.train.loop import Loop, OptimConfig, Paused, accelerator, half, initial_run, learning_rate, optimizer

@@ -12,7 +12,8 @@ from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.draw.views import STRIDE, ViewConfig, ink_cells, make_view
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool
-from mmlib.store.runs import RunError, training_cost, views_of
+from mmlib.store.files import RunError
+from mmlib.train.cost import training_cost, views_of
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import pretrain
 from mmlib.train.loop import OptimConfig, optimizer

@@ -21,7 +21,7 @@ from mmlib.losses import MatchConfig, MatchLoss
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import prefixes
-from mmlib.store.runs import find_runs
+from mmlib.store.run import find_runs
 from mmlib.train import pretrain
 from mmlib.train.finetune import symbol_classes
 from mmlib.train.launch import launch

@@ -13,7 +13,8 @@ from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.formula.latex import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
-from mmlib.store.runs import RunError, load_weights
+from mmlib.store.files import RunError
+from mmlib.store.weights import load_weights
 from mmlib.study.evaluate import best_tokens, read_pack, switched_off
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train.loop import OptimConfig, Paused

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from mmlib.store.runs import RunError
+from mmlib.store.files import RunError
 from mmlib.train.objectives.base import Objective
 from mmlib.train.objectives.byol import ByolObjective
 from mmlib.train.objectives.contrast import ContrastObjective

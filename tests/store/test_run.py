@@ -9,12 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mmlib.store import runs
-from mmlib.store.runs import Run, RunError, find_runs, flatten, run_hash, unflatten, write_atomic
-from mmlib.train import pretrain
+from mmlib.store import run as run_module
+from mmlib.store.files import RunError, project_root
+from mmlib.store.run import Run, find_runs, run_hash
+from mmlib.store.weights import load_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +21,7 @@ class Config:
     seed: int = 0
     rate: float = 1e-3
     sizes: tuple[int, ...] = (1, 2)
-    workers: int = dataclasses.field(default=0, metadata={"hash": False})
-    novelty: float = dataclasses.field(default=0.0, metadata={"neutral": 0.0})
+    arm: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +55,7 @@ def test_hash_is_stable_across_sessions():
         ("attend", Config(), {"data": "0123"}, "1"),
         ("pretrain", Config(seed=1), {"data": "0123"}, "1"),
         ("pretrain", Config(sizes=(1, 2, 3)), {"data": "0123"}, "1"),
-        ("pretrain", Config(novelty=0.5), {"data": "0123"}, "1"),
+        ("pretrain", Whole(Config(seed=1)), {"data": "0123"}, "1"),
         ("pretrain", Config(), {"data": "0124"}, "1"),
         ("pretrain", Config(), {"data": "0123", "weights": "ab"}, "1"),
         ("pretrain", Config(), {"data": "0123"}, "2"),
@@ -67,93 +65,15 @@ def test_everything_a_run_depends_on_changes_its_hash(stage, config, inputs, ver
     assert run_hash(stage, config, inputs, version) != run_hash("pretrain", Config(), {"data": "0123"}, "1")
 
 
-def test_unhashed_and_neutral_fields_leave_the_hash_alone():
-    @dataclasses.dataclass(frozen=True)
-    class Older:
-        seed: int = 0
-        rate: float = 1e-3
-        sizes: tuple[int, ...] = (1, 2)
-
-    assert run_hash("s", Config(workers=7), {}, "1") == run_hash("s", Older(), {}, "1")
-
-
-def test_marks_count_in_the_parts_of_a_configuration_too():
-    older = {"part": {"seed": 0, "rate": 1e-3, "sizes": [1, 2]}, "pictures": 9}
-    assert run_hash("s", Whole(Config(workers=7)), {}, "1") == run_hash("s", older, {}, "1")
-    assert run_hash("s", dataclasses.asdict(Whole()), {}, "1", Whole) == run_hash("s", older, {}, "1")
-    assert run_hash("s", Whole(Config(novelty=0.5)), {}, "1") != run_hash("s", older, {}, "1")
-
-
-def test_options_of_the_encoder_that_are_off_change_no_name():
-    config = pretrain.Config.preset("desk")
-    older = dataclasses.asdict(config)
-    for option in ("form", "coarse"):
-        del older["encoder"][option]
-    assert run_hash("s", config, {}, "1") == run_hash("s", older, {}, "1", pretrain.Config)
-    changed = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, form="residual"))
-    assert run_hash("s", changed, {}, "1") != run_hash("s", config, {}, "1")
+def test_the_name_of_an_arm_leaves_the_hash_alone():
+    named = dataclasses.replace(Config(), arm="mask-match")
+    assert run_hash("s", named, {}, "1") == run_hash("s", Config(), {}, "1")
 
 
 def test_a_configuration_that_json_cannot_hold_is_refused(tmp_path):
     for bad in ({"path": tmp_path}, {"rate": float("nan")}):
         with pytest.raises(RunError, match="numbers, text"):
             run_hash("s", bad, {}, "1")
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-def test_write_atomic_replaces_whole_files_and_leaves_nothing_beside_them(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "file.txt"
-    write_atomic(path, "old")
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError, match="disk full"):
-            write_atomic(path, "new")
-    assert path.read_text() == "old"
-    write_atomic(path, b"new")
-    assert path.read_text() == "new"
-    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
-
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
-dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
-tensors = st.builds(
-    lambda shape, dtype: torch.ones(shape, dtype=dtype), st.lists(st.integers(0, 3), max_size=3), dtypes
-)
-nested = st.recursive(
-    scalars | tensors,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.text(max_size=3) | st.integers(0, 9), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
-
-
-@given(nested)
-@settings(max_examples=150)
-def test_flatten_and_unflatten_are_inverse_even_through_json(state):
-    found, structure = flatten(state)
-    assert same(state, unflatten(found, json.loads(json.dumps(structure))))
-
-
-def test_flatten_names_the_place_of_what_it_cannot_hold():
-    with pytest.raises(RunError, match=r"model.*hook.*function"):
-        flatten({"model": {"hook": lambda: None}})
-    with pytest.raises(RunError, match="key"):
-        flatten({(1, 2): 0})
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------
@@ -271,7 +191,7 @@ def test_a_broken_line_in_the_middle_of_a_curve_is_named(run):
 
 def test_minutes_add_up_over_sittings(run, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: clock[0])
     with run.lock():
         clock[0] += 120
         run.save_checkpoint(1, {})
@@ -301,7 +221,7 @@ def test_a_finished_run_tells_what_it_was(run):
     again = Run.open("pretrain", "smoke", Config(), {"data": "0123"}, version="1")
     assert again.done
     assert again.summary == {"loss": 0.5, "pictures": 12}
-    assert again.config == {"seed": 0, "rate": 1e-3, "sizes": [1, 2], "workers": 0, "novelty": 0.0}
+    assert again.config == {"seed": 0, "rate": 1e-3, "sizes": [1, 2], "arm": ""}
     weights, metadata = again.load_weights()
     torch.testing.assert_close(weights, dict(model.state_dict()))
     assert metadata == {"width": 3, "tokens": ["x", "²"]}
@@ -310,7 +230,7 @@ def test_a_finished_run_tells_what_it_was(run):
     assert environment["seed"] == 0
     assert {"python", "torch", "numpy"} <= set(environment["versions"])
     text = (run.folder / "environment.json").read_text() + (run.folder / "config.json").read_text()
-    assert str(runs.project_root()) not in text
+    assert str(project_root()) not in text
 
 
 def test_weights_that_are_missing_or_not_the_runs_own_are_refused(run):
@@ -323,7 +243,7 @@ def test_weights_that_are_missing_or_not_the_runs_own_are_refused(run):
         run.load_weights()
     run.weights.write_bytes(run.weights.read_bytes()[:-3])
     with pytest.raises(RunError, match="safetensors"):
-        runs.load_weights(run.weights)
+        load_weights(run.weights)
 
 
 def test_find_runs_lists_the_finished_ones(results):
@@ -371,8 +291,8 @@ def test_two_processes_cannot_write_one_run(run):
 
 
 def test_importing_runs_needs_only_the_training_packages():
-    code = "import mmlib.store.runs, mmlib.study.records, sys; print({'pandas', 'lxml', 'matplotlib'} & set(sys.modules))"
+    code = "import mmlib.store.run, mmlib.study.records, sys; print({'pandas', 'lxml', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.project_root()
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=project_root()
     )
     assert done.stdout.strip() == "set()", done.stderr
