@@ -1,4 +1,4 @@
-"""Rows gathered from all processes with gradients that sum over the processes' losses."""
+"""Rows gathered from all processes, with gradients that sum over the processes' losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of equally shaped tensors; the backward pass returns each its gradient from every loss."""
+    """All-gather of equal shapes; backward returns to each its gradient from every loss."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -25,13 +25,17 @@ class _Gather(torch.autograd.Function):
         return grad[dist.get_rank()]
 
 
-def gather_rows(x: Tensor, gather: bool = True) -> tuple[Tensor, int]:
-    """Rows ``x (n, ...)`` of all processes, in order of rank, and where this process's own begin.
+def _several(gather: bool) -> bool:
+    return gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
-    The processes may hold different numbers of rows (batches are filled by area). Without ``gather``, or
-    without a process group, this is ``x, 0``.
+
+def gather_rows(x: Tensor, gather: bool = True) -> tuple[Tensor, int]:
+    """Rows x (n, ...) of all processes, in order of rank, and where this process's own begin.
+
+    The processes may hold different numbers of rows (batches are filled by area). Without
+    ``gather``, or in a single process, this is ``x, 0``.
     """
-    if not (gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not _several(gather):
         return x, 0
     count = torch.tensor([len(x)], device=x.device)
     found = [torch.empty_like(count) for _ in range(dist.get_world_size())]
@@ -45,13 +49,12 @@ def gather_rows(x: Tensor, gather: bool = True) -> tuple[Tensor, int]:
 def mean_over_processes(total: Tensor, count: Tensor | int, gather: bool) -> Tensor:
     """``total / count``, or this process's part of the joint mean.
 
-    The part is scaled so that the mean over processes, which is what DistributedDataParallel takes of the
-    gradients, is the mean over the anchors of all. A count of zero gives a zero that still has a gradient.
+    The part is scaled so that its mean over processes, which is what DistributedDataParallel takes
+    of the gradients, is the joint mean. A count of zero gives a zero that still has a gradient.
     """
     count = torch.as_tensor(count, device=total.device, dtype=total.dtype)
-    world = 1
-    if gather and dist.is_available() and dist.is_initialized():
-        world = dist.get_world_size()
-        count = count.clone()
-        dist.all_reduce(count)
-    return total * world / count.clamp_min(1)
+    if not _several(gather):
+        return total / count.clamp_min(1)
+    count = count.clone()
+    dist.all_reduce(count)
+    return total * dist.get_world_size() / count.clamp_min(1)

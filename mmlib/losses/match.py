@@ -1,8 +1,8 @@
 """Stage 2: a student that sees a masked, warped expression matches a teacher that sees all of it.
 
-The teacher's side never gets a gradient. Maps are distributions over the valid cells of an expression. Every
-term works in float32 (or float64) under autocast and returns a scalar; a term with nothing to match (no
-visible slot, no masked point) is a zero that still has a gradient.
+The teacher's side never gets a gradient. Maps are distributions over the valid cells of an
+expression. Every term computes in float32 (or float64) under autocast and returns a scalar; a term
+with nothing to match (no visible slot, no masked point) is a zero that still has a gradient.
 """
 
 from __future__ import annotations
@@ -21,19 +21,13 @@ TINY = 1e-12
 
 
 @full_precision
-def slot_info_nce(
-    student: Tensor,
-    teacher: Tensor,
-    visible: Tensor,
-    temperature: float = 0.2,
-    same_slot: bool = False,
-    gather: bool = False,
-) -> Tensor:
+def slot_info_nce(student: Tensor, teacher: Tensor, visible: Tensor, temperature: float = 0.2,
+                  gather: bool = False) -> Tensor:
     """InfoNCE of the student's slot k with the teacher's slot k of the same expression.
 
-    Negatives are the teacher's slots of the other expressions: all k of them, or slot k alone with
-    ``same_slot``. The other slots of the *same* expression are no negatives: their content may truly be alike
-    (two plus signs); keeping maps apart is the work of `map_overlap`.
+    Negatives are all the teacher's slots of the other expressions. The other slots of the *same*
+    expression are no negatives: their content may truly be alike (two plus signs); keeping maps
+    apart is the work of `map_overlap`.
 
     Args:
         student, teacher: (b, k, d); normalised here.
@@ -41,69 +35,57 @@ def slot_info_nce(
         temperature: above 0.
         gather: negatives from all processes.
     """
-    size = require(
-        "student: b k d, teacher: b k d, visible: b k", student=student, teacher=teacher, visible=visible
-    )
+    size = require("student: b k d, teacher: b k d, visible: b k",
+                   student=student, teacher=teacher, visible=visible)
     b, k, device = size["b"], size["k"], student.device
     student, teacher = F.normalize(student, dim=2), F.normalize(teacher.detach(), dim=2)
     teacher, start = gather_rows(teacher, gather)
     logits = torch.einsum("bkd,cld->bkcl", student, teacher) / temperature
     own = start + torch.arange(b, device=device)
-    left_out = (own[:, None] == torch.arange(len(teacher), device=device))[:, None, :, None]
     slot = torch.arange(k, device=device)
-    other_slot = (slot[:, None] != slot)[None, :, None, :]
-    left_out = other_slot if same_slot else left_out & other_slot
+    same = (own[:, None] == torch.arange(len(teacher), device=device))[:, None, :, None]
+    left_out = same & (slot[:, None] != slot)[None, :, None, :]
     logits = logits.masked_fill(left_out, -torch.inf).flatten(2)  # (b, k, k of all expressions)
-    positive = own[:, None] * k + slot
-    loss = F.cross_entropy(logits.flatten(0, 1), positive.flatten(), reduction="none").view(b, k)
+    positive = (own[:, None] * k + slot).flatten()
+    loss = F.cross_entropy(logits.flatten(0, 1), positive, reduction="none").view(b, k)
     return mean_over_processes((loss * visible).sum(), visible.sum(), gather)
 
 
 @full_precision
-def masked_point_match(
-    pred: Tensor, target: Tensor, masked: Tensor, temperature: float | None = None, gather: bool = False
-) -> Tensor:
-    """The student's prediction at masked ink against the teacher's features at the same ink points.
-
-    ``2 - 2 cos`` (the form of BYOL), averaged over the masked points; with a ``temperature``, plus InfoNCE
-    whose negatives are the other masked points.
+def masked_point_match(pred: Tensor, target: Tensor, masked: Tensor,
+                       gather: bool = False) -> Tensor:
+    """Mean of ``2 - 2 cos`` (the form of BYOL) over the masked ink points.
 
     Args:
-        pred, target: (n, d), the predictor's output and the teacher's features.
+        pred, target: (n, d), the student's prediction and the teacher's features at each point.
         masked: (n,) bool.
-        gather: the mean over all processes, and negatives from all.
+        gather: the mean over all processes.
     """
     require("pred: n d, target: n d, masked: n", pred=pred, target=target, masked=masked)
     keep = masked.nonzero().squeeze(1)
     pred, target = F.normalize(pred[keep], dim=1), F.normalize(target.detach()[keep], dim=1)
     total = (2 - 2 * (pred * target).sum(1)).sum()
-    if temperature is not None:
-        candidates, start = gather_rows(target, gather)
-        own = start + torch.arange(len(keep), device=pred.device)
-        total = total + F.cross_entropy(pred @ candidates.T / temperature, own, reduction="sum")
     return mean_over_processes(total, len(keep), gather)
 
 
 @full_precision
-def map_agreement(
-    student_at_points: Tensor, teacher_at_points: Tensor, owner: Tensor, b: int, gather: bool = False
-) -> Tensor:
-    """How far the student's maps are from the teacher's at corresponding ink points, under two warps.
+def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: Tensor, b: int,
+                  gather: bool = False) -> Tensor:
+    """How far the student's maps are from the teacher's at corresponding points, under two warps.
 
-    For each expression and map, the values at its sampled ink points are normalised to a distribution over
-    these points; the term is KL(teacher ‖ student), averaged over expressions with points and maps. KL rather
-    than Jensen-Shannon: for maps that are softmaxes its gradient on the logits is the difference of the two
-    distributions, which does not fade when they are disjoint. KL rather than cross-entropy: agreement is 0.
+    For each expression and map, the values at its sampled ink points are normalised to a
+    distribution over these points; the term is KL(teacher ‖ student), averaged over expressions
+    with points and maps. KL rather than Jensen-Shannon: for maps that are softmaxes its gradient on
+    the logits is the difference of the two distributions, which does not fade when they are
+    disjoint. KL rather than cross-entropy: agreement is 0.
 
     Args:
-        student_at_points, teacher_at_points: (n, k), at least 0, maps sampled at the same ink points.
+        student_at_points, teacher_at_points: (n, k), at least 0, maps at the same ink points.
         owner: (n,) int in [0, b), each point's expression.
         gather: the mean over all processes.
     """
-    require(
-        "student_at_points: n k, teacher_at_points: n k, owner: n",
-        student_at_points=student_at_points, teacher_at_points=teacher_at_points, owner=owner,
-    )  # fmt: skip
+    require("student_at_points: n k, teacher_at_points: n k, owner: n", owner=owner,
+            student_at_points=student_at_points, teacher_at_points=teacher_at_points)
     student, teacher = student_at_points, teacher_at_points.detach()
     k = student.shape[1]
     index = owner.long()[:, None].expand(-1, k)
@@ -114,13 +96,13 @@ def map_agreement(
     mass_s, mass_t = over_points(student).clamp_min(TINY), over_points(teacher).clamp_min(TINY)
     p = teacher / mass_t[owner]
     difference = p.clamp_min(TINY).log() - (student / mass_s[owner]).clamp_min(TINY).log()
-    present = torch.zeros(b, dtype=torch.bool, device=owner.device).index_fill(0, owner.long(), True)
+    present = p.new_zeros(b).index_fill(0, owner.long(), 1.0)
     return mean_over_processes((p * difference).sum(), present.sum() * k, gather)
 
 
 @full_precision
 def map_entropy(maps: Tensor, valid: Tensor, gather: bool = False) -> Tensor:
-    """Mean entropy of the maps, over that of the uniform map on the valid cells: 0 is one cell, 1 is uniform.
+    """Mean entropy of the maps, over that of the uniform map: 0 is one cell, 1 is uniform.
 
     Args:
         maps: (b, k, h, w), each a distribution over its expression's valid cells.
@@ -129,14 +111,14 @@ def map_entropy(maps: Tensor, valid: Tensor, gather: bool = False) -> Tensor:
     """
     require("maps: b k h w, valid: b h w", maps=maps, valid=valid)
     entropy = -(maps * maps.clamp_min(TINY).log()).sum((2, 3))  # (b, k)
-    most = valid.sum((1, 2)).clamp_min(2).to(entropy.dtype).log()  # one valid cell: entropy 0 over log 2
+    most = valid.sum((1, 2)).clamp_min(2).to(entropy.dtype).log()  # log 2 for one valid cell
     share = entropy / most[:, None]
     return mean_over_processes(share.sum(), share.numel(), gather)
 
 
 @full_precision
 def map_overlap(maps: Tensor, gather: bool = False) -> Tensor:
-    """Mean cosine in [0, 1] between different maps ``(b, k, h, w)`` of one expression (of all processes). One map gives 0."""
+    """Mean cosine in [0, 1] between different maps (b, k, h, w) of an expression; 0 for one map."""
     k = require("maps: b k h w", maps=maps)["k"]
     unit = F.normalize(maps.flatten(2), dim=2)
     cosine = unit @ unit.transpose(1, 2)  # (b, k, k)
@@ -169,57 +151,42 @@ class MatchConfig:
     overlap: float = 0.5  # map_overlap: different maps
     blank: float = 1.0  # off_ink_mass
     slot_temperature: float = 0.2
-    same_slot: bool = False  # negatives of slot k: slot k alone of the other expressions
-    point_temperature: float | None = None  # None: no InfoNCE among masked points
     gather: bool = False  # negatives from all processes, means over all
 
     def __post_init__(self) -> None:
         for name in ("slots", "points", "agreement", "entropy", "overlap", "blank"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(
-                    f"weight {name} is {getattr(self, name)}, expected a finite number of at least 0"
-                )
+            weight = getattr(self, name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"weight {name} is {weight}, expected a finite number from 0 on")
 
 
 class MatchLoss(nn.Module):
-    """Weighted sum of the match terms; a term of weight zero is reported but gets no gradient."""
+    """Weighted sum of the match terms; one of weight zero is reported but gets no gradient."""
 
     def __init__(self, config: MatchConfig = MatchConfig()):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        *,
-        student_slots: Tensor,
-        teacher_slots: Tensor,
-        visible: Tensor,
-        pred: Tensor,
-        target: Tensor,
-        masked: Tensor,
-        student_at_points: Tensor,
-        teacher_at_points: Tensor,
-        owner: Tensor,
-        maps: Tensor,
-        valid: Tensor,
-        ink: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the detached, unweighted parts.
+    def forward(self, *, student_slots: Tensor, teacher_slots: Tensor, visible: Tensor,
+                pred: Tensor, target: Tensor, masked: Tensor, student_at_points: Tensor,
+                teacher_at_points: Tensor, owner: Tensor, maps: Tensor, valid: Tensor,
+                ink: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and the detached, unweighted terms.
 
         Args:
             student_slots, teacher_slots: (b, k, d); visible: (b, k) bool.
             pred, target: (n, d) at sampled ink points; masked: (n,) bool.
-            student_at_points, teacher_at_points: (m, k) maps at ink points; owner: (m,) their expressions.
-                These may be the same points or others.
+            student_at_points, teacher_at_points: (m, k) maps at ink points, the same or others;
+                owner: (m,) int, their expressions.
             maps: (b, k, h, w) the student's; valid: (b, h, w) bool; ink: (b, h, w) bool or share.
         """
         c = self.config
         terms = {
-            "slots": slot_info_nce(
-                student_slots, teacher_slots, visible, c.slot_temperature, c.same_slot, c.gather
-            ),
-            "points": masked_point_match(pred, target, masked, c.point_temperature, c.gather),
-            "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps), c.gather),
+            "slots": slot_info_nce(student_slots, teacher_slots, visible, c.slot_temperature,
+                                   c.gather),
+            "points": masked_point_match(pred, target, masked, c.gather),
+            "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps),
+                                       c.gather),
             "entropy": map_entropy(maps, valid, c.gather),
             "overlap": map_overlap(maps, c.gather),
             "blank": off_ink_mass(maps, ink, c.gather),

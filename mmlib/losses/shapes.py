@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
-    """Check tensors against a spec such as ``"z1: b d, z2: b d"`` and return the size of each axis.
+    """Check tensors against a spec such as ``"z1: b d, z2: b d"``; return the size of each axis.
 
     A digit in the spec is a fixed size, a letter an axis that must agree between the tensors.
     Raises ValueError, naming the tensor, its shape and what was expected.
@@ -23,20 +23,19 @@ def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
     for part in spec.split(","):
         name, letters = part.split(":")
         name, axes = name.strip(), letters.split()
-        tensor = tensors[name]
+        shape = tuple(tensors[name].shape)
         wanted = [int(a) if a.isdigit() else sizes.get(a) for a in axes]
-        if tensor.ndim != len(axes) or any(w not in (None, s) for w, s in zip(wanted, tensor.shape)):
+        if len(shape) != len(axes) or any(w not in (None, s) for w, s in zip(wanted, shape)):
             known = ", ".join(f"{a}={sizes[a]}" for a in axes if a in sizes)
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected ({', '.join(axes)})"
-                + (f" with {known}" if known else "")
-            )
-        sizes.update(zip(axes, tensor.shape))
+            raise ValueError(f"{name} has shape {shape}, expected ({', '.join(axes)})"
+                             + (f" with {known}" if known else ""))
+        sizes.update(zip(axes, shape))
     return sizes
 
 
-def full_precision(loss: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
-    """Run a loss in at least float32 even under autocast: log-sum-exp in bfloat16 loses small gradients."""
+def full_precision(loss: Callable[Concatenate[Tensor, P], R]
+                   ) -> Callable[Concatenate[Tensor, P], R]:
+    """Run a loss in at least float32, also under autocast: bfloat16 loses small gradients."""
 
     def widen(value: Any) -> Any:
         half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
@@ -45,6 +44,7 @@ def full_precision(loss: Callable[Concatenate[Tensor, P], R]) -> Callable[Concat
     @functools.wraps(loss)
     def wrapped(first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with torch.autocast(first.device.type, enabled=False):
-            return loss(widen(first), *map(widen, args), **{k: widen(v) for k, v in kwargs.items()})
+            return loss(widen(first), *map(widen, args),
+                        **{name: widen(value) for name, value in kwargs.items()})
 
     return wrapped

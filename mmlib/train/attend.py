@@ -19,7 +19,7 @@ from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
 from mmlib.draw.masks import BLOCK, InkMask, mask_ratio, mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
-from mmlib.losses import MatchConfig, MatchLoss
+from mmlib.losses.match import MatchConfig, MatchLoss
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor

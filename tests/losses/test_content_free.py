@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.losses import MatchLoss
+from mmlib.losses.match import MatchLoss
 
 B, SYMBOLS, K, CLASSES, D, H, W = 16, 9, 3, 30, 16, 6, 24
 COLUMN, ROW = (torch.arange(H * W) % W).float(), (torch.arange(H * W) // W).float()

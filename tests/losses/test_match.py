@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import zeros
 
-from mmlib.losses import (
+from mmlib.losses.match import (
     MatchConfig,
     MatchLoss,
-    masked_point_match,
     map_agreement,
     map_entropy,
     map_overlap,
+    masked_point_match,
     off_ink_mass,
     slot_info_nce,
 )
@@ -36,7 +36,7 @@ SOME = torch.tensor([[True, False], [True, True], [False, False]])
 # slots
 
 
-def slow_slots(student, teacher, visible, temperature, same_slot):
+def slow_slots(student, teacher, visible, temperature):
     b, k, _ = student.shape
     losses = []
     for i in range(b):
@@ -46,24 +46,22 @@ def slow_slots(student, teacher, visible, temperature, same_slot):
                 below = positive
                 for j in range(b):
                     for t in range(k):
-                        if j != i and (t == s or not same_slot):
+                        if j != i:
                             below += math.exp(cos(student[i, s], teacher[j, t]) / temperature)
                 losses.append(-math.log(positive / below))
     return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("visible", [ALL, SOME])
-@pytest.mark.parametrize("same_slot", [False, True])
-def test_slots_equal_plain_loops(visible, same_slot):
+def test_slots_equal_plain_loops(visible):
     student, teacher = draw(3, 2, 5, seed=1), draw(3, 2, 5, seed=2)
-    ours = slot_info_nce(student, teacher, visible, 0.4, same_slot)
-    assert ours.item() == pytest.approx(slow_slots(student, teacher, visible, 0.4, same_slot), abs=1e-5)
+    ours = slot_info_nce(student, teacher, visible, 0.4)
+    assert ours.item() == pytest.approx(slow_slots(student, teacher, visible, 0.4), abs=1e-5)
 
 
 def test_slots_closed_forms():
     same = torch.ones(3, 2, 4)
     assert slot_info_nce(same, same, ALL).item() == pytest.approx(math.log(1 + 2 * 2), abs=1e-5)
-    assert slot_info_nce(same, same, ALL, same_slot=True).item() == pytest.approx(math.log(3), abs=1e-5)
     apart = torch.eye(6).view(3, 2, 6)
     expected = math.log(1 + 4 * math.exp(-1 / 0.5))
     assert slot_info_nce(apart, apart, ALL, 0.5).item() == pytest.approx(expected, abs=1e-5)
@@ -105,14 +103,11 @@ def test_slots_agree_with_a_library_for_one_slot():
 # masked points
 
 
-def slow_points(pred, target, masked, temperature):
-    masked_ones = [i for i in range(len(pred)) if masked[i]]
+def slow_points(pred, target, masked):
+    hidden = [i for i in range(len(pred)) if masked[i]]
     losses = []
-    for i in masked_ones:
+    for i in hidden:
         loss = 2 - 2 * cos(pred[i], target[i])
-        if temperature is not None:
-            below = sum(math.exp(cos(pred[i], target[j]) / temperature) for j in masked_ones)
-            loss -= cos(pred[i], target[i]) / temperature - math.log(below)
         losses.append(loss)
     return sum(losses) / len(losses)
 
@@ -120,29 +115,26 @@ def slow_points(pred, target, masked, temperature):
 MASKED = torch.tensor([True, False, True, True, False, True])
 
 
-@pytest.mark.parametrize("temperature", [None, 0.3])
-def test_points_equal_plain_loops(temperature):
+def test_points_equal_plain_loops():
     pred, target = draw(6, 4, seed=1), draw(6, 4, seed=2)
-    ours = masked_point_match(pred, target, MASKED, temperature)
-    assert ours.item() == pytest.approx(slow_points(pred, target, MASKED, temperature), abs=1e-5)
+    ours = masked_point_match(pred, target, MASKED)
+    assert ours.item() == pytest.approx(slow_points(pred, target, MASKED), abs=1e-5)
 
 
 def test_points_closed_forms_and_invariances():
     pred, target = draw(6, 4, seed=1), draw(6, 4, seed=2)
     assert masked_point_match(target, target, MASKED).item() == pytest.approx(0, abs=1e-6)
     assert masked_point_match(-target, target, MASKED).item() == pytest.approx(4, abs=1e-5)
-    same = torch.ones(6, 4)
-    assert masked_point_match(same, same, MASKED, 0.3).item() == pytest.approx(math.log(4), abs=1e-5)
-    loss, order = masked_point_match(pred, target, MASKED, 0.3), torch.randperm(6)
+    loss, order = masked_point_match(pred, target, MASKED), torch.randperm(6)
     torch.testing.assert_close(masked_point_match(pred[order], target[order], MASKED[order], 0.3), loss)
-    torch.testing.assert_close(masked_point_match(pred * 9, target * 0.3, MASKED, 0.3), loss)
+    torch.testing.assert_close(masked_point_match(pred * 9, target * 0.3, MASKED), loss)
     elsewhere = torch.where(MASKED[:, None], pred, pred + 5)
-    torch.testing.assert_close(masked_point_match(elsewhere, target, MASKED, 0.3), loss)
+    torch.testing.assert_close(masked_point_match(elsewhere, target, MASKED), loss)
 
 
 def test_nothing_masked_gives_a_zero_that_has_a_gradient():
     pred = draw(6, 4).requires_grad_()
-    loss = masked_point_match(pred, draw(6, 4), ~MASKED & MASKED, 0.3)
+    loss = masked_point_match(pred, draw(6, 4), ~MASKED & MASKED)
     loss.backward()
     assert loss.item() == 0
     assert not pred.grad.any()
@@ -251,7 +243,7 @@ D = torch.float64
 GRADIENTS = {
     "slots": (lambda x: slot_info_nce(x, draw(3, 2, 4, seed=5, dtype=D), SOME, 0.5), draw(3, 2, 4, dtype=D)),
     "points": (
-        lambda x: masked_point_match(x, draw(6, 4, seed=5, dtype=D), MASKED, 0.5),
+        lambda x: masked_point_match(x, draw(6, 4, seed=5, dtype=D), MASKED),
         draw(6, 4, dtype=D),
     ),
     "agreement": (
@@ -290,12 +282,12 @@ def inputs(seed=0):
 def test_module_sums_the_weighted_terms():
     given = inputs()
     config = MatchConfig(
-        1.0, 2.0, 3.0, 4.0, 5.0, 6.0, slot_temperature=0.3, same_slot=True, point_temperature=0.4
+        1.0, 2.0, 3.0, 4.0, 5.0, 6.0, slot_temperature=0.3
     )
     total, parts = MatchLoss(config)(**given)
     expected = {
-        "slots": slot_info_nce(given["student_slots"], given["teacher_slots"], SOME, 0.3, same_slot=True),
-        "points": masked_point_match(given["pred"], given["target"], MASKED, 0.4),
+        "slots": slot_info_nce(given["student_slots"], given["teacher_slots"], SOME, 0.3),
+        "points": masked_point_match(given["pred"], given["target"], MASKED),
         "agreement": map_agreement(given["student_at_points"], given["teacher_at_points"], given["owner"], 3),
         "entropy": map_entropy(given["maps"], given["valid"]),
         "overlap": map_overlap(given["maps"]),
@@ -314,7 +306,7 @@ def test_teacher_never_gets_a_gradient():
     fixed = {"teacher_slots", "target", "teacher_at_points"}
     for name in moving | fixed:
         given[name] = given[name].requires_grad_()
-    MatchLoss(MatchConfig(point_temperature=0.2))(**given)[0].backward()
+    MatchLoss()(**given)[0].backward()
     assert all(given[name].grad.abs().sum() > 0 for name in moving)
     assert all(given[name].grad is None for name in fixed)
 

@@ -17,7 +17,7 @@ from mmlib.data.augment import collate, from_pack
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.latex import Vocabulary
-from mmlib.losses import MatchConfig, MatchLoss
+from mmlib.losses.match import MatchConfig, MatchLoss
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import prefixes
@@ -48,7 +48,7 @@ def match_and_sequence(share, gather):
     logits = torch.einsum("bkhw,kl->blhw", drawn(MAPS, *CELLS), mixing)
     maps = logits.flatten(2).softmax(-1).view_as(logits)
     here, seen = (drawn(POINTS, MAPS).flatten(0, 1) @ mixing).softmax(0), drawn(POINTS, MAPS).flatten(0, 1).softmax(0)
-    loss, parts = MatchLoss(MatchConfig(point_temperature=0.3, gather=gather))(
+    loss, parts = MatchLoss(MatchConfig(gather=gather))(
         student_slots=slots, teacher_slots=there, visible=visible, pred=pred.flatten(0, 1), target=target.flatten(0, 1),
         masked=masked.flatten(), student_at_points=here, teacher_at_points=seen, owner=owner, maps=maps,
         valid=torch.ones(n, *CELLS, dtype=torch.bool), ink=drawn(*CELLS) > 0)
@@ -68,7 +68,7 @@ def side_losses(share, gather):
     model, batch = Recogniser(len(VOCABULARY), TINY), collate(samples[share])
     view = make_view(batch.ink, ViewConfig(symbol=8.0).still(), torch.Generator())
     inputs, _ = prefixes(batch.tokens, VOCABULARY)
-    logits, attention, encoded = model(view.picture, view.valid, inputs)
+    _, attention, encoded = model(view.picture, view.valid, inputs)
     point = point_loss(model, encoded.features, view, batch.ink, symbol_classes(batch), most=10**6, gather=gather)
     guide = guide_loss(attention, view, batch, VOCABULARY, gather)
     (point + guide).backward()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmlib.data.augment import Batch
 from mmlib.draw.views import ink_cells, make_view
-from mmlib.losses import byol_loss
+from mmlib.losses.rivals import byol_loss
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
 from mmlib.models.layers import ema_update

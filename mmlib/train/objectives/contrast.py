@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmlib.data.augment import Batch, symbol_classes
 from mmlib.draw.views import STRIDE, InkBatch, Marks, View, extremes, ink_cells, make_view, sample
-from mmlib.losses import ContrastLoss, match_rate, similarity_weights
+from mmlib.losses.contrast import ContrastLoss, match_rate, similarity_weights
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
 from mmlib.train.objectives.base import Objective

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmlib.data.augment import Batch
 from mmlib.draw.masks import mask_view
 from mmlib.draw.views import STRIDE, make_view
-from mmlib.losses import mae_loss
+from mmlib.losses.rivals import mae_loss
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.train.objectives.base import Objective
 

@@ -1,0 +1,39 @@
+"""The losses of the rival objectives of stage 1: BYOL's and the masked autoencoder's."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlib.losses.gather import mean_over_processes
+from mmlib.losses.shapes import full_precision, require
+
+
+@full_precision
+def byol_loss(p: Tensor, z: Tensor, gather: bool = False) -> Tensor:
+    """Mean of ``2 - 2 cos(p, z)`` (BYOL, arXiv:2006.07733, eq. 2): positives alone, no negatives.
+
+    Args:
+        p: (n, d) predictions of the student.
+        z: (n, d) projections of the teacher; gets no gradient.
+        gather: the mean over the predictions of all processes.
+    """
+    n = require("p: n d, z: n d", p=p, z=z)["n"]
+    total = (2 - 2 * F.cosine_similarity(p, z.detach(), dim=1)).sum()
+    return mean_over_processes(total, n, gather)
+
+
+@full_precision
+def mae_loss(pred: Tensor, target: Tensor, masked: Tensor, gather: bool = False) -> Tensor:
+    """Mean squared error where the input was masked (masked autoencoder, arXiv:2111.06377).
+
+    Args:
+        pred, target: (b, c, h, w), cells or pixels.
+        masked: (b, 1, h, w) bool or in {0, 1}. Nothing masked gives zero.
+        gather: the mean over what is masked in all processes.
+    """
+    c = require("pred: b c h w, target: b c h w, masked: b 1 h w",
+                pred=pred, target=target, masked=masked)["c"]
+    masked = masked.to(pred.dtype)
+    total = ((pred - target.detach()).square() * masked).sum()
+    return mean_over_processes(total, masked.sum() * c, gather)
