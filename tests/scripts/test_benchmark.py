@@ -10,7 +10,7 @@ from mmlib import cli
 from mmlib.data.batches import Feed
 from mmlib.draw.views import View
 from mmlib.models.recogniser import TINY
-from mmlib.store.runs import project_root
+from mmlib.store.files import project_root
 from mmlib.train import pretrain
 from mmlib.train.loop import Paused
 from scripts import benchmark, rivals

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlib.store.runs import RunError
+from mmlib.store.files import RunError
 from scripts import reproduce as runner
 from scripts.reproduce import find_notebooks, parameters_of, reproduce
 

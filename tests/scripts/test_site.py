@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import nbformat
 import pytest
 
-from mmlib.store.runs import project_root
+from mmlib.store.files import project_root
 from scripts import site
 from scripts.reproduce import find_notebooks
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmlib.store.runs import project_root
+from mmlib.store.files import project_root
 from scripts.trials import Campaign, fuzz
 
 
