@@ -42,7 +42,7 @@ from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.pack import Pack, write_pack
 from mmlib.draw.views import View, make_view
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.intervals import paired_difference
 from mmlib.models.decoder import Cache
 from mmlib.models.layers import autocast, channels_last, native_bfloat16

@@ -17,7 +17,7 @@ from mmlib.data.augment import Augmenter, Batch, collate, from_pack, symbol_clas
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
 from mmlib.draw.views import STRIDE, View, make_view
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import autocast, channels_last

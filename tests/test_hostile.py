@@ -24,7 +24,8 @@ from mmlib.data import DataError, crohme
 from mmlib.data.own import load_own
 from mmlib.data.pack import Pack, PackError
 from mmlib.data.pictures import decode
-from mmlib.formula.ink import Ink, InkError, read_inkml
+from mmlib.formula.ink import Ink, InkError
+from mmlib.formula.inkml import read_inkml
 from mmlib.formula.latex import LatexError, canonical
 from mmlib.read.reader import Reader
 from mmlib.store.runs import Run, RunError, load_weights, project_root

@@ -15,7 +15,7 @@ import torch
 
 from mmlib.data.pack import Indices, Pack
 from mmlib.draw.views import InkBatch
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)

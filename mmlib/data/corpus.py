@@ -15,7 +15,7 @@ from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
 from mmlib.data.prepare import load_pack
 from mmlib.data.split import split
 from mmlib.formula.ink import Ink
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.synthetic.compose import InkBank, synthetic_ink
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from mmlib.data import DataError, data_root
-from mmlib.formula.ink import Ink, InkError, read_inkml
+from mmlib.formula.ink import Ink, InkError
+from mmlib.formula.inkml import read_inkml
 
 MAX_MEMBER = 32 * 2**20  # bytes
 MAX_TOTAL = 4 * 2**30  # bytes

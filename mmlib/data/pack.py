@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from mmlib.formula import ink as ink_module
-from mmlib.formula import latex
+from mmlib.formula import inkml, latex
 from mmlib.formula.ink import Ink, InkError, Symbol, typical_size
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.store.runs import write_atomic
 
 FORMAT = "mmlib-pack-1"
@@ -38,7 +39,7 @@ class PackError(ValueError):
 @cache
 def code_version() -> str:
     """Hash of the modules that decide what a pack holds: a pack written by other code is rebuilt."""
-    files = (latex.__file__, ink_module.__file__, __file__)
+    files = (latex.__file__, ink_module.__file__, inkml.__file__, __file__)
     return hashlib.sha256(b"".join(Path(f).read_bytes() for f in files)).hexdigest()[:16]
 
 
@@ -103,7 +104,7 @@ def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, split: str) 
     from safetensors.numpy import save
 
     items = list(inks)
-    vocabulary = list(latex.Vocabulary.crohme().tokens)
+    vocabulary = list(Vocabulary.crohme().tokens)
     number = {t: i for i, t in enumerate(vocabulary)}
 
     def encode(tokens: Iterable[str]) -> list[int]:
@@ -234,7 +235,7 @@ class Pack:
         arrays, header = read_tensors(path, FORMAT)
         try:
             flat, sizes = _flatten(arrays, len(header["id"]), len(header["vocabulary"]))
-            known = list(latex.Vocabulary.crohme().tokens)
+            known = list(Vocabulary.crohme().tokens)
             if header["vocabulary"][: len(known)] != known:
                 raise ValueError("it was written with another vocabulary")
             if len(set(header["vocabulary"])) != len(header["vocabulary"]):

@@ -1,0 +1,1 @@
+"""What is written: ink and its files, LaTeX and its layout trees, the vocabulary."""

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mmlib.formula.latex import Node, align, to_tree
+from mmlib.formula.latex import align, to_tree
+from mmlib.formula.tree import Node
 
 if TYPE_CHECKING:
     from mmlib.formula.ink import Ink

@@ -24,7 +24,7 @@ from mmlib.data.pack import Indices, Pack
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE, InkBatch, View, ViewConfig, extremes, ink_cells, make_view, sample
 from mmlib.formula.ink import Ink
-from mmlib.formula.latex import Node
+from mmlib.formula.tree import Node
 from mmlib.measure.attention import symbol_tree
 from mmlib.measure.intervals import Interval, interval
 from mmlib.models.encoder import Encoder

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import dot_attention
 from mmlib.models.packing import Packed, packed
 

@@ -13,8 +13,10 @@ import torch
 
 from mmlib.data import DataError, the_file
 from mmlib.draw.views import InkBatch, ViewConfig, make_view
-from mmlib.formula.ink import Ink, InkError, read_inkml, stroke_boxes, typical_size
-from mmlib.formula.latex import LatexError, Vocabulary, to_tree
+from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
+from mmlib.formula.inkml import read_inkml
+from mmlib.formula.latex import LatexError, to_tree
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import autocast, channels_last

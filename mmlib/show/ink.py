@@ -15,7 +15,7 @@ from mmlib.data.augment import Sample
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import InkBatch, View
 from mmlib.formula.ink import Ink, Symbol, typical_size
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.show import style
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import torch
 import traitlets
 
 from mmlib.data.pictures import decode
-from mmlib.formula.ink import Ink, InkError, write_inkml
+from mmlib.formula.ink import Ink, InkError
+from mmlib.formula.inkml import write_inkml
 from mmlib.read.reader import Reader, Reading, recognize
 from mmlib.show import readings
 from mmlib.show import style as plots

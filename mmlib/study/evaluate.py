@@ -33,7 +33,7 @@ from mmlib.data.prepare import load_pack
 from mmlib.draw.masks import BLOCK, mask_ink, masked_picture, random_streams
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.lgeval import export
 from mmlib.measure.recognition import Score, outcomes
 from mmlib.models.layers import autocast, default_device

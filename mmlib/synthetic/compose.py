@@ -34,9 +34,10 @@ from functools import lru_cache
 import numpy as np
 
 from mmlib.formula.ink import Ink, Symbol
-from mmlib.formula.latex import Node, align, from_tree, to_tree
+from mmlib.formula.latex import align, from_tree, to_tree
+from mmlib.formula.tree import Node, renumber
 from mmlib.synthetic.glyphs import GlyphBank, HersheyBank, InkBank
-from mmlib.synthetic.grammar import Grammar, number
+from mmlib.synthetic.grammar import Grammar
 from mmlib.synthetic.layout import Layout
 
 __all__ = ["GlyphBank", "HersheyBank", "InkBank", "compose", "synthetic_ink"]
@@ -65,7 +66,7 @@ def compose(tokens: Sequence[str], bank: GlyphBank, rng: np.random.Generator, ha
     the bank has no glyph for one of them.
     """
     tree = to_tree(tokens)
-    number(tree)
+    renumber(tree)
     return _write(tree, bank, rng, hand, id)
 
 

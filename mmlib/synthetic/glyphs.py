@@ -15,8 +15,8 @@ import numpy as np
 
 from mmlib.data.pack import Pack
 from mmlib.formula.ink import Ink, stroke_boxes
-from mmlib.formula.latex import Node, align, to_tree
-from mmlib.synthetic.grammar import number
+from mmlib.formula.latex import align, to_tree
+from mmlib.formula.tree import Node, renumber
 
 # Top, bottom and width of each symbol class as CROHME's writers draw it: medians over the single-row
 # expressions of the 2014 training set (18,000 symbols), after fitting baseline, slope and size to each row.
@@ -312,7 +312,7 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
     if not ink.tokens or ink.token_symbols is None:
         return
     tree = to_tree(ink.tokens)
-    number(tree)
+    renumber(tree)
     strokes, corners = ink.strokes(), np.concatenate(stroke_boxes(ink.points, ink.stroke), 1).tolist()
     parts: dict[str | None, tuple[int, ...]] = {}
     boxes: dict[str | None, tuple[float, float, float, float]] = {}  # left, top, right, bottom

@@ -13,7 +13,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from mmlib.formula.latex import CROHME_CLASSES, Node
+from mmlib.formula.tree import Node, renumber
+from mmlib.formula.vocabulary import CROHME_CLASSES
 
 # Symbols in an expression of CROHME's 2014 training set, at these quantiles (all 8,834, copies included).
 _QUANTILES = (0.0, 0.06, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -116,18 +117,6 @@ def _thin(kind: str, depth: int) -> float:
     return 1.0
 
 
-def number(tree: Sequence[Node]) -> int:
-    """Number the nodes that have a label in the order in which the tokens name them; returns how many."""
-    count, pending = 0, list(reversed(tree))
-    while pending:
-        node = pending.pop()
-        if node.label:
-            node.ref, count = str(count), count + 1
-        for side in ("Sup", "Sub", "Inside", "Below", "Above"):
-            pending += reversed(node.children.get(side, ()))
-    return count
-
-
 class _Draw:
     """One expression in the making."""
 
@@ -161,7 +150,7 @@ class _Draw:
     def tree(self) -> list[Node]:
         length = max(1, int(np.interp(self.uniform(), _QUANTILES, _LENGTHS)))
         tree = self.expression(length)
-        number(tree)
+        renumber(tree)
         return tree
 
     def expression(self, n: int) -> list[Node]:

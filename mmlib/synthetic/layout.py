@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from mmlib.formula.latex import Node
+from mmlib.formula.tree import Node
 from mmlib.synthetic.glyphs import Glyph, GlyphBank, hook
 
 _OPEN = {"(": ")", "[": "]", r"\{": r"\}", "|": "|"}

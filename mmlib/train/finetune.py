@@ -22,7 +22,7 @@ from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.draw.masks import mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.measure.recognition import score
 from mmlib.models.layers import channels_last, ema_update
@@ -31,8 +31,8 @@ from mmlib.models.search import prefixes
 from mmlib.read.reader import Reader
 from mmlib.store.files import RunError, digest
 from mmlib.store.run import Run
-from mmlib.train.cost import training_cost
 from mmlib.study.evaluate import best_tokens, read_pack
+from mmlib.train.cost import training_cost
 from mmlib.train.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 
 CODE_VERSION = "3"

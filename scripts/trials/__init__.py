@@ -98,7 +98,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def write_inks(folder: Path, count: int = 240) -> Path:
     """A folder of InkML files of synthetic ink."""
-    from mmlib.formula.ink import write_inkml
+    from mmlib.formula.inkml import write_inkml
     from mmlib.synthetic.compose import synthetic_ink
 
     folder.mkdir(parents=True)

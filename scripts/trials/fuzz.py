@@ -86,7 +86,7 @@ class Kinds:
 
     def __init__(self, folder: Path):
         from mmlib.data.pack import normalised, write_pack
-        from mmlib.formula.ink import write_inkml
+        from mmlib.formula.inkml import write_inkml
         from mmlib.synthetic.compose import synthetic_ink
 
         self.folder = folder
@@ -123,7 +123,7 @@ class Kinds:
     def _weights(self) -> list[bytes]:
         import torch
 
-        from mmlib.formula.latex import Vocabulary
+        from mmlib.formula.vocabulary import Vocabulary
         from mmlib.models.recogniser import Recogniser
         from mmlib.store.runs import Run, save_weights
         from mmlib.train import finetune
@@ -139,7 +139,7 @@ class Kinds:
 
     # --- what is read -----------------------------------------------------------------------------------------
     def ink(self, rng: random.Random) -> None:
-        from mmlib.formula.ink import read_inkml
+        from mmlib.formula.inkml import read_inkml
 
         read_inkml(damaged(rng, rng.choice(self.inkml)), "x.inkml")
 

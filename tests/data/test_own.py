@@ -12,7 +12,7 @@ from mmlib.data import DataError
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.own import load_own, parts
 from mmlib.draw.views import ViewConfig
-from mmlib.formula.ink import write_inkml
+from mmlib.formula.inkml import write_inkml
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show.ink import drawing

@@ -19,8 +19,9 @@ from mmlib.data.pack import (
     simplify,
     write_pack,
 )
-from mmlib.formula.ink import Ink, InkError, Symbol, read_inkml
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.ink import Ink, InkError, Symbol
+from mmlib.formula.inkml import read_inkml
+from mmlib.formula.vocabulary import Vocabulary
 
 polylines = st.lists(
     hnp.arrays(np.float64, st.tuples(st.integers(1, 30), st.just(2)), elements=st.floats(0, 10, width=32)),

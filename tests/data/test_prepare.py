@@ -10,7 +10,7 @@ from mmlib.data import DataError, cache_root, data_root, prepare
 from mmlib.data.pack import Pack
 from mmlib.data.pictures import PicturePack
 from mmlib.data.split import leak, seen, split
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 
 
 @pytest.fixture

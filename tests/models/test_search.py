@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import MARGIN, SCORED, SINGLE, Hypothesis, _score, beam_search, both_directions, few_rows, prefixes
 

@@ -13,8 +13,10 @@ from mmlib.data import DataError
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import ViewConfig
-from mmlib.formula.ink import Ink, InkError, typical_size, write_inkml
-from mmlib.formula.latex import STRUCTURE, Vocabulary, canonical
+from mmlib.formula.ink import Ink, InkError, typical_size
+from mmlib.formula.inkml import write_inkml
+from mmlib.formula.latex import canonical
+from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import Hypothesis
 from mmlib.read.reader import Reader, Reading, ink_of, pretty, recognize, several_rows, trace_picture

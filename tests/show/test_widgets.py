@@ -11,8 +11,9 @@ from PIL import Image
 
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig
-from mmlib.formula.ink import Ink, read_inkml
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.ink import Ink
+from mmlib.formula.inkml import read_inkml
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.recognition import token_errors
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader

@@ -1,7 +1,6 @@
 """Runs: hashes, checkpoints that survive damage, curves that resume, nothing executable in the files."""
 
 import dataclasses
-import json
 import multiprocessing
 import subprocess
 import sys

@@ -9,7 +9,7 @@ from mmlib.data import DataError
 from mmlib.data.augment import collate, from_pack
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig, make_view
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader
 from mmlib.store.runs import Run, find_runs, run_hash

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import LARGE, Recogniser
 from mmlib.store.runs import Run, RunError, find_runs
 from mmlib.study import paper, records

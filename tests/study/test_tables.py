@@ -14,7 +14,8 @@ import torch
 
 from mmlib.draw.views import STRIDE, InkBatch, ViewConfig, make_view
 from mmlib.formula.ink import typical_size
-from mmlib.formula.latex import Vocabulary, canonical
+from mmlib.formula.latex import canonical
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.recognition import Outcomes
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader

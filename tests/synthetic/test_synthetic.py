@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from mmlib.data.crohme import iter_archive, read_member
-from mmlib.formula.ink import Ink, read_inkml, write_inkml
-from mmlib.formula.latex import CROHME_CLASSES, LatexError, Vocabulary, canonical, from_tree, to_tree
+from mmlib.formula.ink import Ink
+from mmlib.formula.inkml import read_inkml, write_inkml
+from mmlib.formula.latex import LatexError, canonical, from_tree, to_tree
+from mmlib.formula.tree import renumber
+from mmlib.formula.vocabulary import CROHME_CLASSES, Vocabulary
 from mmlib.synthetic.compose import HersheyBank, InkBank, compose, synthetic_ink
 from mmlib.synthetic.glyphs import EXTENT
-from mmlib.synthetic.grammar import Grammar, number
+from mmlib.synthetic.grammar import Grammar
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +177,7 @@ def test_limits_stand_above_and_below_sums(bank):
 def test_rows_read_from_left_to_right(inks):
     for ink in inks:
         tree = to_tree(ink.tokens)
-        number(tree)
+        renumber(tree)
         row = [int(node.ref) for node in tree if not node.children]
         strokes = ink.strokes()
         middle = [np.mean([strokes[k][:, 0].mean() for k in ink.symbols[i].strokes]) for i in row]

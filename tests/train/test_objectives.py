@@ -13,9 +13,9 @@ from mmlib.draw.views import STRIDE, ViewConfig, ink_cells, make_view
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool
 from mmlib.store.files import RunError
-from mmlib.train.cost import training_cost, views_of
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import pretrain
+from mmlib.train.cost import training_cost, views_of
 from mmlib.train.loop import OptimConfig, optimizer
 from mmlib.train.objectives import OBJECTIVES, find_objective
 from mmlib.train.objectives.byol import momentum_at

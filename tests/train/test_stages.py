@@ -11,7 +11,7 @@ from mmlib.data.augment import AugmentConfig, Augmenter, collate
 from mmlib.data.corpus import load_corpus
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.store.files import RunError
 from mmlib.store.weights import load_weights
