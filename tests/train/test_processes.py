@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from mmlib.data.augment import collate, from_pack
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig, make_view
-from mmlib.formula.latex import Vocabulary
+from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.match import MatchConfig, MatchLoss
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.recogniser import TINY, Recogniser
