@@ -127,7 +127,8 @@ def _arrow(
 
 def _note(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
     """Small grey text."""
-    ax.text(x, y, text, **({"fontsize": 8, "color": "0.25", "va": "top"} | options))
+    usual: dict[str, Any] = {"fontsize": 8, "color": "0.25", "va": "top"}
+    ax.text(x, y, text, **(usual | options))
 
 
 def _inset(ax: Axes, x: float, y: float, w: float, h: float) -> Axes:
@@ -316,7 +317,7 @@ def _reading_row(
     heat_over_ink(axes[0], view_ink(small.first, small.batch, 0), heat.numpy(), (0, w, h, 0))
     axes[0].set(xlim=(0, w), ylim=(h, 0))
     axes[0].set_title("one of the maps", loc="center", fontsize=9)
-    reading = readings.look(reader, shown.ink)
+    reading = readings.attended_reading(reader, shown.ink)
     token = next((k for k, t in enumerate(reading.tokens) if t == r"\sqrt"), 0)
     heat_over_ink(axes[1], shown.ink, reading.cross[token], reading.extent)
     when = f"when {reading.tokens[token]} is written"
@@ -333,7 +334,7 @@ def _reading_row(
 def read(reader: Reader, seed: int = 0, latex: str = READ, panels: int = 3) -> Figure:
     """One formula in two hands: what is read of each, and where the recogniser looked."""
     inks = [written(latex, seed + k) for k in range(2)]
-    both = [readings.look(reader, ink) for ink in inks]
+    both = [readings.attended_reading(reader, ink) for ink in inks]
     found = outcomes([one.tokens for one in both], [ink.tokens for ink in inks])
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)

@@ -171,8 +171,8 @@ class Draw(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         if self.ink is None or not self.found:
             return
         with plots.style(), torch.no_grad():
-            reading = readings.look(self.reader, self.ink, self.found[0].tokens)
-            self.picture.value = png(readings.looks_figure(self.ink, reading))
+            reading = readings.attended_reading(self.reader, self.ink, self.found[0].tokens)
+            self.picture.value = png(readings.tokens_figure(self.ink, reading))
         self.picture.layout.display = ""
 
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""What a recogniser looks at while it reads."""
+"""Readings with what the recogniser attended to while it wrote them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from mmlib.draw.views import STRIDE, make_view
+from mmlib.formula.ink import Ink, typical_size
+from mmlib.read.reader import Reader
 from mmlib.show.ink import as_batch, heat_over_ink
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mmlib.formula.ink import Ink
-    from mmlib.read.reader import Reader
-
 
 @dataclass(frozen=True, eq=False)
-class Looked:
-    """A reading with what the recogniser looked at, on the cells of its picture.
+class AttendedReading:
+    """A reading with the attention behind it, on the cells of its picture.
 
-    tokens (t,); cross (t, h, w): the guided head's cross-attention when each token is written, left to right; saliency
-    (h, w), mean 1, or None; maps (k, h, w), each summing to 1, or None; extent: left, right, bottom, top of the cells in the
-    ink's units, as `heat_over_ink` takes it.
+    tokens (t,); cross (t, h, w): the guided head's cross-attention when each token is written, left
+    to right; saliency (h, w), mean 1, or None; maps (k, h, w), each summing to 1, or None; extent:
+    left, right, bottom, top of the cells in the ink's units, as `heat_over_ink` takes it.
     """
 
     tokens: tuple[str, ...]
@@ -35,11 +36,10 @@ class Looked:
 
 
 @torch.no_grad()
-def look(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: int = 3) -> Looked:
-    """Read an ink, or take these tokens as read, and keep where the recogniser looked."""
-    from mmlib.draw.views import STRIDE, make_view
-    from mmlib.formula.ink import typical_size
-
+def attended_reading(
+    reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: int = 3
+) -> AttendedReading:
+    """Read an ink, or take these tokens as read, and keep where the recogniser attended."""
     size = typical_size(ink.points, ink.stroke)
     left, top = ink.points.min(0)
     if tokens is None:
@@ -50,44 +50,45 @@ def look(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: in
     _, cross, encoded = reader.model(view.picture, view.valid, inputs)
     h, w = view.valid.shape[2:]
     cross = cross[0, 0, : len(tokens), : h * w].reshape(-1, h, w)
-    cell, margin = STRIDE / reader.view.symbol * size, reader.view.margin / reader.view.symbol * size
-    extent = (float(left - margin), float(left - margin + w * cell), float(top - margin + h * cell), float(top - margin))
-    seen = encoded.attention
-    return Looked(tuple(tokens), cross.float().numpy(), seen and seen.saliency[0, 0].numpy(), seen and seen.maps[0].numpy(),
-                  extent)
+    cell, margin = (x / reader.view.symbol * size for x in (STRIDE, reader.view.margin))
+    x, y = float(left - margin), float(top - margin)
+    found = encoded.attention
+    saliency = found and found.saliency[0, 0].numpy()
+    maps = found and found.maps[0].numpy()
+    extent = (x, float(x + w * cell), float(y + h * cell), y)
+    return AttendedReading(tuple(tokens), cross.float().numpy(), saliency, maps, extent)
 
 
-def looks_figure(ink: Ink, looked: Looked, most: int = 15, columns: int = 5) -> Figure:
-    """One panel a written token: the cross-attention over the ink when it was written."""
-    import matplotlib.pyplot as plt
-
-    shown = min(most, len(looked.tokens))
+def tokens_figure(ink: Ink, reading: AttendedReading, most: int = 15, columns: int = 5) -> Figure:
+    """One panel per written token: the cross-attention over the ink when it was written."""
+    shown = min(most, len(reading.tokens))
     rows = -(-shown // columns)
     left, top, right, bottom = ink.bounds()
     height = np.clip(2.0 * (bottom - top) / max(right - left, 1e-6), 0.45, 2.0)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.0 * columns, (height + 0.35) * rows), squeeze=False)
+    size = (2.0 * columns, (height + 0.35) * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat[shown:]:
         ax.axis("off")
     for step, ax in enumerate(axes.flat[:shown]):
-        heat_over_ink(ax, ink, looked.cross[step], looked.extent)
-        ax.set_title(f"{step + 1}: {looked.tokens[step]}".replace("$", r"\$"), fontsize="medium", parse_math=False)
+        heat_over_ink(ax, ink, reading.cross[step], reading.extent)
+        title = f"{step + 1}: {reading.tokens[step]}".replace("$", r"\$")
+        ax.set_title(title, fontsize="medium", parse_math=False)
     return fig
 
 
-def gallery_figure(inks: Sequence[Ink], looks: Sequence[Looked]) -> Figure:
+def maps_figure(inks: Sequence[Ink], readings: Sequence[AttendedReading]) -> Figure:
     """A row for each ink: its saliency, then its maps, each over its own mean."""
-    import matplotlib.pyplot as plt
-
-    columns = 1 + max(0 if one.maps is None else len(one.maps) for one in looks)
-    fig, axes = plt.subplots(len(inks), columns, figsize=(1.35 * columns, 1.05 * len(inks)), squeeze=False)
-    for row, ink, one in zip(axes, inks, looks, strict=True):
+    columns = 1 + max(0 if one.maps is None else len(one.maps) for one in readings)
+    size = (1.35 * columns, 1.05 * len(inks))
+    fig, axes = plt.subplots(len(inks), columns, figsize=size, squeeze=False)
+    for row, ink, one in zip(axes, inks, readings, strict=True):
         heats = [] if one.maps is None else [one.saliency, *one.maps]
         for ax in row:
             ax.axis("off")
-        for ax, heat in zip(row, heats, strict=False):
+        for ax, heat in zip(row, heats):
             image = heat_over_ink(ax, ink, heat, one.extent, relative=True)
     if columns > 1:
         fig.colorbar(image, ax=axes, label="map / its mean", shrink=0.6)
-    for ax, title in zip(axes[0], ["saliency", *(f"map {k}" for k in range(1, columns))], strict=True):
+    for ax, title in zip(axes[0], ["saliency", *(f"map {k}" for k in range(1, columns))]):
         ax.set_title(title, loc="center")
     return fig

@@ -122,8 +122,8 @@ def curve(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
             markersize=4, label=f"{name} ({seeds} seed{'s' * (seeds != 1)})",
         )  # fmt: skip
         if seeds > 1:
-            band = {"color": look.color, "alpha": 0.15, "lw": 0}
-            ax.fill_between(points.index, mean - std, mean + std, **band)
+            low, high = mean - std, mean + std
+            ax.fill_between(points.index, low, high, color=look.color, alpha=0.15, lw=0)
     ax.set(xlabel=x, ylabel=y)
     beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(ax.get_lines()) > 5 else {}
     ax.legend(**beside)
@@ -152,8 +152,10 @@ def bars_with_intervals(
 def annotate_n(ax: Axes, n: int, seeds: int = 1) -> None:
     """State in the corner what a panel was computed from."""
     text = f"n = {n:,} expressions, {seeds} seed{'s' * (seeds != 1)}"
-    where = {"xycoords": "axes fraction", "ha": "right", "va": "bottom"}
-    ax.annotate(text, (1, 1), fontsize="small", color=GREY, **where)
+    ax.annotate(
+        text, (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize="small",
+        color=GREY,
+    )  # fmt: skip
 
 
 # Names of TeX that matplotlib's mathtext lacks.

@@ -382,7 +382,7 @@ def _row(ax: Axes, name: str, tokens: Sequence[str], edits: Sequence[tuple[int, 
     ax.text(0, 1, f"{name}:  {plots.mathtext(tokens)}", fontsize=11, va="top",
             transform=ax.transAxes)  # fmt: skip
     bad = {t for edit in edits for t in range(*edit)}
-    where = {"va": "center", "transform": ax.transAxes}
+    where: dict[str, Any] = {"va": "center", "transform": ax.transAxes}
     x = 0.0
     for k, token in enumerate([*tokens, ""]):
         if edits and k == edits[0][0]:

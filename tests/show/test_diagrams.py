@@ -80,6 +80,6 @@ def test_the_figure_of_a_reading_counts_its_errors():
     said = [text.get_text() for part in fig.subfigs for ax in part.axes for text in ax.texts]
     for k in range(2):
         ink = diagrams.written(diagrams.READ, k)
-        right = readings.look(reader, ink).tokens == ink.tokens
+        right = readings.attended_reading(reader, ink).tokens == ink.tokens
         assert (said[2 * k + 1] == "as it was written") == right
     plt.close(fig)
