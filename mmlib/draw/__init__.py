@@ -1,0 +1,1 @@
+"""Ink to pictures: rasterising, views, and masks over the ink."""

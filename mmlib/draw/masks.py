@@ -71,17 +71,10 @@ def random_streams(keys: Iterable[Sequence[int]]) -> Callable[[], Tensor]:
 
 
 def mask_ink(
-    points: Tensor,
-    owner: Tensor,
-    arc: Tensor,
-    b: int,
-    ratio: float | Tensor,
-    random: torch.Generator | Callable[[], Tensor],
-    attended_share: float = 0.0,
-    saliency: Tensor | None = None,
-    block: tuple[float, float] = (3.0, 8.0),
-    shape: str = "blocks",
-) -> InkMask:
+    points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor,
+    random: torch.Generator | Callable[[], Tensor], attended_share: float = 0.0,
+    saliency: Tensor | None = None, block: tuple[float, float] = (3.0, 8.0),
+) -> InkMask:  # fmt: skip
     """Mask a share of each expression's ink length with boxes centred on its ink points.
 
     Boxes are added at ink that is still visible until the share is reached. The last one is shrunk
@@ -98,12 +91,10 @@ def mask_ink(
             [0, 1]; the others are placed in proportion to ink length alone.
         saliency: (n,) at least 0, the teacher's, at the points; needed for an ``attended_share``.
         block: least and greatest half side of a box, in pixels; sides are uniform between them.
-        shape: ``blocks``, or ``attended``: a box placed by saliency becomes the bounding box of the
-            points within three greatest half sides that have at least half its centre's saliency.
 
     Raises ValueError for shapes and values that do not fit.
     """
-    _check(points, owner, arc, b, ratio, attended_share, saliency, block, shape)
+    _check(points, owner, arc, b, ratio, attended_share, saliency, block)
     device, points = points.device, points.detach().float()
     owner, arc = owner.long(), arc.detach().double()
     saliency = torch.zeros_like(arc) if saliency is None else saliency.detach().double()
@@ -112,16 +103,18 @@ def mask_ink(
     boxes, box_owner = [points.new_zeros(0, 4)], [owner.new_zeros(0)]
     unfinished = missing > NOTHING
     while bool(unfinished.any()):
-        numbers = _uniform(b, random) if isinstance(random, torch.Generator) else random()
+        if isinstance(random, torch.Generator):
+            numbers = torch.rand(b, CHUNK, 4, generator=random, device=random.device)
+        else:
+            numbers = random()
         # Points of unfinished expressions alone; these expressions are numbered anew, 0 … e-1.
         expressions = unfinished.nonzero().squeeze(1)
         here = unfinished[owner].nonzero().squeeze(1)
         own = (torch.cumsum(unfinished, 0) - 1)[owner[here]]
         xy, visible = points[here], arc[here].masked_fill(masked[here], 0.0)
-        middle, half = _propose(
-            xy, own, visible, saliency[here], numbers.to(device)[expressions],
-            attended_share, block, shape,
-        )  # fmt: skip
+        numbers = numbers.to(device)[expressions]
+        centre = _centres(own, visible, saliency[here], numbers, attended_share)
+        middle, half = xy[centre], (block[0] + (block[1] - block[0]) * numbers[..., 2:]).float()
         reach = _reach(xy, own, middle, half)
         scale, gained, finished = _fit(reach, own, visible, missing[expressions])
         keep = scale > 0
@@ -136,14 +129,9 @@ def mask_ink(
 
 
 def mask_view(
-    view: View,
-    ink: InkBatch,
-    ratio: float | Tensor,
-    symbol: float,
-    random: torch.Generator,
-    block: tuple[float, float] = BLOCK,
-    **options: Any,
-) -> tuple[InkMask, Tensor]:
+    view: View, ink: InkBatch, ratio: float | Tensor, symbol: float, random: torch.Generator,
+    block: tuple[float, float] = BLOCK, **options: Any,
+) -> tuple[InkMask, Tensor]:  # fmt: skip
     """Mask a share of the ink that a view shows; what its crop left out is not masked.
 
     Args:
@@ -207,7 +195,7 @@ def masked_share(masked: Tensor, owner: Tensor, arc: Tensor, b: int) -> Tensor:
 
 def _check(
     points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor,
-    attended_share: float, saliency: Tensor | None, block: tuple[float, float], shape: str,
+    attended_share: float, saliency: Tensor | None, block: tuple[float, float],
 ) -> None:  # fmt: skip
     n = len(points)
     wanted = {"points": (points, (n, 2)), "owner": (owner, (n,)), "arc": (arc, (n,))}
@@ -223,8 +211,6 @@ def _check(
     for name, values in (("arc", arc), ("saliency", saliency)):
         if values is not None and not bool(((values >= 0) & (values < torch.inf)).all()):
             raise ValueError(f"{name} must be finite and at least 0")
-    if shape not in ("blocks", "attended"):
-        raise ValueError(f"shape is {shape!r}, expected blocks or attended")
     if not 0 < block[0] <= block[1]:
         raise ValueError(f"block is {block}, expected 0 < least <= greatest half side")
     if not 0 <= attended_share <= 1:
@@ -238,10 +224,6 @@ def _check(
         raise ValueError(f"owner must be non-decreasing and in [0, {b})")
 
 
-def _uniform(b: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(b, CHUNK, 4, generator=generator, device=generator.device)
-
-
 def _ends(owner: Tensor, b: int) -> Tensor:
     """Index (b,) after each owner's last point; owners are sorted."""
     return torch.searchsorted(owner, torch.arange(b, device=owner.device), right=True)
@@ -253,13 +235,12 @@ def _sums(values: Tensor, owner: Tensor, b: int) -> Tensor:
     return sums[_ends(owner, b)].diff(dim=0, prepend=sums[:1])
 
 
-def _propose(
-    xy: Tensor, own: Tensor, visible: Tensor, saliency: Tensor, numbers: Tensor,
-    attended_share: float, block: tuple[float, float], shape: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Middles and half sides, both (e, CHUNK, 2), of random boxes on visible ink.
+def _centres(
+    own: Tensor, visible: Tensor, saliency: Tensor, numbers: Tensor, attended_share: float
+) -> Tensor:
+    """Indices (e, CHUNK) of the points at the boxes' centres, always of visible ink.
 
-    The four random numbers of a box say whether saliency places it, where, how wide and how high.
+    A box's first random number says whether saliency places it, the second where.
     """
     weights = torch.stack([visible, visible * saliency], 1)  # (points, 2)
     # A point is drawn in proportion to its weight by inverting its expression's cumulative sum.
@@ -274,29 +255,7 @@ def _propose(
         torch.searchsorted(sums[:, i].contiguous(), drawn[..., i].contiguous(), right=True)
         for i in (0, 1)
     )
-    centre = torch.where(attends, by_saliency, by_length)
-    middle = xy[centre]
-    half = (block[0] + (block[1] - block[0]) * numbers[..., 2:]).float()
-    if shape == "attended" and attended_share > 0:
-        low, high = _attended_region(xy, own, saliency, centre, middle, 3 * block[1])
-        fitted = ((high - low) / 2 + 0.5).clamp_min(block[0])  # half a pixel more: the pen's width
-        half = torch.where(attends[..., None], fitted, half)
-        middle = torch.where(attends[..., None], (low + high) / 2, middle)
-    return middle, half
-
-
-def _attended_region(
-    xy: Tensor, own: Tensor, saliency: Tensor, centre: Tensor, middle: Tensor, distance: float
-) -> tuple[Tensor, Tensor]:
-    """Corners (e, CHUNK, 2) of the box around what is as salient as half of each centre."""
-    near = ((xy[:, None] - middle[own]).abs() <= distance).all(2)
-    near &= saliency[:, None] >= saliency[centre][own] / 2  # (points, CHUNK)
-    index = own[:, None, None].expand(-1, CHUNK, 2)
-    low = xy[:, None].masked_fill(~near[..., None], torch.inf)
-    high = xy[:, None].masked_fill(~near[..., None], -torch.inf)
-    low = torch.full_like(middle, torch.inf).scatter_reduce(0, index, low, "amin")
-    high = torch.full_like(middle, -torch.inf).scatter_reduce(0, index, high, "amax")
-    return low, high
+    return torch.where(attends, by_saliency, by_length)
 
 
 def _reach(xy: Tensor, own: Tensor, middle: Tensor, half: Tensor) -> Tensor:
