@@ -221,19 +221,18 @@ def curriculum(
 
     Shows the schedule, the mask, and the saliency of teacher and student.
     """
-    schedules, shapes = ["linear", "cosine", "stepped", "fixed"], ["blocks", "attended"]
+    schedules = ["linear", "cosine", "stepped", "fixed"]
     controls = {
         "expression": _chooser(which),
         "schedule": ipywidgets.Dropdown(options=schedules, value=config.schedule),
-        "shape": ipywidgets.Dropdown(options=shapes, value=config.shape),
         "done": ipywidgets.FloatSlider(value=0.5, min=0, max=1, step=0.02, readout_format=".0%"),
         "draw": ipywidgets.IntSlider(value=0, min=0, max=50),
     }
 
     @torch.no_grad()
-    def draw(expression: str, schedule: str, shape: str, done: float, draw: int) -> Figure:
+    def draw(expression: str, schedule: str, done: float, draw: int) -> Figure:
         ink, rng = _batch_of(pack, which, expression), torch.Generator().manual_seed(draw)
-        asked = replace(config, schedule=schedule, shape=shape)
+        asked = replace(config, schedule=schedule)
         whole, part = make_view(ink, replace(view, crop=0.0), rng), make_view(ink, view, rng)
         teacher = network(whole.picture, whole.valid)[1]
         saliency = sample(teacher.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)

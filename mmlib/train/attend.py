@@ -51,7 +51,6 @@ class Config:
     ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length masked, at the start and the end
     attended: tuple[float, float] = (0.0, 0.7)  # share of boxes placed where the teacher attends
     schedule: str = "linear"  # of both: 'fixed', 'linear', 'cosine', 'stepped'
-    shape: str = "blocks"  # or 'attended': boxes fitted to attended regions
     block: tuple[float, float] = BLOCK  # half sides of a box, in typical symbols
     points: int = 32  # ink points an expression that are matched
     momentum: float = 0.99  # of the teacher
@@ -122,8 +121,7 @@ def mask_by_curriculum(view: View, ink: InkBatch, done: float, config: Config, s
     steps = 10_000  # the schedules count steps; ours go by pictures
     ratio = mask_ratio(round(done * steps), steps, *config.ratio, config.schedule)
     attended = mask_ratio(round(done * steps), steps, *config.attended, config.schedule)
-    return mask_view(view, ink, ratio, config.view.symbol, rng, config.block, attended_share=attended, saliency=saliency,
-                     shape=config.shape)
+    return mask_view(view, ink, ratio, config.view.symbol, rng, config.block, attended_share=attended, saliency=saliency)
 
 
 def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:

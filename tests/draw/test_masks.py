@@ -98,28 +98,24 @@ def inside(points, owner, boxes, box_owner):
     return within & (owner[:, None] == box_owner)
 
 
-@pytest.mark.parametrize("shape", ["blocks", "attended"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("ratio", [0.05, 0.3, 0.6, 0.9])
-def test_realised_share_is_the_asked_one(ratio, share, shape):
+def test_realised_share_is_the_asked_one(ratio, share):
     points, owner, arc = ink()
     saliency = torch.rand(len(points), generator=seeded(1)) ** 3
     errors = []
     for seed in range(5):
-        made = mask_ink(
-            points, owner, arc, 12, ratio, seeded(seed), share, saliency, shape=shape
-        )
+        made = mask_ink(points, owner, arc, 12, ratio, seeded(seed), share, saliency)
         errors.append((masked_share(made.masked, owner, arc, 12) - ratio).abs())
     errors = torch.cat(errors)
     assert errors.mean() < 0.01
     assert errors.max() < 0.04  # one point of the shortest expression is 1/60 of its ink
 
 
-@pytest.mark.parametrize("shape", ["blocks", "attended"])
-def test_points_are_masked_exactly_where_boxes_are(shape):
+def test_points_are_masked_exactly_where_boxes_are():
     points, owner, arc = ink()
     saliency = torch.rand(len(points), generator=seeded(1))
-    made = mask_ink(points, owner, arc, 12, 0.4, seeded(), 0.5, saliency, shape=shape)
+    made = mask_ink(points, owner, arc, 12, 0.4, seeded(), 0.5, saliency)
     hit = inside(points, owner, made.boxes, made.box_owner)
     assert (hit.any(1) == made.masked).float().mean() > 0.999  # but for rounding at an edge
     assert hit.any(0).all()  # no box is idle
@@ -195,17 +191,6 @@ def test_unattended_boxes_go_by_ink_length_not_by_points():
     assert on_dense == pytest.approx(0.5, abs=0.1)
 
 
-def test_attended_region_is_masked_whole():
-    """One symbol of high saliency among ten: with shape='attended' its ink goes first and at once."""
-    points, owner, arc = ink(b=20, least=10, most=11)
-    symbol = torch.arange(len(points)) // 15 % 10
-    saliency = torch.where(symbol == 3, 1.0, 0.01)
-    made = mask_ink(
-        points, owner, arc, 20, 0.2, seeded(), 1.0, saliency, block=(3, 6), shape="attended"
-    )
-    assert (made.masked & (symbol == 3)).sum() > 0.9 * (symbol == 3).sum()
-
-
 def test_saliency_of_zero_falls_back_on_ink_length():
     points, owner, arc = ink()
     made = mask_ink(points, owner, arc, 12, 0.3, seeded(), 1.0, torch.zeros(len(points)))
@@ -245,7 +230,6 @@ def test_expressions_without_ink_are_no_trouble():
         ({"owner": torch.tensor([0, 0, 0, 1, 2])}, r"in \[0, 2\)"),
         ({"attended_share": 0.5}, "saliency is missing"),
         ({"attended_share": -1}, "attended_share is -1"),
-        ({"shape": "stars"}, "shape is 'stars'"),
         ({"block": (0, 3)}, r"block is \(0, 3\)"),
     ],
 )

@@ -15,7 +15,6 @@ from mmlib.draw.views import (
     elastic_field,
     ink_cells,
     make_view,
-    picture_view,
     sample,
     valid_cells,
     warp,
@@ -271,41 +270,3 @@ def test_sample_of_no_point():
     assert found.shape == (0, 3)
     found.sum().backward()
     assert not features.grad.any()
-
-
-# --- pictures without ink -----------------------------------------------------------------------------------------
-
-
-def test_a_dot_is_found_where_the_field_says():
-    places = [(20, 30), (41, 17), (70, 40), (33, 8)]  # x, y
-    pictures = torch.zeros(len(places), 1, 60, 96)
-    for e, (x, y) in enumerate(places):
-        pictures[e, 0, y, x] = 1
-    blurred = F.avg_pool2d(F.avg_pool2d(pictures, 5, 1, 2), 5, 1, 2)
-    config = replace(MILD, scale=0.1, rotate=0.05, slant=0.1, elastic=0.08)
-    view, field = picture_view(blurred, config, seeded(4))
-    assert view.shape == blurred.shape
-    rows, columns = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(96) + 0.5, indexing="ij")
-    for e, (x, y) in enumerate(places):
-        mass = view[e, 0] / view[e, 0].sum()
-        found = torch.stack([(mass * columns).sum(), (mass * rows).sum()])
-        assert (found - field[e, y, x]).norm() < 0.35
-    moved = torch.stack([field[e, y, x] - torch.tensor([x + 0.5, y + 0.5]) for e, (x, y) in enumerate(places)])
-    assert moved.norm(dim=1).max() > 1  # there was something to find
-
-
-def test_a_still_picture_stays_and_its_field_is_the_pixel_grid():
-    picture = torch.rand(2, 1, 16, 24, generator=seeded())
-    view, field = picture_view(picture, MILD.still(), seeded())
-    torch.testing.assert_close(view, picture, atol=1e-4, rtol=0)
-    rows, columns = torch.meshgrid(torch.arange(16) + 0.5, torch.arange(24) + 0.5, indexing="ij")
-    torch.testing.assert_close(field, torch.stack([columns, rows], -1).expand(2, -1, -1, -1), atol=1e-4, rtol=0)
-
-
-def test_picture_views_are_seeded():
-    picture = torch.rand(2, 1, 16, 24, generator=seeded())
-    first, again, other = (picture_view(picture, HARD, seeded(s))[1] for s in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    rng = seeded()
-    assert not torch.equal(*(picture_view(picture, HARD, rng)[1] for _ in range(2)))
