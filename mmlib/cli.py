@@ -211,9 +211,9 @@ def attention(args: argparse.Namespace) -> None:
 
 def recognize(args: argparse.Namespace) -> int:
     """Print the hypotheses for each file, and a line for each that cannot be read; 2 if there is one."""
-    from mmlib.data import the_file
+    from mmlib.data.errors import existing_file
 
-    there = [file for file in args.files if _told(the_file, file)]
+    there = [file for file in args.files if _told(existing_file, file)]
     if not there:  # before torch is imported: a mistyped name should not take seconds
         return 2
     from mmlib.read.reader import Reader, recognize

@@ -37,10 +37,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlib.data.augment import AugmentConfig, Augmenter, Batch, collate
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.pack import Pack, write_pack
+from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import View, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.intervals import paired_difference

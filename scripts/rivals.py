@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib.data.augment import Augmenter, Batch, collate, from_pack, symbol_classes
+from mmlib.data.augment import Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
+from mmlib.data.sample import Batch, collate, from_pack, symbol_classes
 from mmlib.draw.views import STRIDE, View, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
@@ -134,7 +135,7 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
         "point_weight": side * desk.point_weight, "guide_weight": side * desk.guide_weight,
         "eval_pictures": max(1, pictures // 10), "view": replace(desk.view, symbol=symbol), "optim": replace(desk.optim, lr=LR)})
     vocabulary, indices = corpus.vocabulary, finetune.training_indices(config, corpus)
-    look = [from_pack(corpus.pack, int(i)) for i in corpus.look(config.eval_most) if corpus.pack.flat.valid[i]]
+    look = [from_pack(corpus.pack, int(i)) for i in corpus.validation_subset(config.eval_most) if corpus.pack.flat.valid[i]]
     with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
         this = Run.open("rival", "desk", config, {"data": corpus.identity}, CODE_VERSION)
         if this.done:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mmlib.data import corpus as corpora
-from mmlib.data import data_root
 from mmlib.data.pack import Pack, normalised, write_pack
+from mmlib.data.places import data_root
 from mmlib.formula.ink import Ink, Symbol
 from mmlib.formula.latex import canonical
 from mmlib.store.runs import project_root

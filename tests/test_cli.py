@@ -9,7 +9,7 @@ import pytest
 
 import mmlib
 from mmlib import cli
-from mmlib.data import DataError
+from mmlib.data.errors import DataError
 from mmlib.store.files import RunError, project_root
 from mmlib.train.loop import Paused
 

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from mmlib.cli import DOCUMENTED, config_from
-from mmlib.data import DataError, crohme
+from mmlib.data import archives
+from mmlib.data.errors import DataError
 from mmlib.data.own import load_own
 from mmlib.data.pack import Pack, PackError
 from mmlib.data.pictures import decode
@@ -28,7 +29,9 @@ from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.inkml import read_inkml
 from mmlib.formula.latex import LatexError, canonical
 from mmlib.read.reader import Reader
-from mmlib.store.runs import Run, RunError, load_weights, project_root
+from mmlib.store.files import RunError, project_root
+from mmlib.store.run import Run
+from mmlib.store.weights import load_weights
 from mmlib.train import finetune, pretrain
 
 
@@ -62,13 +65,13 @@ def test_a_picture_whose_data_unpack_to_far_more_than_it_shows():
 
 @pytest.mark.parametrize("pack", [lzma.compress, gzip.compress, bz2.compress])
 def test_an_archive_that_unpacks_without_end(tmp_path, monkeypatch, pack):
-    monkeypatch.setattr(crohme, "MAX_TOTAL", 2**24)
+    monkeypatch.setattr(archives, "MAX_TOTAL", 2**24)
     head = tarfile.TarInfo("set/x.inkml")
     head.size = 2**40  # claims a terabyte
     path = tmp_path / "bomb.tar"
     path.write_bytes(pack(head.tobuf() + bytes(2**22)))
     with pytest.raises(DataError, match="beyond the size limits"):
-        list(crohme.iter_archive(path))
+        list(archives.iter_archive(path))
     many = io.BytesIO()
     with tarfile.open(fileobj=many, mode="w") as tar:
         for number in range(40):
@@ -77,7 +80,7 @@ def test_an_archive_that_unpacks_without_end(tmp_path, monkeypatch, pack):
             tar.addfile(info, io.BytesIO(bytes(2**19)))
     path.write_bytes(pack(many.getvalue()))
     with pytest.raises(DataError, match="beyond the size limits"):
-        list(crohme.iter_archive(path))
+        list(archives.iter_archive(path))
 
 
 @pytest.mark.parametrize("name", ["../../x.inkml", "/elsewhere/x.inkml", "a/../../x.inkml"])
@@ -189,7 +192,7 @@ def test_a_pickle_named_as_weights_runs_nothing(tmp_path, monkeypatch):
 
 def test_a_checkpoint_whose_name_fits_a_pickle_runs_nothing(tmp_path, monkeypatch):
     """A stranger can give a file any name, the right digest too."""
-    from mmlib.store.runs import digest
+    from mmlib.store.files import digest
 
     monkeypatch.chdir(tmp_path)
     run = Run("s", "p", {}, {}, "1", tmp_path)
@@ -258,8 +261,8 @@ def test_workers_do_not_outlive_a_killed_parent():
     code = """
 import os, signal, time
 from concurrent.futures import ProcessPoolExecutor
-from mmlib.data import leave_with_parent
-pool = ProcessPoolExecutor(2, initializer=leave_with_parent)
+from mmlib.data.workers import end_with_parent
+pool = ProcessPoolExecutor(2, initializer=end_with_parent)
 print(*{pool.submit(os.getpid).result() for _ in range(20)} | set(pool._processes), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

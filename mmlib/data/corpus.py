@@ -1,80 +1,88 @@
-"""A corpus: the pack a stage trains on, its writer- and formula-disjoint split, and expressions composed from its symbols."""
+"""A corpus: the pack that a stage trains on, its split, and expressions composed from its symbols."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.data import DataError, cache_root
-from mmlib.data.augment import from_pack
+from mmlib.data.errors import DataError
+from mmlib.data.own import hold_out, load_own
 from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
+from mmlib.data.places import cache_root
 from mmlib.data.prepare import load_pack
+from mmlib.data.sample import from_pack
 from mmlib.data.split import split
+from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.synthetic.compose import InkBank, synthetic_ink
 
-if TYPE_CHECKING:
-    from mmlib.draw.views import ViewConfig
-
-SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of the embedded data set's parts
+SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of each embedded part
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
-GENERATOR = "2"  # changes when grammar, layout or glyphs change what synthetic and composed expressions are
+GENERATOR = "2"  # changes when grammar, layout or glyphs change what is generated
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """name; pack; train and valid, indices into the pack; vocabulary. `identity` names the exact data in a run's hash."""
+    """A pack with its split: `train` and `valid` are indices into it."""
 
     name: str
     pack: Pack
     train: np.ndarray
     valid: np.ndarray
     vocabulary: Vocabulary
-    traced: bool = False  # from pictures: strokes are short pieces of lines
+
+    @property
+    def traced(self) -> bool:
+        """Whether the ink comes from pictures: strokes are then short pieces of lines."""
+        return self.pack.traced
+
+    @property
+    def identity(self) -> str:
+        """Names the exact data in a run's hash."""
+        return (f"{self.name}-{self.pack.digest[:12]}-{_digest(self.train)}-{_digest(self.valid)}")
 
     def view(self, config: ViewConfig) -> ViewConfig:
         """How this ink may be warped: pieces of a traced line move together."""
         return replace(config, stroke_shift=0.0, stroke_scale=0.0) if self.traced else config
 
-    def look(self, most: int) -> np.ndarray:
-        """At most so many validation expressions, always the same random choice: what the curves are measured on."""
+    def validation_subset(self, most: int) -> np.ndarray:
+        """At most `most` validation expressions, always the same random choice, for the curves."""
         return np.sort(np.random.default_rng(3).permutation(self.valid)[:most])
 
     def held_formulas(self) -> frozenset[tuple[int, ...]]:
-        """Token ids of the validation formulas of more than one token: what no cut or recombination may show in training. One
-        that training has anyway (in one's own data, where it cannot be otherwise) is not among them."""
+        """Token ids of validation formulas that no cut or recombination may show in training.
+
+        Formulas of one token are not among them, nor those that training has anyway (in one's own
+        data, where it cannot be otherwise).
+        """
         trained = {self.pack.tokens(int(i)) for i in self.train}
         held = [int(i) for i in self.valid if self.pack.tokens(int(i)) not in trained]
         found = (tuple(from_pack(self.pack, i).tokens.tolist()) for i in held)
         return frozenset(tokens for tokens in found if len(tokens) > 1)
 
-    @property
-    def identity(self) -> str:
-        return f"{self.name}-{self.pack.digest[:12]}-{_digest(self.train)}-{_digest(self.valid)}"
-
     def composed_name(self, indices: Indices, count: int = COMPOSED) -> str:
         """What names the pack that `composed` gives, in the cache and in a run's hash."""
-        return f"composed{GENERATOR}-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}-{count}"
+        chosen = _digest(np.asarray(indices))
+        return f"composed{GENERATOR}-{self.pack.digest[:8]}-{chosen}-{count}"
 
     def composed(self, indices: Indices, count: int = COMPOSED) -> Pack:
-        """A pack of synthetic formulas written with the symbols of these expressions alone (training ones, that is)."""
+        """A pack of synthetic formulas, written with the symbols of these expressions alone."""
         return cached_pack(self.composed_name(indices, count),
                            lambda: synthetic_ink(count, 0, bank=InkBank(self.pack, indices)))
 
 
 def _digest(indices: np.ndarray) -> str:
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(indices, dtype=np.int64).tobytes()).hexdigest()[:8]
+    content = np.ascontiguousarray(indices, dtype=np.int64).tobytes()
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def cached_pack(name: str, make: Callable[[], Sequence[Ink]]) -> Pack:
-    """The pack of this name in the cache, made where it is not there or was written by other code."""
+    """The pack of this name in the cache, made where it is missing or damaged."""
     path = cache_root() / f"{name}.safetensors"
     try:
         return Pack.open(path)
@@ -88,7 +96,8 @@ def synthetic_pack(part: str) -> Pack:
     if part not in SYNTHETIC:
         raise DataError(f"there is no synthetic part {part!r}; choose from {sorted(SYNTHETIC)}")
     count, seed = SYNTHETIC[part]
-    return cached_pack(f"synthetic{GENERATOR}_{part}-{count}-{seed}", lambda: synthetic_ink(count, seed))
+    name = f"synthetic{GENERATOR}_{part}-{count}-{seed}"
+    return cached_pack(name, lambda: synthetic_ink(count, seed))
 
 
 def crohme_found() -> bool:
@@ -106,30 +115,27 @@ def resolved(dataset: str) -> str:
 
 
 def load_corpus(dataset: str = "auto") -> Corpus:
-    """The training corpus of a data set: 'crohme', 'synthetic', 'auto' (CROHME where it is found), or the path of one's own.
+    """The training corpus of a data set.
 
-    The split has its own fixed seed: what is held out never varies. Raises DataError for another name.
+    dataset: 'crohme', 'synthetic', 'auto' (CROHME where it is found), or the path of one's own. The
+    split has its own fixed seed: what is held out never varies. Raises DataError for another name.
     """
     dataset = resolved(dataset)
     if dataset == "crohme":
         pack = load_pack("train_2014")
-        assert isinstance(pack, Pack)  # it is InkML
     elif dataset == "synthetic":
         pack = synthetic_pack("train")
     elif Path(dataset).exists():
-        return _own(Path(dataset))
+        return _own_corpus(Path(dataset))
     else:
-        raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or 'auto', or give a folder or archive")
-    parts = split(pack)
-    return Corpus(dataset, pack, parts.train, parts.valid, Vocabulary.crohme())
+        raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or 'auto', "
+                        "or give a folder or archive")
+    return Corpus(dataset, pack, *split(pack), Vocabulary.crohme())
 
 
-def _own(path: Path) -> Corpus:
-    """One's own data as a corpus, with the tokens of its labels behind CROHME's."""
-    from mmlib.data.own import TRACED, load_own, parts
-
+def _own_corpus(path: Path) -> Corpus:
+    """One's own data, with the tokens of its labels behind CROHME's."""
     pack = load_own(path)
-    found = split(pack)
-    train, valid = parts(pack, found.train, found.valid)
-    return Corpus(path.resolve().name, pack, train, valid, Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS):]),
-                  traced=pack.path.name.endswith(TRACED))
+    train, valid = hold_out(pack, *split(pack))
+    vocabulary = Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS) :])
+    return Corpus(path.resolve().name, pack, train, valid, vocabulary)

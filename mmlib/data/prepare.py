@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mmlib.data import DataError, cache_root, leave_with_parent
-from mmlib.data.crohme import DATASETS, find, iter_files, read_member
-from mmlib.data.pack import Pack, PackError, code_version, normalised, write_pack
-from mmlib.data.pictures import Picture, PicturePack, read_pictures, write_picture_pack
+from mmlib.data.crohme import DATASETS, find, inkml_files, read_member
+from mmlib.data.errors import DataError
+from mmlib.data.pack import VERSION, Pack, PackError, normalised, write_pack
+from mmlib.data.pictures import read_pictures
+from mmlib.data.places import cache_root
+from mmlib.data.trace import traced
+from mmlib.data.workers import end_with_parent
 from mmlib.formula.ink import Ink, InkError
-from mmlib.store.runs import write_atomic
+from mmlib.store.files import write_atomic
 
 CHUNK = 100  # files that a worker takes at a time
 SHOWN = 10  # items of each list that `summary` names; the kept report has them all
 
+Results = list[tuple[Ink, float] | str]  # what goes into a pack, or why something does not
 
-def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
-    done: list[tuple[Ink, float] | str] = []
+
+def _read_chunk(files: list[tuple[str, bytes]]) -> Results:
+    done: Results = []
     for name, content in files:
         try:
             done.append(normalised(read_member(name, content)))
@@ -32,82 +36,84 @@ def _read(files: list[tuple[str, bytes]]) -> list[tuple[Ink, float] | str]:
     return done
 
 
-def prepare_ink(name: str, files: list[tuple[str, bytes]], out_dir: Path, workers: int) -> dict[str, Any]:
-    """Pack the InkML files of one data set as `<out_dir>/<name>.safetensors`; returns its report."""
-    started = time.perf_counter()
+def _read_inkml(files: list[tuple[str, bytes]], workers: int) -> Results:
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     if workers > 1 and len(chunks) > 1:
-        with ProcessPoolExecutor(workers, initializer=leave_with_parent) as pool:
-            results = [r for chunk in pool.map(_read, chunks) for r in chunk]
-    else:
-        results = [r for chunk in chunks for r in _read(chunk)]
-    items = [r for r in results if not isinstance(r, str)]
-    inks = [ink for ink, _ in items]
-    report = {
-        "dataset": name,
-        "listed": len(files),
-        "read": len(items),
-        "skipped": [r for r in results if isinstance(r, str)],
-        "invalid_labels": {i.id: i.label_error for i in inks if i.label_error},
-        "no_label": [i.id for i in inks if i.latex is None],
-        "aligned": sum(i.token_symbols is not None for i in inks),
-        "writers": len({i.writer for i in inks if i.writer}),
-        "no_writer": sum(i.writer is None for i in inks),
-        "sources": dict(Counter(i.source for i in inks)),
-        "strokes": sum(int(i.stroke[-1]) + 1 for i in inks),
-        "points": sum(len(i.points) for i in inks),
-        "symbols": sum(len(i.symbols) for i in inks),
-        "symbol_classes": len({s.label for i in inks for s in i.symbols}),
-        "tokens": sum(len(i.tokens or ()) for i in inks),
-        "longest": max((len(i.tokens or ()) for i in inks), default=0),
-    }
-    path = out_dir / f"{pack_name(name)}.safetensors"
-    write_pack(items, path, split=pack_name(name))
-    return {**report, "pack_bytes": path.stat().st_size, "seconds": round(time.perf_counter() - started, 2)}
+        with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
+            return [result for chunk in pool.map(_read_chunk, chunks) for result in chunk]
+    return [result for chunk in chunks for result in _read_chunk(chunk)]
 
 
-def prepare_pictures(name: str, out_dir: Path) -> dict[str, Any]:
-    """Pack pictures with captions as `<out_dir>/<name>.safetensors`; returns the report."""
+def _trace_pictures(name: str, path: Path) -> Results:
+    """Pictures as ink; DataError where there are none to read."""
+    done: Results = []
+    for picture in read_pictures(path, photos=name not in DATASETS):  # a benchmark's stay as they are
+        if isinstance(picture, DataError):
+            done.append(str(picture))
+            continue
+        try:
+            done.append(traced(picture))
+        except DataError as error:
+            done.append(f"{picture.id}: {error}")
+    if all(isinstance(result, str) for result in done):
+        reasons = [str(result) for result in done]
+        why = "".join(f"; {reason}" for reason in reasons[:3])
+        why += f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        raise DataError(f"{name}: neither .inkml files nor readable pictures in {path}{why}")
+    return done
+
+
+def prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
+    """Pack one data set as `<out_dir>/<name>.safetensors`; returns its report. See `prepare`."""
     started = time.perf_counter()
-    results = list(read_pictures(find(name), photos=name not in DATASETS))  # a benchmark's pictures stay what they are
-    pictures = [r for r in results if isinstance(r, Picture)]
-    if not pictures:
-        why = "".join(f"; {reason}" for reason in results[:3]) + (f"; and {len(results) - 3} more" if len(results) > 3 else "")
-        raise DataError(f"{name}: neither .inkml files nor readable pictures in {find(name)}{why}")
-    report = {
+    source = find(name)
+    files = [] if name.endswith("_pictures") and name in DATASETS else inkml_files(source)
+    results = _read_inkml(files, workers) if files else _trace_pictures(name, source)
+    items = [result for result in results if not isinstance(result, str)]
+    inks = [ink for ink, _ in items]
+    path = out_dir / f"{pack_name(name)}.safetensors"
+    write_pack(items, path, split=pack_name(name), traced=not files)
+    return {
         "dataset": name,
         "listed": len(results),
-        "read": len(pictures),
-        "skipped": [str(r) for r in results if not isinstance(r, Picture)],
-        "invalid_labels": {p.id: p.label_error for p in pictures if p.label_error},
-        "no_label": [p.id for p in pictures if p.latex is None],
-        "tokens": sum(len(p.tokens or ()) for p in pictures),
-        "longest": max(len(p.tokens or ()) for p in pictures),
+        "read": len(items),
+        "skipped": [result for result in results if isinstance(result, str)],
+        "invalid_labels": {ink.id: ink.label_error for ink in inks if ink.label_error},
+        "no_label": [ink.id for ink in inks if ink.latex is None],
+        "aligned": sum(ink.token_symbols is not None for ink in inks),
+        "writers": len({ink.writer for ink in inks if ink.writer}),
+        "symbols": sum(len(ink.symbols) for ink in inks),
+        "symbol_classes": len({s.label for ink in inks for s in ink.symbols}),
+        "tokens": sum(len(ink.tokens or ()) for ink in inks),
+        "traced": not files,
+        "pack_bytes": path.stat().st_size,
+        "seconds": round(time.perf_counter() - started, 2),
     }
-    path = out_dir / f"{pack_name(name)}.safetensors"
-    write_picture_pack(pictures, path, split=pack_name(name))
-    return {**report, "pack_bytes": path.stat().st_size, "seconds": round(time.perf_counter() - started, 2)}
 
 
 def pack_name(name: str) -> str:
-    """What the pack of a data set is called: its name, or a path's last part without its extensions."""
+    """What the pack of a data set is called: its name, or a path's last part without extensions."""
     return name if name in DATASETS else Path(name).name.split(".")[0]
 
 
 def summary(report: dict[str, Any]) -> str:
     """A report as the lines that `mmlib data prepare` prints."""
+    skipped, invalid = report["skipped"], report["invalid_labels"]
     lines = [
-        f"{report['dataset']}: {report['listed']} listed, {report['read']} read, "
-        f"{len(report['skipped'])} skipped, {report['tokens']} tokens, "
-        f"{report['pack_bytes'] / 2**20:.1f} MiB, {report['seconds']:.1f} s"
+        f"{report['dataset']}: {report['listed']} listed, {report['read']} read, {len(skipped)} skipped, "
+        f"{report['tokens']} tokens, {report['pack_bytes'] / 2**20:.1f} MiB, {report['seconds']:.1f} s"
     ]
-    if "symbols" in report:
+    if report["traced"]:
+        lines.append("  pictures, traced to ink")
+    else:
         lines.append(
             f"  {report['writers']} writers, {report['symbols']} symbols of {report['symbol_classes']} "
             f"classes, {report['aligned']} expressions with every token's ink known"
         )
-    for said, items in (("skipped", report["skipped"]), ("kept without tokens, its label is not valid", [
-            f"{k}: {why}" for k, why in report["invalid_labels"].items()])):
+    for said, items in (
+        ("skipped", skipped),
+        ("kept without tokens, its label is not valid", [f"{k}: {why}" for k, why in invalid.items()]),
+    ):
         lines += [f"  {said}: {item}" for item in items[:SHOWN]]
         if len(items) > SHOWN:
             lines.append(f"  {said}: {len(items) - SHOWN} more, in the report beside the pack")
@@ -124,44 +130,31 @@ def prepare(
 ) -> list[dict[str, Any]]:
     """Pack data sets, show each one's report and keep it beside the pack as `<name>.report.json`.
 
-    datasets: names of `crohme.DATASETS`, or paths of archives or folders, of InkML or of pictures with
-    captions. Returns the reports; raises DataError where a data set is missing. `out_dir`: default
-    `mmlib.data.cache_root()`.
+    datasets: names of `crohme.DATASETS`, or paths of archives or folders, of InkML or of pictures
+    with captions, which are traced to ink. `out_dir`: by default `cache_root()`. Returns the reports.
+    Raises DataError where a data set is missing.
     """
     out_dir = Path(out_dir) if out_dir else cache_root()
     reports = []
     for name in datasets:
-        files = [] if name in DATASETS and DATASETS[name][1] != ".inkml" else iter_files(find(name))
-        workers = workers or os.cpu_count() or 1
-        report = prepare_ink(name, files, out_dir, workers) if files else prepare_pictures(name, out_dir)
-        write_atomic(out_dir / f"{pack_name(name)}.report.json", json.dumps(report, indent=1).encode())
+        report = prepare_one(name, out_dir, workers or os.cpu_count() or 1)
+        write_atomic(out_dir / f"{pack_name(name)}.report.json", json.dumps(report, indent=1))
         show(summary(report))
         reports.append(report)
     return reports
 
 
-def open_pack(path: str | Path) -> Pack | PicturePack:
-    """Open a pack of ink or of pictures, whichever the file is; PackError for anything else."""
-    try:
-        return Pack.open(path)
-    except PackError as error:
-        try:
-            return PicturePack.open(path)
-        except PackError:
-            raise error from None
-
-
-def load_pack(name: str) -> Pack | PicturePack:
+def load_pack(name: str) -> Pack:
     """The pack of a data set from the cache, prepared first where it is missing, damaged or outdated.
 
-    Where the data set itself is gone, a pack by other code is used as it is.
+    Where the data set itself is gone, a pack of an older version is used as it is.
     """
     path = cache_root() / f"{pack_name(name)}.safetensors"
     try:
-        pack = open_pack(path)
+        pack = Pack.open(path)
     except PackError:
         pack = None
-    if pack is not None and pack.code == code_version():
+    if pack is not None and pack.version == VERSION:
         return pack
     try:
         prepare([name], show=lambda text: None)
@@ -169,4 +162,4 @@ def load_pack(name: str) -> Pack | PicturePack:
         if pack is None:
             raise
         return pack
-    return open_pack(path)
+    return Pack.open(path)

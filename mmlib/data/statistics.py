@@ -12,7 +12,7 @@ import numpy as np
 from mmlib.data.pack import Pack
 from mmlib.data.split import leak, split
 from mmlib.formula.latex import depth
-from mmlib.store.runs import results_root, write_atomic
+from mmlib.store.files import results_root, write_atomic
 
 # Constructions that an expression can contain, each with the token that shows it.
 CONTAINS = {

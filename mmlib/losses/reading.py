@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib.data.augment import Batch
+from mmlib.data.sample import Batch
 from mmlib.draw.views import InkBatch, View, sample
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.gather import mean_over_processes

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib.data.augment import collate, from_pack
 from mmlib.data.batches import batches_by_area
 from mmlib.data.pack import Indices, Pack
+from mmlib.data.sample import collate, from_pack
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE, InkBatch, View, ViewConfig, extremes, ink_cells, make_view, sample
 from mmlib.formula.ink import Ink

@@ -1,0 +1,1 @@
+"""From a picture, a file or ink to LaTeX: one expression, or many in batches."""

@@ -11,7 +11,7 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
-from mmlib.data.augment import Sample
+from mmlib.data.sample import Sample
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import InkBatch, View
 from mmlib.formula.ink import Ink, Symbol, typical_size

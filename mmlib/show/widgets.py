@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
 
-from mmlib.data.augment import collate, from_pack
 from mmlib.data.pack import Pack
+from mmlib.data.sample import collate, from_pack
 from mmlib.data.statistics import CONTAINS
 from mmlib.draw.masks import mask_ratio
 from mmlib.draw.views import STRIDE, InkBatch, View, ViewConfig, make_view, sample

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmlib.data.augment import collate, from_pack
 from mmlib.data.batches import batches_by_area
 from mmlib.data.corpus import load_corpus
 from mmlib.data.pack import Indices, Pack
+from mmlib.data.sample import collate, from_pack
 from mmlib.draw.raster import arc_length, densify
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.measure.attention import (

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,28 +24,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib.data import DataError
-from mmlib.data.augment import Sample, collate, from_pack
-from mmlib.data.batches import batches_by_area
 from mmlib.data.corpus import load_corpus, resolved, synthetic_pack
+from mmlib.data.crohme import DATASETS
+from mmlib.data.errors import DataError
 from mmlib.data.pack import Indices, Pack
 from mmlib.data.prepare import load_pack
+from mmlib.data.sample import Sample, from_pack
 from mmlib.draw.masks import BLOCK, mask_ink, masked_picture, random_streams
 from mmlib.draw.raster import arc_length
-from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
-from mmlib.formula.vocabulary import Vocabulary
+from mmlib.draw.views import InkBatch, View
 from mmlib.measure.lgeval import export
 from mmlib.measure.recognition import Score, outcomes
-from mmlib.models.layers import autocast, default_device
+from mmlib.models.layers import default_device
 from mmlib.models.recogniser import Recogniser
-from mmlib.models.search import Hypothesis, beam_search
-from mmlib.read.reader import Reader, trace_picture
+from mmlib.read.batch import best_tokens, read_samples
+from mmlib.read.reader import Reader
 from mmlib.store.runs import Run, digest, write_atomic
 from mmlib.study.records import append
 
 CODE_VERSION = "1"
 METRICS = {"ter": "ter", "exprate": "exprate", "within1": "within1", "within2": "within2", "within3": "within3",
            "structure": "structure_rate", "hallucination": "hallucination"}
+TESTS = tuple(name for name in DATASETS if name.startswith("test"))
 OCCLUSION_SEED = 0  # of the ink that is masked: one for all arms
 
 
@@ -85,47 +85,6 @@ def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol
     return picture[:, :1] if removal else picture
 
 
-@torch.no_grad()
-def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
-                 both: bool = True, device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
-                 longest: int = 120, sizes: Sequence[float] = (1.0,),
-                 mask: Callable[[View, InkBatch, np.ndarray, float], Tensor] | None = None) -> list[list[Hypothesis]]:
-    """Hypotheses of samples (points in typical symbols), in their order; `area` in square typical symbols a batch.
-
-    Args:
-        sizes: of the view's own, at which each sample is drawn; the hypotheses of all are scored by all.
-        mask: mask(view, ink, indices, symbol) may give another picture (b, 1 or 2, H, W) of the samples `indices` to read, of
-            `symbol` pixels a typical symbol.
-    """
-    found: list[list[Hypothesis]] = [[] for _ in samples]
-    extents = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
-    for group in batches_by_area(extents, area, most):
-        ink = collate([samples[i] for i in group]).ink.to(device)
-        memories = []
-        for size in sizes:
-            still = view.still(size)
-            seen = make_view(ink, still, torch.Generator().manual_seed(0))
-            picture = mask(seen, ink, group, still.symbol) if mask else seen.picture
-            with autocast(device):
-                memories.append(model.encode(picture, seen.valid).memory)
-        with autocast(device):
-            read = beam_search(model, memories, vocabulary, beam, longest, both)
-        for place, hypotheses in zip(group, read, strict=True):
-            found[place] = hypotheses
-    return found
-
-
-def read_pack(model: Recogniser, pack: Pack, indices: Indices, vocabulary: Vocabulary, view: ViewConfig, beam: int = 5,
-              **options: Any) -> list[list[Hypothesis]]:
-    """`read_samples` of the expressions `indices` of a pack."""
-    return read_samples(model, [from_pack(pack, int(i)) for i in indices], vocabulary, view, beam, **options)
-
-
-def best_tokens(found: Sequence[Sequence[Hypothesis]], vocabulary: Vocabulary) -> list[list[str]]:
-    """The best hypothesis of each picture as tokens; an empty list where there is none."""
-    return [vocabulary.decode(h[0].tokens) if h else [] for h in found]
-
-
 @dataclass(frozen=True, eq=False)
 class Part:
     """One split of a data set: samples, ids, canonical tokens (None where a label is not valid), LaTeX, and its digest."""
@@ -138,35 +97,27 @@ class Part:
 
 
 def load_part(dataset: str, split: str) -> Part:
-    """'crohme': valid, test_2014, test_2016 (pictures), test_2019; 'synthetic': valid, test. DataError for others."""
+    """'crohme': valid, test_2014, test_2016, test_2016_pictures (256 pixels), test_2019; 'synthetic': valid, test.
+
+    Raises DataError for others.
+    """
     if split == "valid":
         corpus = load_corpus(dataset)
         return _part(corpus.pack, corpus.valid, corpus.identity)
     if dataset == "synthetic" and split == "test":
         pack = synthetic_pack("test")
-        return _part(pack, range(len(pack)), pack.digest)
-    if dataset == "crohme" and split in ("test_2014", "test_2016", "test_2019"):
-        found = load_pack(split)
-        if isinstance(found, Pack):
-            return _part(found, range(len(found)), found.digest)
-        pictures = [found[i] for i in range(len(found))]
-        return Part([picture_sample(p.array) for p in pictures], found.ids, [p.tokens for p in pictures],
-                    [p.latex for p in pictures], found.digest)
-    raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, test_2014, test_2016, "
-                    "test_2019; a folder of one's own: valid")
+    elif dataset == "crohme" and split in TESTS:
+        pack = load_pack(split)
+    else:
+        raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, {', '.join(TESTS)}; "
+                        "a folder of one's own: valid")
+    return _part(pack, range(len(pack)), pack.digest)
 
 
 def _part(pack: Pack, indices: Indices, identity: str) -> Part:
     indices = [int(i) for i in indices]
     return Part([from_pack(pack, i) for i in indices], [pack.ids[i] for i in indices], [pack.tokens(i) for i in indices],
                 [pack.latex[i] for i in indices], identity)
-
-
-def picture_sample(levels: np.ndarray) -> Sample:
-    """The sample of a picture, (H, W) uint8 with ink 255: its traced ink in typical symbols, no labels."""
-    points, stroke, size = trace_picture(levels)
-    none = np.zeros(0, np.int64)
-    return Sample(((points - points.min(0)) / size).astype(np.float32), stroke, np.full(len(points), -1), none, none, none)
 
 
 def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", split: str = "test", beam: int = 5,

@@ -68,7 +68,7 @@ def measure(encoder: Encoder, symbol: float, corpus: Corpus, config: Config) -> 
             if (target, name) != ("geometry", "common"):
                 plain, macro = probes.accuracies(truth, probe(x, y, test), expression)
                 rows += [_row(f"{target}_{name}", plain, len(truth)), _row(f"{target}_{name}_macro", macro, len(truth))]
-    z, cues = probes.two_views(encoder, pack, corpus.look(config.views), replace(HARD, symbol=symbol), config.seed)
+    z, cues = probes.two_views(encoder, pack, corpus.validation_subset(config.views), replace(HARD, symbol=symbol), config.seed)
     rows += [_row(name, interval(values.numpy())) for name, values in (
         ("alignment", probes.alignment(*z)), ("partner", probes.partners(*z)),
         ("partner_cues", probes.partners(*probes.whitened(*cues))))]

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlib.data.augment import AugmentConfig, Augmenter, Batch, collate
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
+from mmlib.data.sample import Batch, collate
 from mmlib.draw.masks import BLOCK, InkMask, mask_ratio, mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 from mmlib.losses.match import MatchConfig, MatchLoss
@@ -160,7 +161,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         loss_fn = MatchLoss(replace(config.match, gather=tools.num_processes > 1))
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
                     config.batch_most, config.seed, **feeding(tools))
-        held = Feed([(Augmenter(corpus.pack, corpus.look(config.eval_most), AugmentConfig(), corpus.vocabulary), None)],
+        held = Feed([(Augmenter(corpus.pack, corpus.validation_subset(config.eval_most), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         student, optim = tools.prepare(student, optim)
         teacher.to(tools.device)

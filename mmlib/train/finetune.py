@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmlib.data import DataError
-from mmlib.data.augment import AugmentConfig, Augmenter, Batch, symbol_classes
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
+from mmlib.data.errors import DataError
+from mmlib.data.sample import Batch, symbol_classes
 from mmlib.draw.masks import mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
@@ -28,10 +29,10 @@ from mmlib.measure.recognition import score
 from mmlib.models.layers import channels_last, ema_update
 from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY, ModelConfig, Recogniser
 from mmlib.models.search import prefixes
+from mmlib.read.batch import best_tokens, read_pack
 from mmlib.read.reader import Reader
 from mmlib.store.files import RunError, digest
 from mmlib.store.run import Run
-from mmlib.study.evaluate import best_tokens, read_pack
 from mmlib.train.cost import training_cost
 from mmlib.train.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
 
@@ -215,7 +216,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
                 loss, numbers["guide"] = loss + config.guide_weight * guide, guide.detach()
             return loss, numbers
 
-        look = corpus.look(config.eval_most)
+        look = corpus.validation_subset(config.eval_most)
         look = look[corpus.pack.flat.valid[look]]
 
         def after_step(pictures: int) -> None:

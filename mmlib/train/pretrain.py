@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib.data.augment import AugmentConfig, Augmenter, Batch, collate
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus
+from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import ViewConfig
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import channels_last
@@ -93,7 +94,7 @@ def run(config: Config, profile: str = "desk", max_minutes: float | None = None,
         optim = optimizer([objective.network], config.optim)
         feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
                     config.batch_most, config.seed, **feeding(tools))
-        held = Feed([(Augmenter(corpus.pack, corpus.look(config.eval_most), AugmentConfig(), corpus.vocabulary), None)],
+        held = Feed([(Augmenter(corpus.pack, corpus.validation_subset(config.eval_most), AugmentConfig(), corpus.vocabulary), None)],
                     config.batch_area, 32, 0).epoch(0)
         objective.network, optim = tools.prepare(objective.network, optim)
 

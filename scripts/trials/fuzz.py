@@ -150,12 +150,12 @@ class Kinds:
 
     def picture(self, rng: random.Random) -> None:
         from mmlib.data.pictures import decode
-        from mmlib.read.reader import ink_of
+        from mmlib.read.source import ink_of
 
         ink_of(decode(damaged(rng, rng.choice(self.pictures))))
 
     def array(self, rng: random.Random) -> None:
-        from mmlib.read.reader import ink_of
+        from mmlib.read.source import ink_of
 
         shape = tuple(rng.choice((0, 1, 2, 3, 17)) for _ in range(rng.choice((1, 2, 2, 3))))
         values = np.random.default_rng(rng.randrange(2**32)).normal(100, 200, shape)
@@ -165,11 +165,11 @@ class Kinds:
             ink_of(values.astype(rng.choice((np.float64, np.float32, np.uint8, np.int64, bool))))
 
     def packs(self, rng: random.Random) -> None:
-        from mmlib.data.prepare import open_pack
+        from mmlib.data.pack import Pack
 
         path = self.folder / "p.safetensors"
         path.write_bytes(self._damaged_tensors(rng, self.pack))
-        pack = open_pack(path)
+        pack = Pack.open(path)
         for i in range(min(len(pack), 3)):
             pack[i]
 
@@ -253,7 +253,7 @@ class Kinds:
     def archive(self, rng: random.Random) -> None:
         import tarfile
 
-        from mmlib.data.crohme import iter_archive
+        from mmlib.data.archives import iter_archive
 
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode=rng.choice(("w", "w:gz", "w:xz"))) as tar:

@@ -106,14 +106,14 @@ class Trials:
         return do
 
     def result(self, target: str, place: Path) -> dict[str, Any]:
-        from mmlib.data.pack import FORMAT, read_tensors
+        from mmlib.data.pack import read_tensors
         from mmlib.store.runs import Run
         from mmlib.study import records
 
         if target == "pack":
             (report,) = (place / "packs").glob("*.json")
             said = {key: value for key, value in json.loads(report.read_text()).items() if key != "seconds"}
-            arrays, header = read_tensors(place / "packs" / f"{self.inks.name}.safetensors", FORMAT)
+            arrays, header = read_tensors(place / "packs" / f"{self.inks.name}.safetensors")
             return {"report": said, "header": header} | {name: array.tobytes() for name, array in arrays.items()}
         if target == "grid":
             rows = [{k: v for k, v in row.items() if k not in TIMES} for row in records.rows(place / "records.csv")]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlib.data.augment import SHAPES, AugmentConfig, Augmenter, Sample, collate, from_pack
+from mmlib.data.augment import SHAPES, AugmentConfig, Augmenter
 from mmlib.data.pack import Pack, normalised, write_pack
+from mmlib.data.sample import Sample, collate, from_pack
 from mmlib.formula.latex import canonical
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.synthetic.compose import synthetic_ink

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib.data import DataError
-from mmlib.data.augment import AugmentConfig, Augmenter, from_pack
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed, batches_by_area
+from mmlib.data.errors import DataError
 from mmlib.data.pack import Pack, normalised, write_pack
+from mmlib.data.sample import from_pack
 from mmlib.synthetic.compose import synthetic_ink
 
 LEVERS = AugmentConfig(symbol=0.2, subexpression=0.2, join=0.1, swap_hand=0.2, relabel=0.3)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mmlib.data import DataError
 from mmlib.data import corpus as module
-from mmlib.data.augment import from_pack
 from mmlib.data.corpus import cached_pack, crohme_found, load_corpus, synthetic_pack
+from mmlib.data.errors import DataError
+from mmlib.data.sample import from_pack
 from mmlib.synthetic.compose import synthetic_ink
 
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlib.data import DataError
 from mmlib.data.corpus import load_corpus, synthetic_pack
-from mmlib.data.own import load_own, parts
+from mmlib.data.errors import DataError
+from mmlib.data.own import hold_out, load_own
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.inkml import write_inkml
 from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.read.batch import best_tokens, read_pack
 from mmlib.read.reader import Reader
 from mmlib.show.ink import drawing
-from mmlib.store.runs import digest, training_cost
-from mmlib.study.evaluate import best_tokens, read_pack
+from mmlib.store.files import digest
 from mmlib.train import attend, finetune, pretrain
+from mmlib.train.cost import training_cost
 
 
 @pytest.fixture
@@ -88,12 +89,12 @@ def test_what_cannot_be_read_is_named(tmp_path, cache_dir):
 
 def test_too_few_are_refused_and_some_are_held_out(folder):
     pack, none = load_own(folder), np.zeros(0, np.int64)
-    train, valid = parts(pack, np.arange(16), none)
+    train, valid = hold_out(pack, np.arange(16), none)
     assert sorted([*train, *valid]) == list(range(16))
     assert len(valid) == 2
     split = np.arange(8), np.arange(8, 16)
-    assert parts(pack, *split) == split
-    assert len(parts(pack, none, np.arange(16))[1]) == 2, "one writer, who is held out: nothing would be left to train on"
+    assert hold_out(pack, *split) == split
+    assert len(hold_out(pack, none, np.arange(16))[1]) == 2, "one writer, who is held out: nothing would be left to train on"
     few = folder.parent / "few"
     few.mkdir()
     for path in sorted(folder.glob("img/*.png"))[:3]:

@@ -144,7 +144,7 @@ def test_duplicate_ids_are_refused_and_leave_nothing(tmp_path, make_ink):
 def test_a_failed_write_keeps_the_old_pack(tmp_path, make_ink, monkeypatch):
     path = tmp_path / "p.safetensors"
     write_pack([normalised(make_ink("x", "old"))], path, "p")
-    monkeypatch.setattr("mmlib.store.runs.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("mmlib.store.files.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_pack([normalised(make_ink("x", "new"))], path, "p")
     assert [p.name for p in tmp_path.iterdir()] == ["p.safetensors"]
@@ -211,6 +211,7 @@ def rewrite(make_pack, make_ink):
         (lambda a, h: a.update(points=a["points"][:-1]), "do not fit together"),
         (lambda a, h: a.update(points=a["points"].astype(np.float32)), "wrong types"),
         (lambda a, h: a.pop("typical"), "typical"),
+        (lambda a, h: h.update(traced=True) or a["typical"].__setitem__(0, 0), "not positive"),
         (lambda a, h: h["id"].pop(), "do not fit"),
         (lambda a, h: h["latex"].pop(), "string lists"),
         (lambda a, h: h["vocabulary"].reverse(), "another vocabulary"),

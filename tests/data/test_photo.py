@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mmlib.data import DataError
 from mmlib.data.corpus import synthetic_pack
+from mmlib.data.errors import DataError
 from mmlib.data.photo import clean, imitate, is_photo, only_rules, slope_of_rules, without_margin, without_rules
 from mmlib.formula.ink import InkError
-from mmlib.read.reader import LARGEST, ink_of, recognize
+from mmlib.read.reader import recognize
+from mmlib.read.source import LARGEST, ink_of
 from mmlib.show.ink import drawing
 
 

@@ -6,19 +6,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from mmlib.data import DataError
+from mmlib.data.errors import DataError
 from mmlib.data.own import load_own
-from mmlib.data.pack import PackError
+from mmlib.data.pack import Pack, PackError, write_pack
 from mmlib.data.photo import imitate
-from mmlib.data.pictures import (
-    MAX_PIXELS,
-    Picture,
-    PicturePack,
-    decode,
-    ink_levels,
-    read_pictures,
-    write_picture_pack,
-)
+from mmlib.data.pictures import MAX_PIXELS, Picture, decode, ink_levels, read_pictures
+from mmlib.data.trace import trace_picture, traced
 
 LEVELS = np.zeros((6, 9), np.uint8)
 LEVELS[2:5, 3:8] = [[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 60]]
@@ -142,7 +135,7 @@ def test_decode_takes_every_mode():
 @pytest.mark.parametrize("turned", range(1, 9))
 def test_pictures_are_upright_by_their_exif(turned, tmp_path):
     """A camera stores rows as its sensor has them and notes how to turn them: applied once, by every reader."""
-    from mmlib.read.reader import ink_of
+    from mmlib.read.source import ink_of
 
     back = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE",
             8: "ROTATE_270"}[turned]
@@ -191,27 +184,27 @@ def test_decode_refuses(monkeypatch):
         decode(huge)
 
 
-def test_pack_round_trip(tmp_path):
-    pictures = [
-        Picture("a", CROPPED, ("x",), "x"),
-        Picture("b", CROPPED[:1], None, "x }", "why"),
-        Picture("c", CROPPED[:, :2]),
-    ]
+def test_a_picture_is_packed_as_ink_of_its_own_size(tmp_path):
+    pictures = [Picture("a", CROPPED, ("x",), "x"), Picture("b", CROPPED[:1], None, "x }", "why"), Picture("c", CROPPED[:, :2])]
     path = tmp_path / "p.safetensors"
-    write_picture_pack(pictures, path, "p")
-    pack = PicturePack.open(path)
-    assert len(pack) == 3
+    write_pack(map(traced, pictures), path, "p", traced=True)
+    pack = Pack.open(path)
+    assert pack.traced
     assert pack.ids == ["a", "b", "c"]
-    for before, after in zip(pictures, pack):
-        assert np.array_equal(before.array, after.array)
+    for picture, ink, packed_size in zip(pictures, pack, pack.typical):
+        points, stroke, size = trace_picture(picture.array)
+        assert packed_size == pytest.approx(size)
+        np.testing.assert_allclose(ink.points, (points - points.min(0)) / size, rtol=1e-6)
+        assert np.array_equal(ink.stroke, stroke)
         for name in ("id", "tokens", "latex", "label_error"):
-            assert getattr(before, name) == getattr(after, name)
+            assert getattr(picture, name) == getattr(ink, name)
     with pytest.raises(PackError, match="same id"):
-        write_picture_pack(pictures[:1] * 2, path, "p")
+        write_pack(map(traced, pictures[:1] * 2), path, "p")
 
 
-def test_foreign_packs_are_refused(tmp_path, make_pack, make_ink):
-    with pytest.raises(PackError, match="not a mmlib-pictures"):
-        PicturePack.open(make_pack([make_ink("x", "a")]).path)
-    with pytest.raises(PackError, match="no such pack"):
-        PicturePack.open(tmp_path / "gone")
+def test_a_picture_beyond_all_sizes_is_refused():
+    ticks, line = np.zeros((30_000, 9), np.uint8), np.zeros((3, 70_000), np.uint8)
+    ticks[np.arange(30_000) % 40 < 6, 4] = line[1] = 255
+    for levels in (ticks, line):
+        with pytest.raises(DataError, match="crop it to one formula"):
+            traced(Picture("far", levels))

@@ -6,9 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from mmlib.data import DataError, cache_root, data_root, prepare
+from mmlib.data import prepare
+from mmlib.data.errors import DataError
 from mmlib.data.pack import Pack
-from mmlib.data.pictures import PicturePack
+from mmlib.data.places import cache_root, data_root
 from mmlib.data.split import leak, seen, split
 from mmlib.formula.vocabulary import Vocabulary
 
@@ -54,10 +55,10 @@ def test_report_names_what_is_wrong(data_dir, cache_dir):
 
 def test_a_long_list_of_what_was_skipped_is_cut_and_counted():
     report = {"dataset": "x", "listed": 20, "read": 0, "skipped": [f"file {i}" for i in range(20)], "tokens": 0, "pack_bytes": 1,
-              "seconds": 1.0, "invalid_labels": {"a": "no"}, "no_label": ["a", "b"]}
+              "seconds": 1.0, "traced": True, "invalid_labels": {"a": "no"}, "no_label": ["a", "b"]}
     lines = prepare.summary(report).splitlines()
-    assert lines[1] == "  skipped: file 0"
-    assert lines[11:] == ["  skipped: 10 more, in the report beside the pack",
+    assert lines[1:3] == ["  pictures, traced to ink", "  skipped: file 0"]
+    assert lines[12:] == ["  skipped: 10 more, in the report beside the pack",
                           "  kept without tokens, its label is not valid: a: no", "  2 without a label"]
 
 
@@ -78,7 +79,7 @@ def test_load_pack_prepares_and_rebuilds(data_dir, cache_dir, monkeypatch):
     assert path.stat().st_mtime_ns == first  # taken from the cache
     path.write_bytes(b"damaged")
     assert len(prepare.load_pack("test_2014")) == 3
-    monkeypatch.setattr(prepare, "code_version", lambda: "newer code")
+    monkeypatch.setattr(prepare, "VERSION", 2)
     before = path.stat().st_ino
     prepare.load_pack("test_2014")
     assert path.stat().st_ino != before
@@ -89,7 +90,7 @@ def test_load_pack_without_the_data(data_dir, cache_dir, monkeypatch):
         prepare.load_pack("train_2014")
     prepare.load_pack("test_2014")
     monkeypatch.setenv("MMLIB_DATA", "nowhere")
-    monkeypatch.setattr(prepare, "code_version", lambda: "newer code")
+    monkeypatch.setattr(prepare, "VERSION", 2)
     assert len(prepare.load_pack("test_2014")) == 3  # better old than none
 
 
@@ -105,8 +106,8 @@ def test_own_folders_of_ink_and_of_pictures(data_dir, cache_dir, tmp_path):
     ink, picture = prepare.prepare([str(data_dir / "crohme" / "set"), str(pictures)], show=str)
     assert (ink["listed"], ink["read"]) == (5, 3)
     assert (picture["listed"], picture["read"], len(picture["skipped"])) == (2, 1, 1)
-    assert isinstance(prepare.load_pack(str(pictures)), PicturePack)
-    assert isinstance(prepare.load_pack(str(data_dir / "crohme" / "set")), Pack)
+    assert prepare.load_pack(str(pictures)).traced
+    assert not prepare.load_pack(str(data_dir / "crohme" / "set")).traced
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"neither \.inkml files nor readable pictures"):
         prepare.prepare([str(tmp_path / "nothing")])
@@ -128,22 +129,26 @@ def all_of_crohme(crohme_root, tmp_path_factory):
 @pytest.mark.slow
 def test_all_of_crohme(all_of_crohme):
     """Counts, faults by name, every token known; reading takes a minute on 2 cores, opening 0.1 s."""
-    (train, t14, t16, t19), used = all_of_crohme
+    (train, t14, t16, p16, t19), used = all_of_crohme
     assert used < 2 * 60 or "COVERAGE_RUN" in os.environ  # which takes its own time
     assert (train["listed"], train["read"]) == (8836, 8834)
     assert [r.split(":")[0] for r in train["skipped"]] == [
         "train_2014/MfrDB/MfrDB0104.inkml",
         "train_2014/MfrDB/MfrDB3088.inkml",
     ]
-    assert [(r["listed"], r["read"], r["skipped"]) for r in (t14, t16, t19)] == [
+    assert [(r["listed"], r["read"], r["skipped"]) for r in (t14, t16, p16, t19)] == [
         (986, 986, []),
+        (1147, 1147, []),
         (1147, 1147, []),
         (1199, 1199, []),
     ]
     assert sorted(t14["invalid_labels"]) == ["RIT_2014_191", "RIT_2014_216", "RIT_2014_309"]
-    assert not any(r["invalid_labels"] or r["no_label"] for r in (train, t16, t19))
+    assert not any(r["invalid_labels"] or r["no_label"] for r in (train, t16, p16, t19))
     assert train["symbol_classes"] == 101
     assert train["pack_bytes"] < 10 * 2**20
+    ink, pictures = prepare.load_pack("test_2016"), prepare.load_pack("test_2016_pictures")
+    assert (ink.traced, pictures.traced) == (False, True)
+    assert sorted(ink.ids) == sorted(pictures.ids)
     pack = prepare.load_pack("train_2014")
     assert pack.vocabulary == tuple(Vocabulary.crohme().tokens)
     assert len(set(pack.ids)) == len(pack) == 8834

@@ -57,7 +57,8 @@ def test_typical_size_ignores_pen_bounces():
 
 def test_typical_size_follows_symbols_on_crohme(crohme_root):
     errors = []
-    for ink in crohme.read_dataset("test_2014"):
+    for file in crohme.inkml_files(crohme.find("test_2014")):
+        ink = crohme.read_member(*file)
         low, high = stroke_boxes(ink.points, ink.stroke)
         sizes = [(high[list(s.strokes)].max(0) - low[list(s.strokes)].min(0)).max() for s in ink.symbols]
         errors.append(np.log(typical_size(ink.points, ink.stroke) / np.median(sizes)))

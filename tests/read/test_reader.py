@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlib.data import DataError
 from mmlib.data.corpus import synthetic_pack
+from mmlib.data.errors import DataError
+from mmlib.data.trace import trace_picture
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink, InkError, typical_size
@@ -19,8 +20,10 @@ from mmlib.formula.latex import canonical
 from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.models.search import Hypothesis
-from mmlib.read.reader import Reader, Reading, ink_of, pretty, recognize, several_rows, trace_picture
-from mmlib.store.runs import RunError, save_weights
+from mmlib.read.reader import Reader, Reading, pretty, recognize
+from mmlib.read.source import ink_of, several_rows
+from mmlib.store.files import RunError
+from mmlib.store.weights import save_weights
 from mmlib.train.finetune import Config
 
 VOCABULARY = Vocabulary.crohme()

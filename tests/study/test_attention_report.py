@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmlib import cli
-from mmlib.data.augment import collate, from_pack
+from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import STRIDE, make_view
 from mmlib.measure.attention import CLASSES, symbol_classes, uniform_over_ink
 from mmlib.models.recogniser import TINY

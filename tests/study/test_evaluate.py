@@ -5,17 +5,18 @@ import pytest
 import torch
 
 from mmlib.cli import main
-from mmlib.data import DataError
-from mmlib.data.augment import collate, from_pack
 from mmlib.data.corpus import synthetic_pack
+from mmlib.data.errors import DataError
+from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.read.batch import read_samples
 from mmlib.read.reader import Reader
 from mmlib.store.runs import Run, find_runs, run_hash
 from mmlib.study import evaluate as module
 from mmlib.study import records
-from mmlib.study.evaluate import Config, evaluate, occluded, read_samples
+from mmlib.study.evaluate import Config, evaluate, occluded
 from mmlib.study.paper import Step, _read
 
 VOCABULARY = Vocabulary.crohme()

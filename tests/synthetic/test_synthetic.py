@@ -7,7 +7,8 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 
-from mmlib.data.crohme import iter_archive, read_member
+from mmlib.data.archives import iter_archive
+from mmlib.data.crohme import read_member
 from mmlib.formula.ink import Ink
 from mmlib.formula.inkml import read_inkml, write_inkml
 from mmlib.formula.latex import LatexError, canonical, from_tree, to_tree

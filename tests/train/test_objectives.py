@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.data.augment import collate, from_pack
 from mmlib.data.pack import Pack, normalised, write_pack
+from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import STRIDE, ViewConfig, ink_cells, make_view
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mmlib.data.augment import collate, from_pack
 from mmlib.data.corpus import synthetic_pack
+from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.match import MatchConfig, MatchLoss

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib.data.augment import AugmentConfig, Augmenter, collate
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.corpus import load_corpus
+from mmlib.data.sample import collate
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.read.batch import best_tokens, read_pack
 from mmlib.store.files import RunError
 from mmlib.store.weights import load_weights
-from mmlib.study.evaluate import best_tokens, read_pack, switched_off
+from mmlib.study.evaluate import switched_off
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train.loop import OptimConfig, Paused
 from mmlib.train.objectives import OBJECTIVES

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlib.data.augment import Batch
+from mmlib.data.sample import Batch
 
 
 class Objective:

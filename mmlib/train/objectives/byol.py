@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.data.augment import Batch
+from mmlib.data.sample import Batch
 from mmlib.draw.views import ink_cells, make_view
 from mmlib.losses.rivals import byol_loss
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlib.data.augment import Batch, symbol_classes
+from mmlib.data.sample import Batch, symbol_classes
 from mmlib.draw.views import STRIDE, InkBatch, Marks, View, extremes, ink_cells, make_view, sample
 from mmlib.losses.contrast import ContrastLoss, match_rate, similarity_weights
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all

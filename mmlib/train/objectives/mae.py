@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.data.augment import Batch
+from mmlib.data.sample import Batch
 from mmlib.draw.masks import mask_view
 from mmlib.draw.views import STRIDE, make_view
 from mmlib.losses.rivals import mae_loss

@@ -1,0 +1,67 @@
+"""A picture to ink: its skeleton, so that one way of drawing and warping serves pictures and ink."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmlib.data.errors import DataError
+from mmlib.data.pack import MOST_STEPS, RESOLUTION
+from mmlib.data.pictures import Picture
+from mmlib.formula.ink import Ink, typical_size
+
+# Typical component of a picture over typical symbol of its ink: the median of CROHME's training set.
+COMPONENTS = 1.08
+
+
+def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Ink levels (H, W) uint8, 255 = ink, to ink: the skeleton's pixels, joined to their neighbours.
+
+    Returns points (n, 2) in pixels; stroke (n,): short strokes of two points, one for each pair of
+    neighbouring skeleton pixels; and the typical symbol size in pixels. So a picture is drawn again
+    with the pen that the recogniser knows, whatever its own resolution and pen. Raises DataError
+    where there is no ink.
+    """
+    from skimage.filters import threshold_otsu
+    from skimage.measure import label, regionprops
+    from skimage.morphology import skeletonize
+
+    levels = np.asarray(levels)
+    threshold = threshold_otsu(levels) if levels.min() < levels.max() else 127
+    skeleton = skeletonize(levels > min(threshold, 200))
+    if not skeleton.any():
+        raise DataError("the picture has no ink")
+    padded = np.pad(skeleton, 1)
+    pairs = []
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        both = padded & np.roll(padded, (-dy, -dx), (0, 1))
+        if dy and dx:  # a diagonal only where no right angle joins the two already
+            both &= ~np.roll(padded, -dy, 0) & ~np.roll(padded, -dx, 1)
+        y, x = np.nonzero(both)
+        pairs.append(np.stack([np.stack([x, y], 1), np.stack([x + dx, y + dy], 1)], 1))
+    edges = np.concatenate(pairs)
+    joined = np.zeros_like(padded)
+    joined[edges[..., 1], edges[..., 0]] = True
+    y, x = np.nonzero(padded & ~joined)  # dots
+    dots = np.stack([np.stack([x, y], 1)] * 2, 1)
+    strokes = np.concatenate([edges, dots]) - 0.5  # the padding off, a pixel's centre at +1/2
+    boxes = np.array([r.bbox for r in regionprops(label(skeleton, connectivity=2))])
+    corners = np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]] - 1], 1).reshape(-1, 2).astype(np.float32)
+    size = typical_size(corners, np.repeat(np.arange(len(boxes)), 2)) / COMPONENTS
+    points = strokes.reshape(-1, 2).astype(np.float32)
+    return points, np.repeat(np.arange(len(strokes)), 2), size
+
+
+def traced(picture: Picture) -> tuple[Ink, float]:
+    """One picture as a pack holds it: ink in typical sizes, corner at 0, and that size in pixels.
+
+    Raises DataError where it has no ink, or is too large for one expression.
+    """
+    points, stroke, size = trace_picture(picture.array)
+    points -= points.min(0)
+    most = MOST_STEPS // RESOLUTION
+    if points.max() > min(MOST_STEPS, most * size):
+        raise DataError(f"the picture is over {MOST_STEPS:,} pixels or {most} typical symbols large; "
+                        "crop it to one formula")
+    ink = Ink((points / size).astype(np.float32), stroke.astype(np.int32), (), picture.latex, picture.tokens,
+              id=picture.id, label_error=picture.label_error)
+    return ink, size

@@ -1,0 +1,86 @@
+"""Reading many expressions with a recogniser, in batches of like size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlib.data.batches import batches_by_area
+from mmlib.data.pack import Indices, Pack
+from mmlib.data.sample import Sample, collate, from_pack
+from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
+from mmlib.formula.vocabulary import Vocabulary
+from mmlib.models.layers import autocast
+from mmlib.models.recogniser import Recogniser
+from mmlib.models.search import Hypothesis, beam_search
+
+# mask(view, ink, indices, symbol): the picture (b, 1 or 2, H, W) to read of the samples `indices`,
+# whose typical symbol measures `symbol` pixels.
+Mask = Callable[[View, InkBatch, np.ndarray, float], Tensor]
+
+
+@torch.no_grad()
+def read_samples(
+    model: Recogniser,
+    samples: Sequence[Sample],
+    vocabulary: Vocabulary,
+    view: ViewConfig,
+    beam: int = 5,
+    both: bool = True,
+    device: torch.device | str = "cpu",
+    area: float = 6_000.0,
+    most: int = 64,
+    longest: int = 120,
+    sizes: Sequence[float] = (1.0,),
+    mask: Mask | None = None,
+) -> list[list[Hypothesis]]:
+    """Hypotheses of samples (points in typical symbols), in the samples' order, best first.
+
+    Args:
+        both: read in both directions with joint scoring; else left to right alone.
+        area, most: of a batch, in square typical symbols and samples.
+        sizes: relative to the view's own, at which each sample is drawn; the hypotheses of all are
+            scored by all.
+        mask: gives another picture to read, with masked ink.
+    """
+    found: list[list[Hypothesis]] = [[] for _ in samples]
+    extents = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
+    for group in batches_by_area(extents, area, most):
+        ink = collate([samples[i] for i in group]).ink.to(device)
+        memories = []
+        for size in sizes:
+            still = view.still(size)
+            seen = make_view(ink, still, torch.Generator().manual_seed(0))
+            picture = mask(seen, ink, group, still.symbol) if mask else seen.picture
+            with autocast(device):
+                memories.append(model.encode(picture, seen.valid).memory)
+        with autocast(device):
+            read = beam_search(model, memories, vocabulary, beam, longest, both)
+        for place, hypotheses in zip(group, read, strict=True):
+            found[place] = hypotheses
+    return found
+
+
+def read_pack(
+    model: Recogniser,
+    pack: Pack,
+    indices: Indices,
+    vocabulary: Vocabulary,
+    view: ViewConfig,
+    beam: int = 5,
+    **options: Any,
+) -> list[list[Hypothesis]]:
+    """`read_samples` of the expressions `indices` of a pack."""
+    samples = [from_pack(pack, int(i)) for i in indices]
+    return read_samples(model, samples, vocabulary, view, beam, **options)
+
+
+def best_tokens(
+    found: Sequence[Sequence[Hypothesis]], vocabulary: Vocabulary
+) -> list[list[str]]:
+    """The best hypothesis of each expression as tokens; an empty list where there is none."""
+    return [vocabulary.decode(h[0].tokens) if h else [] for h in found]

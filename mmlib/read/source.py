@@ -1,0 +1,93 @@
+"""Whatever one can give to `recognize`, as ink: refused where it is no single formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmlib.data.errors import DataError, existing_file
+from mmlib.data.photo import clean, is_photo
+from mmlib.data.pictures import decode, grey_of, grey_of_array, ink_levels
+from mmlib.data.trace import trace_picture
+from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
+from mmlib.formula.inkml import read_inkml
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LARGEST = 2**24  # pixels of a picture that is read
+MOST_POINTS = 200_000  # ink points of one expression: a page of scribble, not a formula
+MOST_AREA = 4_000  # square typical symbols: several times the longest expression of CROHME
+# Typical symbols of blank paper between two lines. Of CROHME's 11,019 formulas 5 have as much, all
+# of them tall.
+GAP = 1.5
+
+
+def ink_of(source: Any, photo: bool | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Points (n, 2), strokes (n,) and typical symbol size of whatever `recognize` takes.
+
+    Raises InkError, DataError or FileNotFoundError, naming the source.
+    """
+    name = source if isinstance(source, str | Path) else "the ink"
+    if isinstance(source, str | Path):
+        existing_file(source)
+        if Path(source).suffix.lower() == ".inkml":
+            source = read_inkml(source)
+    if isinstance(source, Ink):
+        points, stroke = source.points, source.stroke
+        size = typical_size(points, stroke)
+    else:
+        points, stroke, size = _from_picture(source, photo)
+    if len(points) > MOST_POINTS:
+        raise InkError(f"{name}: {len(points):,} points are too many for one expression; "
+                       "crop the picture to it")
+    wide, high = np.ptp(points, axis=0) / size
+    if (wide + 1) * (high + 1) > MOST_AREA:
+        raise InkError(f"{name}: {wide:.0f} x {high:.0f} typical symbols are too much for one "
+                       "expression; crop it, or give a picture without specks")
+    if rows := several_rows(points, stroke, size):
+        raise InkError(f"{name}: {rows} rows of ink with blank paper between them; "
+                       "crop it to one formula")
+    return points, stroke, size
+
+
+def several_rows(points: np.ndarray, stroke: np.ndarray, size: float) -> int:
+    """Rows of ink, each of a formula's size, that `GAP` of blank paper parts; 0 for a single one.
+
+    Lines closer than that pass: they could be the two halves of a fraction.
+    """
+    low, high = stroke_boxes(points, stroke)
+    order = np.argsort(low[:, 1])
+    low, high = low[order] / size, high[order] / size
+    gaps = low[1:, 1] - np.maximum.accumulate(high[:, 1])[:-1]
+    starts = np.flatnonzero(gaps > GAP) + 1
+    pieces = zip(np.split(low, starts), np.split(high, starts), strict=True)
+    sides = [bottom.max(0) - top.min(0) for top, bottom in pieces]
+    rows = sum(wide > 2 and tall > 0.5 for wide, tall in sides)
+    return rows if rows > 1 else 0
+
+
+def _from_picture(
+    source: str | Path | Image | np.ndarray, photo: bool | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    try:
+        if isinstance(source, str | Path):
+            grey = decode(Path(source).read_bytes())
+        elif isinstance(source, np.ndarray):
+            grey = grey_of_array(source)
+        elif hasattr(source, "convert"):
+            grey = grey_of(source)
+        else:
+            raise DataError(f"cannot read a {type(source).__name__}; "
+                            "give a path, a PIL image, an array or an Ink")
+        if grey.size > LARGEST:
+            raise DataError(f"a picture of {grey.shape[1]} x {grey.shape[0]} pixels is too large; "
+                            "scale it down")
+        if is_photo(grey) if photo is None else photo:
+            grey = clean(grey)
+        return trace_picture(ink_levels(grey))
+    except DataError as error:
+        name = source if isinstance(source, str | Path) else "picture"
+        raise DataError(f"{name}: {error}") from None
