@@ -1,5 +1,1 @@
-"""What is measured: recognition, LgEval's file layout, intervals, and where attention lies."""
-
-from mmlib.measure.recognition import Score, score
-
-__all__ = ["Score", "score"]
+"""What is measured: reading, its uncertainty, what features know, where attention lies."""

@@ -182,7 +182,9 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
                 rows.append(_row(arm, "lead", name, paired_difference(ours[:, c], saliency[:, c], ink[:, c], n_boot=n_boot), n))
             rows.append(_row(arm, "pointing", name, interval(pointed[:, c, 0], pointed[:, c, 1], n_boot=n_boot), n))
             member = np.concatenate([np.isin(np.arange(m), sorted(k[name])) for m, k in zip(counts, classes, strict=True)])
-            rows += _matched(arm, name, joined, member, sizes, counts, n, n_boot)
+            matched = size_matched_ratio(joined, member, sizes, np.repeat(np.arange(len(counts)), counts), n_boot=n_boot)
+            if np.isfinite(matched.value):
+                rows.append(_row(arm, "matched", name, matched, n))
     return rows
 
 
@@ -221,27 +223,6 @@ def _symbol_sizes(seen: Seen, count: int) -> np.ndarray:
     np.maximum.at(high, seen.symbol[known], seen.points[known])
     sizes: np.ndarray = np.maximum((high - low).max(1), 1.0)
     return sizes
-
-
-def _matched(arm: str, name: str, symbols: Shares, member: np.ndarray, sizes: np.ndarray, counts: np.ndarray, n: int,
-             n_boot: int) -> list[dict[str, Any]]:
-    """The size-matched ratio, resampling expressions; no row where nothing matches."""
-    value, _ = size_matched_ratio(symbols, member, sizes)
-    if not np.isfinite(value):
-        return []
-    # What each expression gives to each bin; a resampling then is a product. The bins stay where they are.
-    edges = np.unique(np.quantile(sizes[member], np.linspace(0, 1, 9)[1:-1]))
-    place = np.repeat(np.arange(len(counts)), counts) * (len(edges) + 1) + np.digitize(sizes, edges)
-    others = ~member & (sizes >= sizes[member].min()) & (sizes <= sizes[member].max())
-    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=n_boot)
-    own, own_ink, rest, rest_ink = (
-        drawn @ np.bincount(place[rows], x[rows], len(counts) * (len(edges) + 1)).reshape(len(counts), -1)
-        for rows in (member, others) for x in symbols)
-    both = (own_ink > 0) & (rest_ink > 0)
-    expected = np.divide(own_ink * rest, rest_ink, out=np.zeros_like(own), where=both).sum(1)
-    draws = np.divide((own * both).sum(1), expected, out=np.full(n_boot, np.nan), where=expected > 0)
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return [{"arm": arm, "metric": "matched", "part": name, "value": value, "low": float(low), "high": float(high), "n": n}]
 
 
 def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """A probe is a run: found done by a repeated call, the same by the same seed, and rows in the records."""
 
-import functools
-
 import pytest
 import torch
 
@@ -20,7 +18,7 @@ SMALL = {"fitted": 120, "read": 40, "views": 8}
 @pytest.fixture(scope="module", autouse=True)
 def small(small_data):
     with small_data(100, 20) as patch:
-        patch.setattr(probes, "logistic", functools.partial(probes.logistic, steps=3))  # quick, and nowhere near the minimum
+        patch.setattr(probes, "STEPS", 3)  # quick, and nowhere near the minimum
         yield
 
 
@@ -45,8 +43,8 @@ def test_rows_are_the_same_again_and_are_recorded(monkeypatch):
     run = trained()
     found = stage.probe(run, arm="ours", **SMALL)
     rows = {row["metric"]: row for row in found.summary["rows"]}
-    assert {"symbol_linear", "symbol_knn_macro", "relation_linear", "geometry_linear", "alignment", "uniformity",
-            "partner", "partner_cues"} <= set(rows)
+    assert {"symbol_linear", "symbol_knn_macro", "symbol_common", "relation_linear_macro", "geometry_linear", "partner",
+            "partner_cues"} <= set(rows)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
     assert rows["symbol_linear"]["n"] >= 40
     assert rows["partner"]["n"] == 8
@@ -57,7 +55,7 @@ def test_rows_are_the_same_again_and_are_recorded(monkeypatch):
     expected = {"run": found.name, "stage": "probe", "profile": "smoke", "arm": "ours", "dataset": "synthetic", "split": "valid",
                 "labels": "0", "seed": "3", "pictures": "24", "n": str(rows["symbol_linear"]["n"])}
     assert {key: line[key] for key in expected} == expected
-    assert float(kept["probe_relation_knn_low"]["value"]) == pytest.approx(rows["relation_knn"]["low"])
+    assert float(kept["probe_symbol_knn_low"]["value"]) == pytest.approx(rows["symbol_knn"]["low"])
 
     again = stage.measure(*stage.load(run), corpora.load_corpus("synthetic"), stage.Config("synthetic", **SMALL))
     assert again == found.summary["rows"]
