@@ -44,11 +44,11 @@ CLASSES = (
 )
 OPERATORS = frozenset(r"""
     + - * / \pm \mp \times \div \cdot \ast = \neq \lt \gt \leq \geq \equiv \approx \sim \in \notin
-    \subset \rightarrow \leftarrow \Rightarrow \sum \prod \int \oint""".split())
+    \subset \rightarrow \leftarrow \Rightarrow \sum \prod \int \oint""".split())  # noqa: SIM905
 GREEK = frozenset(r"""
     \alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu
     \xi \pi \rho \sigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
-    \Pi \Sigma \Phi \Psi \Omega""".split())
+    \Pi \Sigma \Phi \Psi \Omega""".split())  # noqa: SIM905
 
 
 def symbol_tree(ink: Ink) -> list[Node]:
@@ -173,7 +173,8 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
         return np.eye(n)
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     kernel: np.ndarray = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= 3 * sigma)
-    return kernel / kernel.sum(0)
+    kernel /= kernel.sum(0)
+    return kernel
 
 
 def _checked(points: np.ndarray, shape: tuple[int, int], stride: float) -> np.ndarray:
@@ -240,7 +241,7 @@ def size_matched_ratio(symbols: Shares, member: np.ndarray, size: np.ndarray,
     """
     n = int(expression.max()) + 1
     if not member.any():
-        return Interval(*[float("nan")] * 4, n=n, seeds=1)
+        return Interval(np.nan, np.nan, np.nan, np.nan, n=n, seeds=1)
     edges = np.unique(np.quantile(size[member], np.linspace(0, 1, bins + 1)[1:-1]))
     place = expression * (len(edges) + 1) + np.digitize(size, edges)
     others = ~member & (size >= size[member].min()) & (size <= size[member].max())
@@ -252,7 +253,8 @@ def size_matched_ratio(symbols: Shares, member: np.ndarray, size: np.ndarray,
         both = (own_ink > 0) & (rest_ink > 0)
         zero, nan = np.zeros_like(own), np.full(len(own), np.nan)
         expected = np.divide(own_ink * rest, rest_ink, out=zero, where=both).sum(1)
-        return np.divide((own * both).sum(1), expected, out=nan, where=expected > 0)
+        matched: np.ndarray = np.divide((own * both).sum(1), expected, out=nan, where=expected > 0)
+        return matched
 
     return bootstrap(ratio, n, n_boot=n_boot)
 
@@ -307,7 +309,8 @@ def mean_map(saliencies: Sequence[np.ndarray], shape: tuple[int, int]) -> np.nda
     for saliency in saliencies:
         h, w = (_stretch(n, m) for n, m in zip(np.shape(saliency), shape, strict=True))
         total += h @ (saliency / np.sum(saliency)) @ w.T
-    return total / total.sum()
+    total /= total.sum()
+    return total
 
 
 def _stretch(n: int, m: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def relations(ink: Ink) -> list[tuple[int, int, str]]:
     pending = [symbol_tree(ink)]
     while pending:
         row = pending.pop()
-        for node, after in zip(row, row[1:]):
+        for node, after in pairwise(row):
             note(node, after, "Right")
         for node in row:
             for relation, children in node.children.items():

@@ -63,9 +63,9 @@ class Outcomes:
             raise ValueError("no expressions to score")
         within = [float(np.mean(self.token_errors <= k)) for k in range(4)]  # NaN counts as wrong
         tokens = max(int(self.length.sum()), 1)
-        return Score(len(self), *within, ter=float(np.nansum(self.token_errors)) / tokens,
-                     structure_rate=float(self.structure.mean()),
-                     hallucination=float(np.nansum(self.insertions)) / tokens)
+        errors, inserted = (float(np.nansum(x)) for x in (self.token_errors, self.insertions))
+        return Score(len(self), *within, errors / tokens, float(self.structure.mean()),
+                     inserted / tokens)
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `outcomes.csv`; an unknown value stays empty."""

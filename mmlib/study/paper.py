@@ -5,7 +5,7 @@
     mmlib paper --max-minutes 8 --out FOLDER    # again and again, until it says that it is done
     mmlib paper --take FOLDER                   # at home: its runs and records join the results
 
-Nothing but torch, torchvision, numpy, accelerate and safetensors is imported on the way (a test blocks the rest). A budget is
+Nothing but torch, torchvision, numpy, accelerate, safetensors and rapidfuzz is imported (a test blocks the rest). A budget is
 fixed before the chain begins, and a limit only pauses it.
 """
 

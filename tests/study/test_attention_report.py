@@ -11,6 +11,7 @@ from mmlib.draw.views import STRIDE, make_view
 from mmlib.measure.attention import CLASSES, symbol_classes, uniform_over_ink
 from mmlib.models.recogniser import TINY
 from mmlib.store.runs import Run
+from mmlib.show.ink import view_ink
 from mmlib.study import attention_report as report
 from mmlib.study import records
 from mmlib.synthetic.compose import synthetic_ink
@@ -143,7 +144,7 @@ def test_a_view_is_drawn_without_what_its_crop_left_out(pack):
     view = make_view(ink, CONFIG.view, torch.Generator().manual_seed(1))
     assert not view.kept.all()
     for which in range(4):
-        drawn = report.view_ink(view, ink, which)
+        drawn = view_ink(view, ink, which)
         assert len(drawn.points) == int((view.kept & (ink.owner == which)).sum())
         assert set(drawn.stroke) == set(range(drawn.stroke[-1] + 1))
         assert (drawn.points >= CONFIG.view.margin - 1e-3).all()

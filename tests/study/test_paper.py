@@ -17,7 +17,7 @@ from mmlib.study import paper, records
 from mmlib.study.paper import chain, collect, follow, operations, plan, take
 from mmlib.study.publish import LARGEST
 
-BARE = ("torch", "torchvision", "numpy", "accelerate", "safetensors")
+BARE = ("torch", "torchvision", "numpy", "accelerate", "safetensors", "rapidfuzz")
 
 
 def needed(names):
