@@ -61,11 +61,12 @@ class Outcomes:
         """Rates over these expressions. Raises ValueError when there are none."""
         if not len(self):
             raise ValueError("no expressions to score")
-        within = [float(np.mean(self.token_errors <= k)) for k in range(4)]  # NaN counts as wrong
+        # An unreadable reference (NaN) counts as wrong.
+        none, one, two, three = (float(np.mean(self.token_errors <= k)) for k in range(4))
         tokens = max(int(self.length.sum()), 1)
         errors, inserted = (float(np.nansum(x)) for x in (self.token_errors, self.insertions))
-        return Score(len(self), *within, errors / tokens, float(self.structure.mean()),
-                     inserted / tokens)
+        return Score(len(self), none, one, two, three, errors / tokens,
+                     float(self.structure.mean()), inserted / tokens)
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `outcomes.csv`; an unknown value stays empty."""
