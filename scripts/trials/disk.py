@@ -1,15 +1,18 @@
-"""A disk that fills up at a random moment: nothing is lost but the step in flight, and the message says what to do.
+"""A disk that fills up at a random moment: only the step in flight is lost, and the message helps.
 
-    python -m scripts.trials.disk --times 10 --seed 0        (Linux, as root: it mounts a small tmpfs)
+    python -m scripts.trials.disk --times 10 --seed 0     (Linux, as root: it mounts a small tmpfs)
 
-Each case writes a checkpoint, a row of the curves, rows of the records or a pack on a disk that was filled just before, up to a
-random remainder. The process must end with a RunError that names the file; every file there must be whole, with no temporary one
-beside it; and with room made, the same command must end as if nothing had happened.
+Each case writes a checkpoint, a row of the curves, rows of the records or a pack on a disk that was
+filled just before, up to a random remainder. The process must end with a RunError that names the
+file; every file there must be whole, with no temporary one beside it; and with room made, the same
+command must end as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -23,60 +26,64 @@ from typing import Any
 
 import numpy as np
 
-from scripts.trials import Campaign, differing, fork
+from mmlib.data import pack
+from mmlib.store.run import Run
+from mmlib.study import records
+from scripts.trials import Campaign, Cases, differing, exit_code, fork
 from scripts.trials.kill import Trials
 
 TARGETS = {"checkpoint": "pretrain", "curves": "attend", "records": "records", "pack": "pack"}
+# What a case writes: the function that is called just after the disk is full, the last call that
+# may be the first to find it full, and the most bytes that are left.
+WRITERS: dict[str, tuple[Any, str, int, int]] = {
+    "checkpoint": (Run, "save_checkpoint", 5, 200_000),
+    "curves": (Run, "log", 1, 1),
+    "records": (records, "write_atomic", 11, 1),
+    "pack": (pack, "write_atomic", 1, 20_000),
+}
 SIZE = 24  # MiB
+ROWS = 12  # of the records
 
 
 def fill(place: Path, room: int) -> None:
     """Fill the disk up to `room` bytes."""
     ballast = place / "ballast"
-    with open(ballast, "ab", buffering=0) as file:
-        try:
-            while file.write(b"0" * 4096) == 4096:
-                pass
-        except OSError:
+    with open(ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"0" * 4096) == 4096:
             pass
     os.truncate(ballast, max(0, ballast.stat().st_size - room))
 
 
-def before(owner: Any, name: str, call: int, action: Callable[[], None], for_ever: bool = False) -> None:
-    """Let `action` happen before the `call`-th call of a function (and, if so asked, before each after it)."""
-    plain, seen = getattr(owner, name), [0]
+def before(owner: Any, name: str, call: int, action: Callable[[], None], ever: bool) -> None:
+    """Let `action` happen before the `call`-th call of a function (and, if `ever`, each later)."""
+    plain, seen = getattr(owner, name), 0
 
     def then(*args: Any, **options: Any) -> Any:
-        seen[0] += 1
-        if seen[0] == call or (for_ever and seen[0] > call):
+        nonlocal seen
+        seen += 1
+        if seen == call or (ever and seen > call):
             action()
         return plain(*args, **options)
 
     setattr(owner, name, then)
 
 
-def append_rows(place: Path, count: int = 12) -> None:
+def append_rows(place: Path) -> None:
     """Rows of a made-up run, one append each; what is there already is written again."""
-    from mmlib.study import records
-
     os.environ["MMLIB_RESULTS"] = str(place)
-    for number in range(count):
-        records.append([{"run": "made-up", "stage": "evaluate", "profile": "smoke", "arm": "a", "dataset": "synthetic",
-                         "split": "test", "labels": 1, "seed": 0, "metric": f"m{number}", "value": number, "n": 1, "pictures": 1,
-                         "hardware": "h", "commit": "c", "utc": "u"}])
+    row = {"run": "made-up", "stage": "evaluate", "profile": "smoke", "arm": "a", "labels": 1,
+           "dataset": "synthetic", "split": "test", "seed": 0, "n": 1, "pictures": 1,
+           "hardware": "h", "commit": "c", "utc": "u"}  # fmt: skip
+    for number in range(ROWS):
+        records.append([row | {"metric": f"m{number}", "value": number}])
 
 
 def faulty(trials: Trials, kind: str, place: Path, call: int, room: int) -> Callable[[], None]:
     """The work of a case, on a disk that fills up."""
 
     def do() -> None:
-        from mmlib.data import pack
-        from mmlib.store.runs import Run
-        from mmlib.study import records
-
-        owner, name = {"checkpoint": (Run, "save_checkpoint"), "curves": (Run, "log"), "records": (records, "write_atomic"),
-                       "pack": (pack, "write_atomic")}[kind]
-        before(owner, name, call, lambda: fill(place, room), for_ever=kind == "curves")
+        owner, name, *_ = WRITERS[kind]
+        before(owner, name, call, lambda: fill(place, room), ever=kind == "curves")
         if kind == "records":
             append_rows(place)
         else:
@@ -87,10 +94,6 @@ def faulty(trials: Trials, kind: str, place: Path, call: int, room: int) -> Call
 
 def broken(place: Path) -> list[str]:
     """Files that are not whole, and temporary ones."""
-    from mmlib.data.pack import Pack
-    from mmlib.store.runs import Run
-    from mmlib.study import records
-
     found = [f"{path.name} was left" for path in place.rglob("*.tmp")]
     for path in place.rglob("metrics.jsonl"):
         text = path.read_text()
@@ -100,9 +103,8 @@ def broken(place: Path) -> list[str]:
         warnings.simplefilter("error")
         for path in place.glob("runs/*/config.json"):
             Run.load(path.parent).load_checkpoint()
-    for path in place.rglob("*.safetensors"):
-        if "packs" in path.parts:
-            Pack.open(path)
+    for path in place.rglob("packs/**/*.safetensors"):
+        pack.Pack.open(path)
     if (place / "records.csv").exists():
         numbers = [row["metric"] for row in records.rows(place / "records.csv")]
         if numbers != [f"m{k}" for k in range(len(numbers))]:
@@ -114,54 +116,62 @@ def case(trials: Trials, place: Path, seed: int, number: int) -> dict[str, Any]:
     """One fault, and the same command again with room."""
     kind = list(TARGETS)[number % len(TARGETS)]
     rng = np.random.default_rng([seed, number])
-    message, work = trials.folder / "message", TARGETS[kind]
+    message, work = trials.message, TARGETS[kind]
     for path in place.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     trials.earlier(work, place)
-    call = int(rng.integers(1, {"checkpoint": 6, "curves": 2, "records": 12, "pack": 2}[kind]))
-    room = int(rng.integers(0, {"checkpoint": 200_000, "curves": 1, "records": 1, "pack": 20_000}[kind]))
+    *_, last, most = WRITERS[kind]
+    call, room = int(rng.integers(1, last + 1)), int(rng.integers(0, most))
     message.write_text("it did not fail")
-    wrong = [] if trials.wait(fork(faulty(trials, kind, place, call, room), message)) == 2 else ["no fault"]
+    pid = fork(faulty(trials, kind, place, call, room), message)
+    wrong = [] if exit_code(pid) == 2 else ["no fault"]
     said = message.read_text().replace(str(place), "DISK")
     if not ("could not be written: No space left on device" in said and "make room" in said):
         wrong.append("the message does not say what to do")
     wrong += broken(place)
     (place / "ballast").unlink()
     again = (lambda: append_rows(place)) if kind == "records" else trials.work(work, place)
-    if trials.wait(fork(again, message)):
+    if exit_code(fork(again, message)):
         wrong.append(f"afterwards: {message.read_text()}")
     elif kind == "records":
         wrong += broken(place)
-        if len((place / "records.csv").read_text().splitlines()) != 13:
+        if len((place / "records.csv").read_text().splitlines()) != ROWS + 1:
             wrong.append("rows are missing")
     else:
         wrong += differing(trials.alone[work], trials.result(work, place))
     return {"kind": kind, "call": call, "room": room, "message": said, "wrong": wrong}
 
 
-def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(cases: Cases) -> dict[str, Any]:
     """Counts, and the cases where something was wrong."""
-    return {"faults": len(cases), "harmless": sum(not c["wrong"] for c in cases),
-            "by_kind": {k: sum(c["kind"] == k for c in cases) for k in TARGETS}, "wrong": [c for c in cases if c["wrong"]]}
+    return {
+        "faults": len(cases),
+        "harmless": sum(not c["wrong"] for c in cases),
+        "by_kind": {k: sum(c["kind"] == k for c in cases) for k in TARGETS},
+        "wrong": [c for c in cases if c["wrong"]],
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; 0 where every fault was harmless."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command; 0 where every fault was harmless."""
+    parser = argparse.ArgumentParser("scripts.trials.disk", description=__doc__)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=120)
     parser.add_argument("--out", type=Path, help="the outcome's file (results/trials/disk.json)")
     args = parser.parse_args(argv)
-    campaign = Campaign("disk", {"times": args.times, "seed": args.seed, "pictures": args.pictures}, args.out)
+    asked = {"times": args.times, "seed": args.seed, "pictures": args.pictures}
+    campaign = Campaign("disk", asked, args.out)
     if not campaign.content["done"]:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "disk"
             place.mkdir()
             trials = Trials(Path(folder), args.pictures, ("pretrain", "attend", "pack"))
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}m", "tmpfs", place], check=True)
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}m", "tmpfs", str(place)]
+            subprocess.run(mount, check=True)
             try:
-                campaign.run(args.times, lambda number: case(trials, place, args.seed, number), summary)
+                work = functools.partial(case, trials, place, args.seed)
+                campaign.run(args.times, work, summary)
             finally:
                 subprocess.run(["umount", place], check=True)
     print(json.dumps(campaign.content["summary"], indent=1))

@@ -1,12 +1,13 @@
-"""SIGKILL at a random moment, then again until done: the end must be the uninterrupted run's, bit for bit.
+"""SIGKILL at a random moment, then again until done: the end must be the uninterrupted run's.
 
     python -m scripts.trials.kill --times 50 --seed 0
-    python -m scripts.trials.kill --times 20 --targets grid notebook --out results/trials/kill_runners.json
+    python -m scripts.trials.kill --times 20 --targets grid notebook --out kill_runners.json
 
-Each case trains one of the three stages in small, or packs a folder of InkML with two workers (`TARGETS`), or runs a grid of two
-arms or a notebook that trains (`RUNNERS`); it is killed once at a random moment of the time that it takes when left alone, and
-started again. Compared are weights, curves (all but minutes), summary; a pack's arrays and header (the file's own order of them
-is no part of it); the grid's records; what the notebook printed. Processes that outlive the killed one count as a fault.
+A case trains a stage in small, packs a folder of InkML with two workers (`TARGETS`), or runs a grid
+of two arms or a notebook that trains (`RUNNERS`). It is killed once, at a random moment of the time
+that it takes when left alone, and started again. Compared bit for bit are weights, curves (without
+minutes) and summary; a pack's arrays and header; the grid's records; what the notebook printed. A
+process that outlives the killed one counts as a fault.
 """
 
 from __future__ import annotations
@@ -24,38 +25,56 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 
-from scripts.trials import STAGES, Campaign, differing, fork, kept, small_corpus, train, write_inks
+from mmlib.data import prepare
+from mmlib.data.pack import read_tensors
+from mmlib.store.run import Run
+from mmlib.study import grid, records
+from scripts.reproduce import reproduce
+from scripts.trials import (
+    STAGES,
+    Campaign,
+    Cases,
+    differing,
+    exit_code,
+    fork,
+    kept,
+    small_corpus,
+    train,
+    write_inks,
+)
 
 TARGETS = (*STAGES, "pack")
 RUNNERS = ("grid", "notebook")
-CELLS = ("profile: str = 'smoke'", "from scripts.trials import train\nrun = train('pretrain', 60)", "print(run.name, run.summary)")
-TIMES = ("minutes", "utc", "run")  # columns that differ: a reading is named by its weights' file, which says minutes
+CELLS = (
+    "profile: str = 'smoke'",
+    "from scripts.trials import train\nrun = train('pretrain', 60)",
+    "print(run.name, run.summary)",
+)
+# Columns of records that differ: a reading is named by its weights' file, which says minutes.
+TIMES = ("minutes", "utc", "run")
 
 
 def run_grid() -> None:
     """Two arms of the grid, in small."""
-    from mmlib.study import grid as ablate
-
     small_corpus()
-    ablate.ARMS = {arm: chain for arms in ablate.grid(40, 40, 40).values() for arm, chain in arms.items()}
-    ablate.ablate([ablate.Cell("mask-match"), ablate.Cell("supervised")], "synthetic", "smoke")
+    small = grid.grid(40, 40, 40)
+    grid.ARMS = {arm: chain for arms in small.values() for arm, chain in arms.items()}
+    grid.ablate([grid.Cell("mask-match"), grid.Cell("supervised")], "synthetic", "smoke")
 
 
 def run_notebook(path: Path) -> None:
     """A notebook that trains a little."""
-    import nbformat
-
-    from scripts.reproduce import reproduce
-
-    cells = [nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]} if not k else {}) for k, text in enumerate(CELLS)]
+    cells = [nbformat.v4.new_code_cell(text) for text in CELLS]
+    cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     reproduce([str(path)])
 
 
 class Trials:
-    """A folder for trials: the uninterrupted runs of each target, and a fresh place for each case."""
+    """A folder for trials: the uninterrupted runs of each target, a fresh place for each case."""
 
     def __init__(self, folder: Path, pictures: int, targets: Sequence[str] = TARGETS):
         self.folder, self.pictures, self.targets = folder, pictures, targets
@@ -63,6 +82,7 @@ class Trials:
         self.inks = write_inks(folder / "inks")
         os.environ["MMLIB_RESULTS"] = str(folder / "first")
         train("pretrain", 1)  # so that a forked process need not import anything
+        self.message = folder / "message"
         self.alone: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
         self.init: dict[str, str] = {"pretrain": "none"}
@@ -70,8 +90,8 @@ class Trials:
             place = folder / "alone" / target
             self.earlier(target, place)
             started = time.monotonic()
-            if self.wait(fork(self.work(target, place), folder / "message")):
-                raise SystemExit(f"{target} fails when left alone: {(folder / 'message').read_text()}")
+            if exit_code(fork(self.work(target, place), self.message)):
+                raise SystemExit(f"{target} fails when left alone: {self.message.read_text()}")
             self.seconds[target] = time.monotonic() - started
             self.alone[target] = self.result(target, place)
             print(f"{target}: {self.seconds[target]:.1f} s alone", file=sys.stderr, flush=True)
@@ -80,23 +100,23 @@ class Trials:
                 self.init[STAGES[STAGES.index(target) + 1]] = run.name
 
     def earlier(self, target: str, place: Path) -> None:
-        """The finished runs that a stage starts from."""
+        """Copy the finished runs that a stage starts from."""
         place.mkdir(parents=True, exist_ok=True)
         for earlier in STAGES[: STAGES.index(target)] if target in STAGES else ():
-            shutil.copytree(self.folder / "alone" / earlier / "runs", place / "runs", dirs_exist_ok=True)
+            there = self.folder / "alone" / earlier / "runs"
+            shutil.copytree(there, place / "runs", dirs_exist_ok=True)
 
-    @staticmethod
-    def wait(pid: int) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    def work(
+        self, target: str, place: Path, checkpoint_seconds: float = 0.3
+    ) -> Callable[[], object]:
+        """What a forked process has to do for a target."""
 
-    def work(self, target: str, place: Path, checkpoint_seconds: float = 0.3) -> Callable[[], object]:
         def do() -> None:
             os.environ["MMLIB_RESULTS"] = str(place)
             if target == "pack":
-                from mmlib.data import prepare
-
                 prepare.CHUNK = 30
-                prepare.prepare([str(self.inks)], place / "packs", workers=2, show=lambda text: None)
+                quiet = {"workers": 2, "show": lambda text: None}
+                prepare.prepare([str(self.inks)], place / "packs", **quiet)
             elif target in RUNNERS:
                 with contextlib.redirect_stdout(sys.stderr):  # what they say is no outcome
                     run_grid() if target == "grid" else run_notebook(place / "trial.ipynb")
@@ -106,22 +126,24 @@ class Trials:
         return do
 
     def result(self, target: str, place: Path) -> dict[str, Any]:
-        from mmlib.data.pack import read_tensors
-        from mmlib.store.runs import Run
-        from mmlib.study import records
-
+        """What must be the same, by name."""
         if target == "pack":
             (report,) = (place / "packs").glob("*.json")
-            said = {key: value for key, value in json.loads(report.read_text()).items() if key != "seconds"}
-            arrays, header = read_tensors(place / "packs" / f"{self.inks.name}.safetensors")
-            return {"report": said, "header": header} | {name: array.tobytes() for name, array in arrays.items()}
+            said = json.loads(report.read_text())
+            said.pop("seconds")
+            path = place / "packs" / f"{self.inks.name}.safetensors"
+            arrays, header = read_tensors(path)
+            found = {name: array.tobytes() for name, array in arrays.items()}
+            return found | {"report": said, "header": header}
         if target == "grid":
-            rows = [{k: v for k, v in row.items() if k not in TIMES} for row in records.rows(place / "records.csv")]
-            runs = (place / "runs").glob("finetune-*")
-            return {"records": sorted(map(str, rows))} | {run.name: kept(Run.load(run)) for run in runs}
+            rows = records.rows(place / "records.csv")
+            timeless = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+            runs = {run.name: kept(Run.load(run)) for run in (place / "runs").glob("finetune-*")}
+            return runs | {"records": sorted(map(str, timeless))}
         if target == "notebook":
             cells = json.loads((place / "executed" / "trial.ipynb").read_text())["cells"]
-            return {"printed": cells[-1]["outputs"][0]["text"], "left": sorted(p.name for p in place.rglob("*.tmp"))}
+            left = sorted(p.name for p in place.rglob("*.tmp"))
+            return {"printed": cells[-1]["outputs"][0]["text"], "left": left}
         (run,) = (place / "runs").glob(f"{target}-*")
         return kept(Run.load(run)) | {"files": sorted(p.name for p in run.iterdir())}
 
@@ -129,55 +151,61 @@ class Trials:
         """One kill and one resume."""
         target = self.targets[number % len(self.targets)]
         rng = np.random.default_rng([seed, number])
-        missed = 0
+        place, missed = self.folder / "case", 0
         while True:
-            place = self.folder / "case"
             shutil.rmtree(place, ignore_errors=True)
             self.earlier(target, place)
             pid = fork(self.work(target, place))
             at = float(rng.uniform(0, self.seconds[target]))
             time.sleep(at)
             os.kill(pid, signal.SIGKILL)
-            if self.wait(pid) == -signal.SIGKILL:
+            if exit_code(pid) == -signal.SIGKILL:
                 break
             missed += 1  # it was done before
-        left = [p.name for p in sorted(place.glob("runs/*/checkpoint-*"))]
-        code = self.wait(fork(self.work(target, place), self.folder / "message"))
-        different = ["it failed: " + (self.folder / "message").read_text()] if code else differing(
-            self.alone[target], self.result(target, place))
-        if self.outlived(pid):
+        checkpoints = len(list(place.glob("runs/*/checkpoint-*")))
+        if exit_code(fork(self.work(target, place), self.message)):
+            different = ["it failed: " + self.message.read_text()]
+        else:
+            different = differing(self.alone[target], self.result(target, place))
+        if outlived(pid):
             different.append("processes outlived the killed one")
-        return {"target": target, "seconds": round(at, 3), "of": round(self.seconds[target], 3), "missed": missed,
-                "checkpoints": len(left), "different": different}
-
-    @staticmethod
-    def outlived(group: int) -> bool:
-        """Whether a process of a killed one's group is still there after a while; it is ended then."""
-        for _ in range(50):
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                return False
-            time.sleep(0.1)
-        os.killpg(group, signal.SIGKILL)
-        return True
+        return {
+            "target": target, "seconds": round(at, 3), "of": round(self.seconds[target], 3),
+            "missed": missed, "checkpoints": checkpoints, "different": different,
+        }  # fmt: skip
 
 
-def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+def outlived(group: int) -> bool:
+    """Whether a process of a killed one's group is still there after a while; it is ended then."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+    return True
+
+
+def summary(cases: Cases) -> dict[str, Any]:
     """Counts, and the cases that ended otherwise."""
-    return {"kills": len(cases), "identical": sum(not c["different"] for c in cases),
-            "by_target": {t: n for t in (*TARGETS, *RUNNERS) if (n := sum(c["target"] == t for c in cases))},
-            "resumed_from_a_checkpoint": sum(c["checkpoints"] > 0 for c in cases),
-            "different": [c for c in cases if c["different"]]}
+    counts = {t: sum(c["target"] == t for c in cases) for t in (*TARGETS, *RUNNERS)}
+    return {
+        "kills": len(cases),
+        "identical": sum(not c["different"] for c in cases),
+        "by_target": {target: count for target, count in counts.items() if count},
+        "resumed_from_a_checkpoint": sum(c["checkpoints"] > 0 for c in cases),
+        "different": [c for c in cases if c["different"]],
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; 0 where every case ended as if nothing had happened."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command; 0 where every case ended as if nothing had happened."""
+    parser = argparse.ArgumentParser("scripts.trials.kill", description=__doc__)
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=200, help="budget of each training (%(default)s)")
-    parser.add_argument("--targets", nargs="+", choices=(*TARGETS, *RUNNERS), default=TARGETS, help="(the stages and the packer)")
+    parser.add_argument("--pictures", type=int, default=200, help="budget of each training")
+    parser.add_argument("--targets", nargs="+", choices=(*TARGETS, *RUNNERS), default=TARGETS)
     parser.add_argument("--out", type=Path, help="the outcome's file (results/trials/kill.json)")
     args = parser.parse_args(argv)
     chosen = {} if tuple(args.targets) == TARGETS else {"targets": args.targets}
