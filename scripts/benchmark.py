@@ -336,7 +336,7 @@ def growth(repeats: int = 5) -> list[dict[str, Any]]:
             path = Path(folder, f"{count}.safetensors")
             inks = [pack[i] for i in range(min(count, len(pack)))]
             copies = (replace(ink, id=f"{k}-{ink.id}") for k in range(count // len(inks)) for ink in inks)
-            write_pack(((ink, 1.0) for ink in copies), path, split="growth")
+            write_pack(((ink, 1.0) for ink in copies), path)
             opened = seconds({"open": partial(Pack.open, path)}, repeats)["open"]
             many = Pack.open(path)
             feed = Feed([(Augmenter(many, np.arange(count), AugmentConfig(), vocabulary), None)], 1_000.0, 48, 0)

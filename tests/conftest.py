@@ -119,7 +119,7 @@ def make_pack(tmp_path):
 
     def make(inks: list[Ink], name: str = "toy") -> Pack:
         path = tmp_path / f"{name}.safetensors"
-        write_pack([normalised(i) for i in inks], path, split=name)
+        write_pack([normalised(i) for i in inks], path)
         return Pack.open(path)
 
     return make

@@ -55,7 +55,7 @@ def _wrong(member: tarfile.TarInfo, total: int, number: int) -> str | None:
 
 
 def iter_folder(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (path from the folder's parent, content) of all files below a folder, sorted by path."""
+    """Yield (path from the folder's parent, content) of all files below a folder, by path."""
     path = Path(path)
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         yield file.relative_to(path.parent).as_posix(), file.read_bytes()

@@ -1,7 +1,7 @@
 """Cuts and recombinations that stop a recogniser from learning formulas by heart.
 
-Single symbols, sub-expressions, other hands, other letters, joins (DESIGN.md, "So break the
-memory"). Each takes a numpy Generator and changes nothing in place; the label stays true to the ink.
+Single symbols, sub-expressions, other hands, other letters, joins. Each takes a numpy Generator and
+changes nothing in place; the label stays true to the ink.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from mmlib.data.pack import Indices, Pack
 from mmlib.data.sample import Sample, from_pack
 from mmlib.formula.vocabulary import Vocabulary
+
+Span = tuple[int, int]  # of tokens, (start, stop)
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,9 @@ class Augmenter:
     is replaced by the expression that it was made from.
     """
 
-    def __init__(
-        self,
-        pack: Pack,
-        indices: Indices,
-        config: AugmentConfig,
-        vocabulary: Vocabulary | None = None,
-        held: Container[tuple[int, ...]] = frozenset(),
-    ):
+    def __init__(self, pack: Pack, indices: Indices, config: AugmentConfig,
+                 vocabulary: Vocabulary | None = None,
+                 held: Container[tuple[int, ...]] = frozenset()):
         self.pack, self.config, self.held = pack, config, held
         if held:
             indices = [i for i in indices if not self._is_held(from_pack(pack, int(i)))]
@@ -69,12 +66,13 @@ class Augmenter:
         self.frac, self.sqrt, self.left, self.right = encode([r"\frac", r"\sqrt", "[", "]"])
         classes = [encode(shape) for shape in SHAPES]
         self.shapes = {i: np.array([j for j in ids if j != i]) for ids in classes for i in ids}
-        self._spans: dict[int, list[tuple[int, int]]] = {}
+        self._spans: dict[int, list[Span]] = {}
         self._bank: dict[int, np.ndarray] | None = None
 
     def draw(self, i: int, rng: np.random.Generator) -> Sample:
         """The training sample of expression i."""
         sample = from_pack(self.pack, i)
+        # Whoever cuts or recombines must know which ink each token stands for.
         if not self.pack.flat.aligned[i]:
             return sample
         made = self._vary(i, sample, rng)
@@ -102,14 +100,12 @@ class Augmenter:
 
     # --- structure --------------------------------------------------------------------------------
 
-    def elements(
-        self, tokens: np.ndarray, token_symbols: np.ndarray
-    ) -> list[list[tuple[int, int]]]:
-        """Token spans of the elements (a base with its scripts), one list per row, main row first."""
-        rows: list[list[tuple[int, int]]] = []
+    def elements(self, tokens: np.ndarray, token_symbols: np.ndarray) -> list[list[Span]]:
+        """Spans of the elements (a base with its scripts), one list per row, the main row first."""
+        rows: list[list[Span]] = []
 
         def group(at: int) -> int:
-            row: list[tuple[int, int]] = []
+            row: list[Span] = []
             rows.append(row)
             while at < len(tokens) and not (tokens[at] == self.close and token_symbols[at] < 0):
                 start, at = at, base(at)
@@ -137,8 +133,8 @@ class Augmenter:
         group(0)
         return rows
 
-    def spans(self, i: int) -> list[tuple[int, int]]:
-        """Token spans (start, stop) of the sub-expressions of expression i with two symbols or more."""
+    def spans(self, i: int) -> list[Span]:
+        """Spans of the sub-expressions of expression i that have two symbols or more."""
         if i not in self._spans:
             sample, found = from_pack(self.pack, i), []
             aligned = self.pack.flat.aligned[i]
@@ -187,6 +183,7 @@ class Augmenter:
 
     def bank(self) -> dict[int, np.ndarray]:
         """Label id to (m, 2) rows of expression and symbol, over the aligned expressions."""
+        # Made on first use: much training recombines nothing.
         if self._bank is None:
             rows: dict[int, list[tuple[int, int]]] = defaultdict(list)
             f = self.pack.flat
@@ -205,10 +202,9 @@ class Augmenter:
         keep = source.symbol == s
         return source.points[keep], source.stroke[keep]
 
-    def redraw(
-        self, sample: Sample, which: np.ndarray, labels: np.ndarray, rng: np.random.Generator
-    ) -> Sample:
-        """Replace the ink of symbols `which` by other instances of `labels`, in their place and size."""
+    def redraw(self, sample: Sample, which: np.ndarray, labels: np.ndarray,
+               rng: np.random.Generator) -> Sample:
+        """Give the symbols `which` the ink of other instances of `labels`, in place and size."""
         new = dict(zip(which.tolist(), labels.tolist(), strict=True))
         points, strokes, symbols, offset = [], [], [], 0
         for s in range(-1, len(sample.labels)):
@@ -237,6 +233,7 @@ class Augmenter:
         change = (rng.random(len(labels)) < self.config.swap_hand) & (labels != self.sqrt)
         if self.config.relabel and rng.random() < 0.5:
             owners = sample.token_symbols
+            # A symbol that several tokens share cannot change with one of them.
             single = np.bincount(owners[owners >= 0], minlength=len(labels)) == 1
             for s in np.flatnonzero(rng.random(len(labels)) < self.config.relabel):
                 alike = self.shapes.get(int(labels[s]))
@@ -255,6 +252,7 @@ class Augmenter:
     def join(self, left: Sample, right: Sample, rng: np.random.Generator) -> Sample:
         """`right` written after `left` on about the same line."""
         gap = rng.uniform(0.3, 0.9)
+        # The median's height is near the line that both are written on, whatever their scripts.
         middle = [np.median(s.points[:, 1]) for s in (left, right)]
         across = left.points[:, 0].max() - right.points[:, 0].min() + gap
         shift = np.array([across, middle[0] - middle[1] + rng.normal(0, 0.1)], np.float32)
@@ -280,4 +278,5 @@ def _fitted(other: np.ndarray, points: np.ndarray) -> np.ndarray:
     if min(max(size), max(osize)) >= 0.05:  # dots have no size
         extent, other_extent = size.max() * np.hypot(*size), osize.max() * np.hypot(*osize)
         factor = float(np.clip(np.sqrt(extent / other_extent), 0.2, 5))
-    return (other - (olow + ohigh) / 2) * factor + (low + high) / 2
+    moved: np.ndarray = (other - (olow + ohigh) / 2) * factor + (low + high) / 2
+    return moved

@@ -21,13 +21,9 @@ from mmlib.data.sample import Batch, Sample, collate
 from mmlib.data.workers import end_with_parent
 
 
-def batches_by_area(
-    sizes: np.ndarray,
-    area: float,
-    most: int,
-    rng: np.random.Generator | None = None,
-    jitter: float = 0.08,
-) -> list[np.ndarray]:
+def batches_by_area(sizes: np.ndarray, area: float, most: int,
+                    rng: np.random.Generator | None = None,
+                    jitter: float = 0.08) -> list[np.ndarray]:
     """Group expressions of like height and width into batches.
 
     Args:
@@ -85,17 +81,9 @@ class Feed:
             what is drawn is the same.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[tuple[Augmenter, int | None]],
-        area: float,
-        most: int,
-        seed: int,
-        longest: int = 150,
-        scale: float = 0.0,
-        share: tuple[int, int] = (0, 1),
-        workers: int = 0,
-    ):
+    def __init__(self, sources: Sequence[tuple[Augmenter, int | None]], area: float, most: int,
+                 seed: int, longest: int = 150, scale: float = 0.0,
+                 share: tuple[int, int] = (0, 1), workers: int = 0):
         self.sources, self.area, self.most, self.seed = sources, area, most, seed
         self.longest, self.scale, self.share, self.workers = longest, scale, share, workers
 
@@ -112,8 +100,8 @@ class Feed:
     def _draw(self, job: Job) -> list[Sample]:
         epoch, number, first, indices = job
         augmenter, samples = self.sources[number][0], []
+        # The position, not the index alone, seeds a sample: a source may go round more than once.
         for position, i in enumerate(indices.tolist(), first):
-            # The position, not the index alone: a source may go round more than once per epoch.
             rng = np.random.default_rng([self.seed, epoch, number, position])
             samples.append(replace(augmenter.draw(i, rng), id=augmenter.pack.ids[i]))
         return samples
@@ -123,10 +111,12 @@ class Feed:
         jobs = self._jobs(epoch)
         chunks = pool.map(_draw_in_worker, jobs) if pool else map(self._draw, jobs)
         samples = [s for chunk in chunks for s in chunk if len(s.tokens) <= self.longest]
+        # Drawn here and not by the view, so that sizes are known before batches are filled.
         if self.scale:
             rng = np.random.default_rng([self.seed, epoch, 19])
             factors = np.exp(rng.uniform(-self.scale, self.scale, len(samples)))
-            samples = [replace(s, points=s.points * np.float32(f)) for s, f in zip(samples, factors)]
+            samples = [replace(s, points=s.points * np.float32(factor))
+                       for s, factor in zip(samples, factors)]
         sizes = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples])
         rng = np.random.default_rng([self.seed, epoch, 13])
         order = batches_by_area(sizes, self.area, self.most, rng)
@@ -151,6 +141,7 @@ class Feed:
         if not self.workers:
             yield from map(self.epoch, itertools.count())
             return
+        # Spawned, because a fork would copy the device's and the other threads' state.
         context = multiprocessing.get_context("spawn")
         processes = ProcessPoolExecutor(self.workers, context, _start_worker, (self,))
         with processes as pool, ThreadPoolExecutor(1) as thread:

@@ -1,4 +1,4 @@
-"""A corpus: the pack that a stage trains on, its split, and expressions composed from its symbols."""
+"""A corpus: the pack that a stage trains on, its split, and what is composed from its symbols."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Corpus:
     @property
     def identity(self) -> str:
         """Names the exact data in a run's hash."""
-        return (f"{self.name}-{self.pack.digest[:12]}-{_digest(self.train)}-{_digest(self.valid)}")
+        split = f"{_digest(self.train)}-{_digest(self.valid)}"
+        return f"{self.name}-{self.pack.digest[:12]}-{split}"
 
     def view(self, config: ViewConfig) -> ViewConfig:
         """How this ink may be warped: pieces of a traced line move together."""
@@ -87,7 +88,7 @@ def cached_pack(name: str, make: Callable[[], Sequence[Ink]]) -> Pack:
     try:
         return Pack.open(path)
     except PackError:
-        write_pack((normalised(ink) for ink in make()), path, split=name)
+        write_pack((normalised(ink) for ink in make()), path)
         return Pack.open(path)
 
 
@@ -128,8 +129,8 @@ def load_corpus(dataset: str = "auto") -> Corpus:
     elif Path(dataset).exists():
         return _own_corpus(Path(dataset))
     else:
-        raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or 'auto', "
-                        "or give a folder or archive")
+        raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or "
+                        "'auto', or give a folder or archive")
     return Corpus(dataset, pack, *split(pack), Vocabulary.crohme())
 
 

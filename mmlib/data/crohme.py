@@ -41,7 +41,8 @@ def find(name: str) -> Path:
 def inkml_files(path: str | Path) -> list[tuple[str, bytes]]:
     """The (name, content) of all InkML files in an archive or a folder, sorted by name."""
     return sorted((name, content) for name, content in iter_files(path)
-                  if name.lower().endswith(".inkml") and not PurePosixPath(name).name.startswith("."))
+                  if name.lower().endswith(".inkml")
+                  and not PurePosixPath(name).name.startswith("."))
 
 
 def read_member(name: str, content: bytes) -> Ink:

@@ -1,4 +1,7 @@
-"""What is raised for data that cannot be used. (Free of torch, so that a mistyped name is told at once.)"""
+"""What is raised for data that cannot be used.
+
+Free of torch, so that a mistyped name is told at once.
+"""
 
 from __future__ import annotations
 

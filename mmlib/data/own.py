@@ -45,10 +45,9 @@ def content_digest(path: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def hold_out(
-    pack: Pack, train: np.ndarray, valid: np.ndarray, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """A split (train, valid) as it is, or a random tenth held out where it leaves too little of either.
+def hold_out(pack: Pack, train: np.ndarray, valid: np.ndarray,
+             seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A split (train, valid) as it is, or a random tenth held out where one of them is too small.
 
     Raises DataError for fewer than ten expressions.
     """

@@ -1,9 +1,8 @@
-"""A pack: one safetensors file that holds the ink of a whole split as flat arrays, and opens in milliseconds.
+"""A pack: one safetensors file with the ink of a whole split. It opens in milliseconds.
 
 Points are in units of the typical symbol size (`mmlib.formula.ink.typical_size`), y down, the upper
 left corner of every expression at (0, 0). They are stored as 1/256 of that unit or, where they were
-traced from pictures, as pixels. Strings (ids, writers, sources, LaTeX) are JSON in the file's header.
-Nothing is ever unpickled.
+traced from pictures, as pixels. Strings (ids, writers, sources, LaTeX) are JSON in the header.
 """
 
 from __future__ import annotations
@@ -36,21 +35,22 @@ class PackError(ValueError):
     """A pack that cannot be written or read: the message names the file and what to do."""
 
 
-def simplify(
-    points: np.ndarray, stroke: np.ndarray, tolerance: float, gap: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Douglas and Peucker (1973) on all strokes at once, then points at most `gap` apart on the rest.
+def simplify(points: np.ndarray, stroke: np.ndarray, tolerance: float,
+             gap: float) -> tuple[np.ndarray, np.ndarray]:
+    """Douglas and Peucker (1973) on all strokes at once, then points at most `gap` apart.
 
     points (n, 2), stroke (n,) as in `Ink`; tolerance and gap in the points' unit. Returns the new
     (m, 2) and (m,). Every dropped point lies within `tolerance` of the returned line; first and
     last points stay.
     """
     points = np.asarray(points, dtype=np.float64)
+    # Begin with the ends of all strokes; in each round, keep the farthest point of each piece.
     keep = np.ones(len(points), dtype=bool)
     keep[1:-1] = (stroke[1:-1] != stroke[:-2]) | (stroke[1:-1] != stroke[2:])
     while True:
         kept = np.flatnonzero(keep)
         segment = np.cumsum(keep) - 1
+        # Each point against the line between the kept points on either side of it.
         start = points[kept][segment]
         along = points[np.append(kept[1:], kept[-1])][segment] - start
         offset = points - start
@@ -64,6 +64,7 @@ def simplify(
             break
         keep |= new
     points, stroke = points[keep], stroke[keep]
+    # Cut what is left into equal pieces; a step between two strokes is no piece.
     step = np.diff(points, axis=0)
     pieces = np.where(np.diff(stroke) == 0, np.ceil(np.hypot(*step.T) / gap), 1).astype(int)
     pieces = np.append(np.maximum(pieces, 1), 1)
@@ -81,16 +82,17 @@ def normalised(ink: Ink) -> tuple[Ink, float]:
     size = typical_size(ink.points, ink.stroke)
     points, stroke = simplify((ink.points - ink.points.min(0)) / size, ink.stroke, TOLERANCE, GAP)
     if points.max() * RESOLUTION > MOST_STEPS:
-        raise InkError(f"{ink.id}: the expression is over {MOST_STEPS // RESOLUTION} times as large "
-                       "as its typical stroke")
+        raise InkError(f"{ink.id}: the expression is over {MOST_STEPS // RESOLUTION} times as "
+                       "large as its typical stroke")
     points = np.round(points * RESOLUTION).astype(np.uint16).astype(np.float32) / RESOLUTION
+    # Rounding can make two points of a stroke one.
     moved = np.ones(len(points), dtype=bool)
     moved[1:] = (points[1:] != points[:-1]).any(1) | (stroke[1:] != stroke[:-1])
     fields = {**ink.__dict__, "points": points[moved], "stroke": stroke[moved].astype(np.int32)}
     return Ink(**fields), size
 
 
-# --- writing and reading the file -------------------------------------------------------------------
+# --- writing and reading the file ----------------------------------------------------------------
 
 _ARRAYS = {
     "points": (np.uint16, (2,)),
@@ -106,14 +108,13 @@ _ARRAYS = {
 _STRINGS = ("id", "writer", "source", "latex", "label_error")
 
 
-def write_pack(
-    inks: Iterable[tuple[Ink, float]], path: str | Path, split: str, traced: bool = False
-) -> None:
+def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, traced: bool = False) -> None:
     """Write inks as `normalised` gives them, each with its typical size, as one pack, atomically.
 
     Tokens are ids of `Vocabulary.crohme()`; tokens that it lacks are appended to the pack's own
-    vocabulary. An expression whose label is not valid has no tokens and stays in the pack. `traced`:
-    the ink comes from pictures, and the sizes are in pixels. Raises PackError for duplicate ids.
+    vocabulary. An expression whose label is not valid has no tokens and stays in the pack.
+    traced: the ink comes from pictures, and the sizes are in pixels.
+    Raises PackError for duplicate ids.
     """
     from safetensors.numpy import save
 
@@ -141,12 +142,13 @@ def write_pack(
     strings = {key: [getattr(ink, key) for ink, _ in items] for key in _STRINGS}
     if len(set(strings["id"])) != len(items):
         raise PackError(f"{path}: two expressions have the same id; give each file its own name")
-    arrays = {
-        key: np.ascontiguousarray(np.concatenate(columns[key] or [np.zeros((0, *shape))]), dtype=kind)
-        for key, (kind, shape) in _ARRAYS.items()
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for key, (kind, shape) in _ARRAYS.items():
+        rows = np.concatenate(columns[key] or [np.zeros((0, *shape))])
+        arrays[key] = np.ascontiguousarray(rows, dtype=kind)
+    # The digest names the data in a run's hash: it covers the content, not how it was written.
     content = b"".join(a.tobytes() for a in arrays.values()) + json.dumps(strings).encode()
-    header = {"split": split, "version": VERSION, "traced": traced, "vocabulary": list(number),
+    header = {"version": VERSION, "traced": traced, "vocabulary": list(number),
               "digest": hashlib.sha256(content).hexdigest(), **strings}
     write_atomic(Path(path), save(arrays, {"format": FORMAT, "header": json.dumps(header)}))
 
@@ -174,17 +176,16 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                         "delete it and run `mmlib data prepare`") from None
 
 
-# --- the opened pack --------------------------------------------------------------------------------
+# --- the opened pack -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Flat:
-    """The flat arrays of a pack of E expressions, for vectorised work; offsets end with the total."""
+    """The flat arrays of a pack of E expressions; offsets end with the total."""
 
     points: np.ndarray  # (N, 2) float32, in typical sizes
     point_stroke: np.ndarray  # (N,) int32, the point's stroke within its expression
     point_offsets: np.ndarray  # (E+1,) first point of each expression
-    stroke_starts: np.ndarray  # (S+1,) first point of each stroke
     stroke_offsets: np.ndarray  # (E+1,) first stroke of each expression
     stroke_symbols: np.ndarray  # (S,) the stroke's symbol within its expression, or -1
     symbol_offsets: np.ndarray  # (E+1,) first symbol of each expression
@@ -198,10 +199,9 @@ class Flat:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """An opened pack. `pack[i]` is an Ink with points in typical sizes; it costs slices, no parsing."""
+    """An opened pack. `pack[i]` is an Ink with points in typical sizes: slices, no parsing."""
 
     path: Path
-    split: str
     flat: Flat
     typical: np.ndarray  # (E,) float32, the typical symbol size in the device's units
     sizes: np.ndarray  # (E, 2) float32, width and height in typical sizes
@@ -230,11 +230,11 @@ class Pack:
                 raise ValueError("it was written with another vocabulary")
             if len(set(vocabulary)) != len(vocabulary):
                 raise ValueError("its vocabulary has a token twice")
-            strings = [header[key] for key in _STRINGS]
+            strings = ids, writers, sources, labels, errors = [header[key] for key in _STRINGS]
             if any(len(s) != len(sizes) for s in strings):
                 raise ValueError("its string lists do not fit")
-            return cls(path, header["split"], flat, arrays["typical"], sizes, vocabulary, *strings,
-                       traced, version, header["digest"])
+            return cls(path, flat, arrays["typical"], sizes, vocabulary, ids, writers, sources,
+                       labels, errors, traced, version, header["digest"])
         except (AttributeError, KeyError, ValueError, IndexError, TypeError) as error:
             raise PackError(f"{path}: {error}; delete it and run `mmlib data prepare`") from None
 
@@ -253,9 +253,9 @@ class Pack:
         i = range(len(self))[i]
         flat = self.flat
         points = slice(flat.point_offsets[i], flat.point_offsets[i + 1])
-        of_stroke = flat.stroke_symbols[flat.stroke_offsets[i] : flat.stroke_offsets[i + 1]].tolist()
+        of_stroke = flat.stroke_symbols[flat.stroke_offsets[i] : flat.stroke_offsets[i + 1]]
         strokes: dict[int, list[int]] = {}
-        for stroke, symbol in enumerate(of_stroke):
+        for stroke, symbol in enumerate(of_stroke.tolist()):
             strokes.setdefault(symbol, []).append(stroke)
         labels = flat.symbols[flat.symbol_offsets[i] : flat.symbol_offsets[i + 1]].tolist()
         symbols = tuple(Symbol(self.vocabulary[v], tuple(strokes.get(k, ())))
@@ -270,14 +270,12 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # of n lengths, n + 1 offsets
 
 
-def _flatten(
-    arrays: dict[str, np.ndarray], n: int, words: int, traced: bool
-) -> tuple[Flat, np.ndarray]:
+def _flatten(arrays: dict[str, np.ndarray], n: int, words: int,
+             traced: bool) -> tuple[Flat, np.ndarray]:
     """Offsets, derived arrays and sizes; ValueError where the arrays do not fit together."""
     counts, lengths = arrays["counts"], arrays["stroke_lengths"]
-    if any(arrays[key].dtype != kind for key, (kind, _) in _ARRAYS.items()) or (
-        n and (counts.min() < 0 or lengths.min() < 1)
-    ):
+    foreign = any(arrays[key].dtype != kind for key, (kind, _) in _ARRAYS.items())
+    if foreign or (n and (counts.min() < 0 or lengths.min() < 1)):
         raise ValueError("its arrays have the wrong types or lengths")
     stroke_offsets, symbol_offsets, token_offsets = (_offsets(counts[:, k]) for k in range(3))
     starts = _offsets(lengths)
@@ -286,9 +284,8 @@ def _flatten(
         "stroke_symbols": len(lengths), "symbols": symbol_offsets[-1], "tokens": token_offsets[-1],
         "token_symbols": token_offsets[-1], "points": starts[-1],
     }  # fmt: skip
-    if any(len(arrays[key]) != length for key, length in expected.items()) or (
-        n and counts[:, 0].min() < 1
-    ):
+    fits = all(len(arrays[key]) == length for key, length in expected.items())
+    if not fits or (n and counts[:, 0].min() < 1):
         raise ValueError("its arrays do not fit together")
     for key in ("symbols", "tokens"):
         if len(arrays[key]) and not 0 <= arrays[key].min() <= arrays[key].max() < words:
@@ -303,7 +300,7 @@ def _flatten(
     points = arrays["points"].astype(np.float32) / steps
     local = np.arange(len(lengths)) - np.repeat(stroke_offsets[:-1], counts[:, 0])
     sizes = np.maximum.reduceat(points, first[:-1]) if n else np.zeros((0, 2), np.float32)
-    flat = Flat(points, np.repeat(local, lengths).astype(np.int32), first, starts, stroke_offsets,
+    flat = Flat(points, np.repeat(local, lengths).astype(np.int32), first, stroke_offsets,
                 arrays["stroke_symbols"], symbol_offsets, arrays["symbols"], token_offsets,
                 arrays["tokens"], arrays["token_symbols"], arrays["flags"][:, 0],
                 arrays["flags"][:, 1])

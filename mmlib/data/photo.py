@@ -23,7 +23,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
 
     1. Divide by the paper's light, a wide local maximum: shading and shadows go.
     2. Turn the page level by its ruled lines, which are long and thin and many of one slope.
-    3. Keep what is dark (Otsu). Take the rules away where no ink crosses, specks, and a margin's line.
+    3. Keep what is dark (Otsu). Take rules away where no ink crosses, specks, and a margin's line.
     4. Crop to the ink. A page with nothing on it comes as one white pixel.
 
     Works at the picture's own resolution or, above `LONGEST` pixels, at that.
@@ -36,6 +36,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
         scale = LONGEST / max(grey.shape)
         grey = (255 * rescale(grey, scale, anti_aliasing=True)).astype(np.uint8)
     side = max(grey.shape)
+    # Wider than a stroke and narrower than a shadow, so that ink does not count as dark paper.
     smooth = gaussian(grey, 1.5, preserve_range=True)
     light = ndimage.maximum_filter(smooth, size=side // 25)
     light = gaussian(light, side / 30, preserve_range=True)
@@ -43,6 +44,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
     if angle := slope_of_rules(even):
         even = rotate(even, np.degrees(angle), resize=True, cval=1.0)
     ink = without_rules(even < min(threshold_otsu(even), DARK + 0.1))
+    # Specks are dust and paper grain; a decimal point is larger.
     area = max(6, round((side / 300) ** 2))
     label, count = ndimage.label(ink, np.ones((3, 3)))
     large = np.bincount(label.ravel(), minlength=count + 1) >= area
@@ -56,7 +58,7 @@ def clean(grey: np.ndarray) -> np.ndarray:
 
 
 def long_rows(ink: np.ndarray) -> np.ndarray:
-    """The ink (H, W) bool in runs as long as a rule: over a fifth of the width, across small gaps."""
+    """The ink (H, W) bool in runs as long as a rule: over a fifth of the width."""
     from scipy import ndimage
 
     length = max(20, ink.shape[1] // 5)
@@ -68,9 +70,9 @@ def long_rows(ink: np.ndarray) -> np.ndarray:
 def slope_of_rules(even: np.ndarray, most: float = 0.2) -> float:
     """Angle in radians by which to turn a ruled page level; 0 where there are no rules.
 
-    even: (H, W), paper 1. Positive where rows rise to the right. It is the angle at which ink projects
-    on the sharpest rows (as in Bloomberg et al., 1995), among `most` to either side; taken only where
-    it makes long rows that were not there.
+    even: (H, W), paper 1. The angle, positive where rows rise to the right, is the one at which ink
+    projects on the sharpest rows (Bloomberg et al., 1995), among `most` to either side. It is taken
+    only where it makes long rows that were not there.
     """
     from skimage.transform import rescale, rotate
 
@@ -83,6 +85,7 @@ def slope_of_rules(even: np.ndarray, most: float = 0.2) -> float:
 
     sharp = [float((np.diff(turned(angle).sum(1)) ** 2).sum()) for angle in angles]
     best = float(angles[int(np.argmax(sharp))])
+    # A formula without rules has a sharpest angle, too: turn only what then shows rules.
     ruled = long_rows(turned(best) > 0.12).any(1).sum() >= 2
     sharper = max(sharp) > 1.3 * sharp[len(angles) // 2]
     return best if ruled and sharper and abs(best) > 0.004 else 0.0
@@ -95,7 +98,8 @@ def without_rules(ink: np.ndarray) -> np.ndarray:
     """
     from scipy import ndimage
 
-    filled = long_rows(ink).sum(1) > 0.6 * ink.shape[1]  # a fraction bar is not as wide as the page
+    # A fraction bar is not as wide as the page.
+    filled = long_rows(ink).sum(1) > 0.6 * ink.shape[1]
     if not filled.any():
         return ink
     bands, count = ndimage.label(ndimage.binary_dilation(filled, iterations=2))
@@ -142,14 +146,8 @@ def only_rules(ink: np.ndarray) -> bool:
     return bool(wide.max() > ink.shape[1] / 2 and (high < 6 + 0.15 * wide).all())
 
 
-def imitate(
-    levels: np.ndarray,
-    rng: np.random.Generator,
-    shade: float = 0.5,
-    rules: bool = True,
-    tilt: float = 0.06,
-    perspective: float = 0.08,
-) -> np.ndarray:
+def imitate(levels: np.ndarray, rng: np.random.Generator, shade: float = 0.5, rules: bool = True,
+            tilt: float = 0.06, perspective: float = 0.08) -> np.ndarray:
     """A photograph (h, w) uint8 of a drawing, to measure cleaning by: the truth is then known.
 
     levels: (H, W) uint8, 255 = ink. The paper is lit from one side (`shade`: the light lost on the

@@ -1,8 +1,8 @@
-"""Pictures with captions, where there is no ink: BTTR's and CoMER's folders, TSV + PNG, or one's own.
+"""Pictures with captions, where there is no ink: BTTR's and CoMER's folders, or one's own.
 
 Layouts, in a folder or a tar archive, at any depth: `img/NAME.png|bmp|jpg` beside `caption.txt`
-(`NAME<TAB>tokens`), and `NAME.png` beside `*.tsv` (`NAME<TAB>latex`). Where there is no caption file
-at all, every picture is read, without a label.
+(`NAME<TAB>tokens`), and `NAME.png` beside `*.tsv` (`NAME<TAB>latex`). Where there is no caption
+file at all, every picture is read, without a label.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from mmlib.formula.latex import LatexError, canonical
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Files = Mapping[str, Path | bytes]  # by name; those of a folder are not read before they are needed
+
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg")
 MAX_PIXELS = 2**25
 INK = 25  # a pixel with a tenth of full ink counts as ink where a picture is cropped
@@ -40,16 +42,16 @@ OTHERS = {
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One expression's picture: (H, W) uint8, ink 255 on 0, cropped to the ink; labels as in `Ink`."""
+    """One expression's picture, cropped to its ink; labels as in `Ink`."""
 
     id: str
-    array: np.ndarray
+    array: np.ndarray  # (H, W) uint8, ink 255 on 0
     tokens: tuple[str, ...] | None = None
     latex: str | None = None
     label_error: str | None = None
 
 
-# --- one picture ------------------------------------------------------------------------------------
+# --- one picture ---------------------------------------------------------------------------------
 
 
 def decode(content: bytes) -> np.ndarray:
@@ -95,16 +97,19 @@ def grey_of(image: Image) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
-    if image.getexif().get(274, 1) != 1:  # a telephone held sideways
+    # A telephone held sideways stores the picture as its sensor saw it, and how to turn it.
+    if image.getexif().get(274, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         levels = np.asarray(image.convert("L"), float)
         opaque = np.asarray(image.getchannel("A"), float) / 255
+        # Tablets export light ink on nothing, which would vanish on white.
         few = 0 < opaque.sum() < opaque.size / 2
         paper = "black" if few and (levels * opaque).sum() > 200 * opaque.sum() else "white"
         image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
-    if image.mode.startswith("I"):  # sixteen bits, which Pillow would cut off at 255
+    # Pillow would cut sixteen bits off at 255.
+    if image.mode.startswith("I"):
         return np.asarray(np.asarray(image).clip(0, 65535) // 257, np.uint8)
     return np.array(image.convert("L"))
 
@@ -127,7 +132,7 @@ def grey_of_array(array: np.ndarray) -> np.ndarray:
 
 
 def ink_levels(array: np.ndarray) -> np.ndarray:
-    """Grey (H, W) uint8, dark on light or light on dark, as ink levels (255 = ink), cropped to the ink.
+    """Grey (H, W) uint8, dark on light or light on dark, as ink levels (255 = ink), cropped.
 
     Paper is what most pixels are. Raises DataError for a blank picture.
     """
@@ -139,15 +144,15 @@ def ink_levels(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-# --- folders and archives ---------------------------------------------------------------------------
+# --- folders and archives ------------------------------------------------------------------------
 
 
 def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | DataError]:
-    """Pictures of a folder or archive in the order of the captions; what cannot be read, as DataError.
+    """Pictures of a folder or archive in the order of the captions, with DataErrors among them.
 
     Such errors are a caption without a picture, an unreadable or blank picture and a broken caption
-    line. A caption that is no valid LaTeX is none: its picture comes with `tokens` None and
-    `label_error`. With `photos`, a photograph is cleaned, as `recognize` does.
+    line. A caption that is no valid LaTeX is no such error: its picture comes with `tokens` None
+    and `label_error`. With `photos`, a photograph is cleaned, as `recognize` does.
     """
     path = Path(path)
     files = _open_files(path)
@@ -174,12 +179,13 @@ def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | 
         except DataError as error:
             yield DataError(f"{path}: {file}: {error}")
             continue
-        seen.add(key)  # not before it could be read: another of its name may be whole
+        # Not before the picture could be read: another of its name may be whole.
+        seen.add(key)
         yield _labelled(key, array, latex)
 
 
-def _open_files(path: Path) -> Mapping[str, Path | bytes]:
-    """The files of a folder, unread, or of an archive, by name."""
+def _open_files(path: Path) -> Files:
+    """The files of a folder or an archive."""
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file())
         return {p.relative_to(path).as_posix(): p for p in found}
@@ -194,7 +200,7 @@ def _load(file: Path | bytes) -> bytes:
     return file.read_bytes()
 
 
-def _by_name(files: Mapping[str, Path | bytes]) -> dict[tuple[str, str], str]:
+def _by_name(files: Files) -> dict[tuple[str, str], str]:
     """Pictures by folder and name, with and without the extension."""
     found: dict[tuple[str, str], str] = {}
     for name in files:
@@ -205,10 +211,9 @@ def _by_name(files: Mapping[str, Path | bytes]) -> dict[tuple[str, str], str]:
     return found
 
 
-def _rows(
-    files: Mapping[str, Path | bytes], found: dict[tuple[str, str], str]
-) -> Iterator[tuple[str, tuple[str, str | None] | DataError]]:
-    """Each caption's file with its (picture name, latex); without captions, each picture with None."""
+def _rows(files: Files, found: Mapping[tuple[str, str], str]) -> Iterator[
+        tuple[str, tuple[str, str | None] | DataError]]:
+    """Each caption's file and (picture name, latex); without captions, each picture and None."""
     captions = [n for n in files
                 if PurePosixPath(n).name == "caption.txt" or n.lower().endswith(".tsv")]
     if not captions:

@@ -47,7 +47,8 @@ def _read_inkml(files: list[tuple[str, bytes]], workers: int) -> Results:
 def _trace_pictures(name: str, path: Path) -> Results:
     """Pictures as ink; DataError where there are none to read."""
     done: Results = []
-    for picture in read_pictures(path, photos=name not in DATASETS):  # a benchmark's stay as they are
+    # A benchmark's pictures stay as they are.
+    for picture in read_pictures(path, photos=name not in DATASETS):
         if isinstance(picture, DataError):
             done.append(str(picture))
             continue
@@ -67,12 +68,13 @@ def prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
     """Pack one data set as `<out_dir>/<name>.safetensors`; returns its report. See `prepare`."""
     started = time.perf_counter()
     source = find(name)
-    files = [] if name.endswith("_pictures") and name in DATASETS else inkml_files(source)
+    # Looking for InkML among 1,147 pictures would unpack the archive once more for nothing.
+    files = [] if name in DATASETS and name.endswith("_pictures") else inkml_files(source)
     results = _read_inkml(files, workers) if files else _trace_pictures(name, source)
     items = [result for result in results if not isinstance(result, str)]
     inks = [ink for ink, _ in items]
     path = out_dir / f"{pack_name(name)}.safetensors"
-    write_pack(items, path, split=pack_name(name), traced=not files)
+    write_pack(items, path, traced=not files)
     return {
         "dataset": name,
         "listed": len(results),
@@ -100,20 +102,17 @@ def summary(report: dict[str, Any]) -> str:
     """A report as the lines that `mmlib data prepare` prints."""
     skipped, invalid = report["skipped"], report["invalid_labels"]
     lines = [
-        f"{report['dataset']}: {report['listed']} listed, {report['read']} read, {len(skipped)} skipped, "
-        f"{report['tokens']} tokens, {report['pack_bytes'] / 2**20:.1f} MiB, {report['seconds']:.1f} s"
+        "{dataset}: {listed} listed, {read} read, {} skipped, {tokens} tokens, {:.1f} MiB, "
+        "{seconds:.1f} s".format(len(skipped), report["pack_bytes"] / 2**20, **report)
     ]
     if report["traced"]:
         lines.append("  pictures, traced to ink")
     else:
-        lines.append(
-            f"  {report['writers']} writers, {report['symbols']} symbols of {report['symbol_classes']} "
-            f"classes, {report['aligned']} expressions with every token's ink known"
-        )
-    for said, items in (
-        ("skipped", skipped),
-        ("kept without tokens, its label is not valid", [f"{k}: {why}" for k, why in invalid.items()]),
-    ):
+        lines.append("  {writers} writers, {symbols} symbols of {symbol_classes} classes, "
+                     "{aligned} expressions with every token's ink known".format(**report))
+    unreadable = [f"{name}: {why}" for name, why in invalid.items()]
+    for said, items in (("skipped", skipped),
+                        ("kept without tokens, its label is not valid", unreadable)):
         lines += [f"  {said}: {item}" for item in items[:SHOWN]]
         if len(items) > SHOWN:
             lines.append(f"  {said}: {len(items) - SHOWN} more, in the report beside the pack")
@@ -122,17 +121,14 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def prepare(
-    datasets: Iterable[str] = tuple(DATASETS),
-    out_dir: str | Path | None = None,
-    workers: int | None = None,
-    show: Callable[[str], object] = print,
-) -> list[dict[str, Any]]:
+def prepare(datasets: Iterable[str] = tuple(DATASETS), out_dir: str | Path | None = None,
+            workers: int | None = None,
+            show: Callable[[str], object] = print) -> list[dict[str, Any]]:
     """Pack data sets, show each one's report and keep it beside the pack as `<name>.report.json`.
 
     datasets: names of `crohme.DATASETS`, or paths of archives or folders, of InkML or of pictures
-    with captions, which are traced to ink. `out_dir`: by default `cache_root()`. Returns the reports.
-    Raises DataError where a data set is missing.
+    with captions, which are traced to ink. `out_dir`: by default `cache_root()`. Returns the
+    reports. Raises DataError where a data set is missing.
     """
     out_dir = Path(out_dir) if out_dir else cache_root()
     reports = []
@@ -145,7 +141,7 @@ def prepare(
 
 
 def load_pack(name: str) -> Pack:
-    """The pack of a data set from the cache, prepared first where it is missing, damaged or outdated.
+    """The pack of a data set from the cache, prepared where it is missing, damaged or outdated.
 
     Where the data set itself is gone, a pack of an older version is used as it is.
     """
@@ -159,6 +155,7 @@ def load_pack(name: str) -> Pack:
     try:
         prepare([name], show=lambda text: None)
     except DataError:
+        # The archives may be elsewhere by now: a pack of before is better than none.
         if pack is None:
             raise
         return pack

@@ -38,6 +38,14 @@ def from_pack(pack: Pack, i: int) -> Sample:
                   f.tokens[tokens].astype(np.int64), f.token_symbols[tokens].astype(np.int64))
 
 
+def unlabelled(points: np.ndarray, stroke: np.ndarray, size: float) -> Sample:
+    """Ink in any unit, (n, 2) and (n,), and its typical symbol size in that unit, as a sample."""
+    none = np.zeros(0, np.int64)
+    points = ((points - points.min(0)) / size).astype(np.float32)
+    stroke = np.unique(stroke, return_inverse=True)[1]
+    return Sample(points, stroke, np.full(len(points), -1), none, none, none)
+
+
 @dataclass
 class Batch:
     """b samples on a device."""

@@ -1,7 +1,7 @@
 """Training and validation, disjoint in writers *and* in formulas.
 
-A formula that stands on both sides leaks more than a writer does: CROHME's KAIST and expressmatch
-are a few formulas by many hands, and a recogniser that has memorised them looks as if it could read.
+A formula that stands on both sides leaks more than a writer does. CROHME's KAIST and expressmatch
+are a few formulas by many hands: a recogniser that has memorised them looks as if it could read.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Split(NamedTuple):
 def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies: int = 2) -> Split:
     """Hold out writers and formulas of each source; deterministic by `seed`.
 
-    In each source, writers in random order are held out until a share of those of the source's
-    formulas is collected that have at most `rare` copies in the whole pack, or that share of its
-    expressions is reached, two writers at least. The share is `share` times the source's mean
-    formula length over that of all (between 0.5 and 1.5): sources of short formulas would else make
-    validation easier than the tests. Formulas with more copies are held out only to make it three in
-    a source (they cost training too much).
+    In each source, writers in random order are held out, two at least, until they have written a
+    share of the source's rare formulas (at most `rare` copies in the whole pack) or of its
+    expressions. The share is `share` times the source's mean formula length over that of all
+    (between 0.5 and 1.5): sources of short formulas would else make validation easier than the
+    tests. Formulas with more copies cost training too much; they are held out only to make it three
+    in a source.
 
     Validation: what held-out writers wrote of held-out formulas, at most `copies` per formula.
-    Training: what others wrote of other formulas. The rest, the price of being disjoint twice, is in
-    neither. A source that names no writers is split by formulas; an unknown writer in a source with
-    held-out writers is in neither. Invalid labels are in training only.
+    Training: what others wrote of other formulas. The rest, the price of being disjoint twice, is
+    in neither. A source that names no writers is split by formulas; an unknown writer in a source
+    with held-out writers is in neither. Invalid labels are in training only.
     """
     rng = np.random.default_rng(seed)
     formulas: list[Formula] = [pack.tokens(i) for i in range(len(pack))]
@@ -53,7 +53,8 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
     for source in sorted(sources, key=str):
         members = sources[source]
         named = any(pack.writers[i] is not None for i in members)
-        by_writer = defaultdict(list)  # by name, or by place where the source names none
+        # By name, or by place where the source names none.
+        by_writer: dict[Any, list[int]] = defaultdict(list)
         for i in members:
             if pack.writers[i] is not None or not named:
                 by_writer[pack.writers[i] if named else i].append(i)
@@ -66,6 +67,7 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
         found: set[Formula] = set()
         seen_so_far = 0
         writers = sorted(by_writer)
+        # Never more than half of the writers: training needs hands, too.
         for writer in (writers[k] for k in rng.permutation(len(writers))):
             enough = len(found) >= part * len(uncommon)
             if len(taken) >= 2 and (enough or len(taken) >= len(writers) // 2):
@@ -76,8 +78,8 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
             taken.append(writer)
             seen_so_far += size
             found |= written_by[writer] & uncommon
-        others = {f for w in taken for f in written_by[w]} - found - {None}
-        written = sorted(others)
+        # Of what else these writers wrote, the formulas that cost training least.
+        written = sorted({f for w in taken for f in written_by[w] if f is not None} - found)
         written = sorted((written[k] for k in rng.permutation(len(written))), key=count.__getitem__)
         held_formulas |= found | set(written[: max(0, 3 - len(found))])
         if named:
@@ -90,6 +92,8 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
     used: Counter[Formula] = Counter()
     for i in rng.permutation(len(pack)):
         formula, writer, source = formulas[i], pack.writers[i], pack.sources[i]
+        # A held-out formula by another hand is in neither part, and so is another formula by a
+        # held-out hand.
         if formula in held_formulas:
             mine = writer in held_writers or source in unnamed_sources
             if mine and used[formula] < copies:
@@ -114,5 +118,5 @@ def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict[str, float]:
 
 
 def seen(pack: Pack, indices: Indices, formulas: Set[Formula]) -> float:
-    """Share of the expressions of a pack (a test set, say) whose canonical formula is in `formulas`."""
+    """Share of a pack's expressions whose canonical formula is in `formulas`."""
     return float(np.mean([pack.tokens(i) in formulas for i in indices])) if len(indices) else 0.0

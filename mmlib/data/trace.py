@@ -1,4 +1,4 @@
-"""A picture to ink: its skeleton, so that one way of drawing and warping serves pictures and ink."""
+"""A picture to ink, its skeleton, so that one way of drawing and warping serves both."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mmlib.data.pack import MOST_STEPS, RESOLUTION
 from mmlib.data.pictures import Picture
 from mmlib.formula.ink import Ink, typical_size
 
-# Typical component of a picture over typical symbol of its ink: the median of CROHME's training set.
+# Typical component of a picture over typical symbol of its ink: median of CROHME's training set.
 COMPONENTS = 1.08
 
 
 def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Ink levels (H, W) uint8, 255 = ink, to ink: the skeleton's pixels, joined to their neighbours.
+    """Ink levels (H, W) uint8, 255 = ink, to ink: the skeleton's pixels, joined to neighbours.
 
     Returns points (n, 2) in pixels; stroke (n,): short strokes of two points, one for each pair of
     neighbouring skeleton pixels; and the typical symbol size in pixels. So a picture is drawn again
@@ -27,6 +27,7 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
     levels = np.asarray(levels)
     threshold = threshold_otsu(levels) if levels.min() < levels.max() else 127
+    # Thick grey lines have a threshold of their own, but pale ink must not take paper along.
     skeleton = skeletonize(levels > min(threshold, 200))
     if not skeleton.any():
         raise DataError("the picture has no ink")
@@ -34,7 +35,8 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     pairs = []
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         both = padded & np.roll(padded, (-dy, -dx), (0, 1))
-        if dy and dx:  # a diagonal only where no right angle joins the two already
+        # A diagonal only where no right angle joins the two already: else corners become triangles.
+        if dy and dx:
             both &= ~np.roll(padded, -dy, 0) & ~np.roll(padded, -dx, 1)
         y, x = np.nonzero(both)
         pairs.append(np.stack([np.stack([x, y], 1), np.stack([x + dx, y + dy], 1)], 1))
@@ -44,8 +46,10 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     y, x = np.nonzero(padded & ~joined)  # dots
     dots = np.stack([np.stack([x, y], 1)] * 2, 1)
     strokes = np.concatenate([edges, dots]) - 0.5  # the padding off, a pixel's centre at +1/2
+    # The typical size is defined on strokes; connected pieces of the skeleton stand in for them.
     boxes = np.array([r.bbox for r in regionprops(label(skeleton, connectivity=2))])
-    corners = np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]] - 1], 1).reshape(-1, 2).astype(np.float32)
+    corners = np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]] - 1], 1).reshape(-1, 2)
+    corners = corners.astype(np.float32)
     size = typical_size(corners, np.repeat(np.arange(len(boxes)), 2)) / COMPONENTS
     points = strokes.reshape(-1, 2).astype(np.float32)
     return points, np.repeat(np.arange(len(strokes)), 2), size
@@ -60,8 +64,8 @@ def traced(picture: Picture) -> tuple[Ink, float]:
     points -= points.min(0)
     most = MOST_STEPS // RESOLUTION
     if points.max() > min(MOST_STEPS, most * size):
-        raise DataError(f"the picture is over {MOST_STEPS:,} pixels or {most} typical symbols large; "
-                        "crop it to one formula")
-    ink = Ink((points / size).astype(np.float32), stroke.astype(np.int32), (), picture.latex, picture.tokens,
-              id=picture.id, label_error=picture.label_error)
+        raise DataError(f"the picture is over {MOST_STEPS:,} pixels or {most} typical symbols "
+                        "large; crop it to one formula")
+    ink = Ink((points / size).astype(np.float32), stroke.astype(np.int32), latex=picture.latex,
+              tokens=picture.tokens, id=picture.id, label_error=picture.label_error)
     return ink, size

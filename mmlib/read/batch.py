@@ -24,20 +24,11 @@ Mask = Callable[[View, InkBatch, np.ndarray, float], Tensor]
 
 
 @torch.no_grad()
-def read_samples(
-    model: Recogniser,
-    samples: Sequence[Sample],
-    vocabulary: Vocabulary,
-    view: ViewConfig,
-    beam: int = 5,
-    both: bool = True,
-    device: torch.device | str = "cpu",
-    area: float = 6_000.0,
-    most: int = 64,
-    longest: int = 120,
-    sizes: Sequence[float] = (1.0,),
-    mask: Mask | None = None,
-) -> list[list[Hypothesis]]:
+def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary,
+                 view: ViewConfig, beam: int = 5, both: bool = True,
+                 device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
+                 longest: int = 120, sizes: Sequence[float] = (1.0,),
+                 mask: Mask | None = None) -> list[list[Hypothesis]]:
     """Hypotheses of samples (points in typical symbols), in the samples' order, best first.
 
     Args:
@@ -65,22 +56,14 @@ def read_samples(
     return found
 
 
-def read_pack(
-    model: Recogniser,
-    pack: Pack,
-    indices: Indices,
-    vocabulary: Vocabulary,
-    view: ViewConfig,
-    beam: int = 5,
-    **options: Any,
-) -> list[list[Hypothesis]]:
+def read_pack(model: Recogniser, pack: Pack, indices: Indices, vocabulary: Vocabulary,
+              view: ViewConfig, beam: int = 5, **options: Any) -> list[list[Hypothesis]]:
     """`read_samples` of the expressions `indices` of a pack."""
     samples = [from_pack(pack, int(i)) for i in indices]
     return read_samples(model, samples, vocabulary, view, beam, **options)
 
 
-def best_tokens(
-    found: Sequence[Sequence[Hypothesis]], vocabulary: Vocabulary
-) -> list[list[str]]:
+def best_tokens(found: Sequence[Sequence[Hypothesis]],
+                vocabulary: Vocabulary) -> list[list[str]]:
     """The best hypothesis of each expression as tokens; an empty list where there is none."""
     return [vocabulary.decode(h[0].tokens) if h else [] for h in found]

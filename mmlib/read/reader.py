@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from mmlib.draw.views import InkBatch, ViewConfig, make_view
+from mmlib.data.sample import unlabelled
+from mmlib.draw.views import ViewConfig
 from mmlib.formula.latex import LatexError, to_tree
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.models.layers import autocast, channels_last
+from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
-from mmlib.models.search import beam_search
+from mmlib.read.batch import read_samples
 from mmlib.read.source import ink_of
 from mmlib.store.files import RunError, from_json, results_root
 from mmlib.store.weights import load_weights
@@ -49,7 +49,7 @@ class Reader:
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "cpu") -> Reader:
-        """From a weights file, a run's folder or its bare name; by default the recogniser that ships.
+        """From a weights file, a run's folder or its name; by default the recogniser that ships.
 
         Loaded once, until the file changes. Raises FileNotFoundError or RunError, naming the file.
         """
@@ -60,54 +60,32 @@ class Reader:
             path = named if not path.exists() and named.is_dir() else path
             path = path / "weights.safetensors" if path.is_dir() else path
         if not path.is_file():
-            raise FileNotFoundError(f"there is no recogniser at {path}: fine-tune one, or name another")
+            raise FileNotFoundError(f"there is no recogniser at {path}: fine-tune one, or name "
+                                    "another")
         return _load(path, device, path.stat().st_mtime_ns)
 
-    @torch.no_grad()
-    def read(
-        self,
-        inks: list[tuple[np.ndarray, np.ndarray, float]],
-        beam: int = 5,
-        longest: int = 120,
-        sizes: Sequence[float] = (1.0,),
-    ) -> list[list[Reading]]:
-        """Read inks as one batch; hypotheses of each, best first.
+    def read(self, inks: list[tuple[np.ndarray, np.ndarray, float]], beam: int = 5,
+             longest: int = 120, sizes: Sequence[float] = (1.0,)) -> list[list[Reading]]:
+        """Read inks; hypotheses of each, best first.
 
-        inks: (points (n, 2) in any unit, stroke (n,), typical symbol size in that unit), as `ink_of`
-        gives them. They are drawn at `sizes`, relative to the recogniser's own. What does not parse
-        comes last (evaluations score the plain order).
+        inks: (points (n, 2) in any unit, stroke (n,), typical symbol size in that unit), as
+        `ink_of` gives them. They are drawn at `sizes`, relative to the recogniser's own. What does
+        not parse comes last (evaluations score the plain order).
         """
         device = self.model.scalars["gamma"].device
-        points, strokes, owners, offset = [], [], [], 0
-        for number, (xy, stroke, size) in enumerate(inks):
-            points.append((xy - xy.min(0)) / size)
-            local = np.unique(stroke, return_inverse=True)[1]
-            strokes.append(local + offset)
-            owners.append(np.full(len(xy), number))
-            offset += int(local[-1]) + 1
-        xy = torch.from_numpy(np.concatenate(points).astype(np.float32))
-        stroke, owner = (torch.from_numpy(np.concatenate(rows)) for rows in (strokes, owners))
-        batch = InkBatch(xy, stroke, owner, len(inks)).to(device)
-        views = [make_view(batch, self.view.still(size), torch.Generator().manual_seed(0))
-                 for size in sizes]
-        with autocast(device):
-            memories = [self.model.encode(view.picture, view.valid).memory for view in views]
-            found = beam_search(self.model, memories, self.vocabulary, beam, longest)
-        readings = [[self._reading(h.tokens, h.score) for h in hypotheses] for hypotheses in found]
-        return [sorted(of_one, key=lambda r: not _is_expression(r.tokens)) for of_one in readings]
-
-    def _reading(self, ids: tuple[int, ...], score: float) -> Reading:
-        tokens = self.vocabulary.decode(ids)
-        return Reading(tuple(tokens), pretty(tokens), score)
+        samples = [unlabelled(points, stroke, size) for points, stroke, size in inks]
+        found = read_samples(self.model, samples, self.vocabulary, self.view, beam, device=device,
+                             longest=longest, sizes=sizes)
+        readings = []
+        for hypotheses in found:
+            decoded = [(self.vocabulary.decode(h.tokens), h.score) for h in hypotheses]
+            of_one = [Reading(tuple(tokens), pretty(tokens), score) for tokens, score in decoded]
+            readings.append(sorted(of_one, key=lambda r: not _is_expression(r.tokens)))
+        return readings
 
 
-def recognize(
-    source: Any,
-    beam: int = 5,
-    reader: Reader | str | Path | None = None,
-    photo: bool | None = None,
-    sizes: Sequence[float] = (1.0,),
-) -> list[Reading]:
+def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None,
+              photo: bool | None = None, sizes: Sequence[float] = (1.0,)) -> list[Reading]:
     """LaTeX of one handwritten expression.
 
     Args:

@@ -69,9 +69,8 @@ def several_rows(points: np.ndarray, stroke: np.ndarray, size: float) -> int:
     return rows if rows > 1 else 0
 
 
-def _from_picture(
-    source: str | Path | Image | np.ndarray, photo: bool | None
-) -> tuple[np.ndarray, np.ndarray, float]:
+def _from_picture(source: str | Path | Image | np.ndarray,
+                  photo: bool | None) -> tuple[np.ndarray, np.ndarray, float]:
     try:
         if isinstance(source, str | Path):
             grey = decode(Path(source).read_bytes())

@@ -138,7 +138,7 @@ class Kinds:
         for ink in inks:
             write_inkml(ink, folder / "ink.inkml")
             self.inkml.append((folder / "ink.inkml").read_bytes())
-        write_pack([normalised(i) for i in inks], folder / "pack.safetensors", "p")
+        write_pack([normalised(i) for i in inks], folder / "pack.safetensors")
         self.pack = (folder / "pack.safetensors").read_bytes()
         self.pictures = sample_pictures()
         self.weights = sample_weights(folder / "weights.safetensors")

@@ -22,7 +22,7 @@ ALL = AugmentConfig(symbol=0.15, subexpression=0.3, join=0.25, swap_hand=0.3, re
 def pack(tmp_path_factory):
     """150 synthetic expressions with truth for symbols and tokens."""
     path = tmp_path_factory.mktemp("samples") / "toy.safetensors"
-    write_pack([normalised(ink) for ink in synthetic_ink(150, 7)], path, split="toy")
+    write_pack([normalised(ink) for ink in synthetic_ink(150, 7)], path)
     return Pack.open(path)
 
 

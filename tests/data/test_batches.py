@@ -21,7 +21,7 @@ LEVERS = AugmentConfig(symbol=0.2, subexpression=0.2, join=0.1, swap_hand=0.2, r
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory):
     path = tmp_path_factory.mktemp("batches") / "toy.safetensors"
-    write_pack([normalised(ink) for ink in synthetic_ink(60, 3)], path, split="toy")
+    write_pack([normalised(ink) for ink in synthetic_ink(60, 3)], path)
     return Pack.open(path)
 
 

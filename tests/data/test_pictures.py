@@ -187,7 +187,7 @@ def test_decode_refuses(monkeypatch):
 def test_a_picture_is_packed_as_ink_of_its_own_size(tmp_path):
     pictures = [Picture("a", CROPPED, ("x",), "x"), Picture("b", CROPPED[:1], None, "x }", "why"), Picture("c", CROPPED[:, :2])]
     path = tmp_path / "p.safetensors"
-    write_pack(map(traced, pictures), path, "p", traced=True)
+    write_pack(map(traced, pictures), path, traced=True)
     pack = Pack.open(path)
     assert pack.traced
     assert pack.ids == ["a", "b", "c"]
@@ -199,7 +199,7 @@ def test_a_picture_is_packed_as_ink_of_its_own_size(tmp_path):
         for name in ("id", "tokens", "latex", "label_error"):
             assert getattr(picture, name) == getattr(ink, name)
     with pytest.raises(PackError, match="same id"):
-        write_pack(map(traced, pictures[:1] * 2), path, "p")
+        write_pack(map(traced, pictures[:1] * 2), path)
 
 
 def test_a_picture_beyond_all_sizes_is_refused():

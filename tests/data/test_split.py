@@ -19,7 +19,7 @@ def field(tmp_path_factory, make_ink):
     inks += [make_ink("a+b", "unknown", None, "unique")]
     inks += [replace(make_ink("c", "invalid", "u/0", "unique"), tokens=None, token_symbols=None)]
     path = tmp_path_factory.mktemp("split") / "field.safetensors"
-    write_pack([normalised(i) for i in inks], path, "field")
+    write_pack([normalised(i) for i in inks], path)
     return Pack.open(path)
 
 

@@ -315,7 +315,7 @@ def test_what_is_shown_has_the_same_tokens():
 
 def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
     """A likelier hypothesis that does not parse stands behind one that does."""
-    import mmlib.read.reader as module
+    import mmlib.read.batch as module
 
     vocabulary = Vocabulary.crohme()
     found = [Hypothesis(tuple(vocabulary.encode(text)), score) for text, score in

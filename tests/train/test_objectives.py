@@ -28,7 +28,7 @@ SMALL = EncoderConfig(widths=(16, 32), blocks=(1, 1), context=0, d=32)
 def short(tmp_path_factory):
     """Twenty short expressions."""
     path = tmp_path_factory.mktemp("objectives") / "toy.safetensors"
-    write_pack([normalised(ink) for ink in synthetic_ink(60, 7)], path, split="toy")
+    write_pack([normalised(ink) for ink in synthetic_ink(60, 7)], path)
     pack = Pack.open(path)
     return [from_pack(pack, i) for i in range(len(pack)) if pack.sizes[i, 0] < 8][:20]
 
