@@ -1,0 +1,1 @@
+"""Ink that nobody wrote: a grammar, a layout, sources of glyphs, and their composition."""

@@ -1,30 +1,27 @@
-r"""Synthetic ink: a grammar draws an expression, a layout places it, a bank of pen strokes writes it.
+r"""Synthetic ink: a grammar draws an expression, a layout places it, a bank of glyphs writes it.
 
-It carries the same truth as CROHME's files: symbols with their strokes, canonical tokens, and which token
-is whose ink; everything runs on it with no download. All 101 symbol classes of CROHME are there, none is
-left out; of LaTeX there is nothing beyond them (no ``\prod``, no matrices). With `HersheyBank` the strokes
-are those of fonts, bent into many hands; with `InkBank` they are real writers'.
+It carries the same truth as CROHME's files: symbols with their strokes, canonical tokens, and which
+token is whose ink. So everything runs on it without a download. All 101 symbol classes of CROHME
+occur, and nothing of LaTeX beyond them (no ``\prod``, no matrices).
 
-Lengths and nesting follow CROHME's 2014 training set (8,834 expressions; 6,000 synthetic ones beside them):
+Lengths and nesting follow CROHME's 2014 training set (8,834 expressions, 6,000 synthetic ones):
 
-====================  =================================  ====
-quantile              5, 10, 25, 50, 75, 90, 95, 99 %    mean
-====================  =================================  ====
-symbols, CROHME       1, 2, 4, 8, 13, 19, 23, 34          9.7
-symbols, synthetic    1, 2, 4, 8, 13, 19, 24, 34          9.7
-tokens, CROHME        1, 3, 6, 13, 22, 32, 38, 56        15.5
-tokens, synthetic     1, 2, 5, 12, 20, 30, 38, 56        14.4
-====================  =================================  ====
+====================  ===========================  ====
+quantile              5, 25, 50, 75, 95, 99 %      mean
+====================  ===========================  ====
+symbols, CROHME       1, 4, 8, 13, 23, 34           9.7
+symbols, synthetic    1, 4, 8, 13, 24, 34           9.7
+tokens, CROHME        1, 6, 13, 22, 38, 56         15.5
+tokens, synthetic     1, 5, 12, 20, 38, 56         14.4
+====================  ===========================  ====
 
 =======================  ======  =========  ========================  ======  =========
 % of expressions with    CROHME  synthetic  ..                        CROHME  synthetic
 =======================  ======  =========  ========================  ======  =========
 a fraction                   28         29  a superscript                 39         40
 a root                       14         16  a subscript                   27         27
-a sum                         6          6  scripts in scripts             2          2
-an integral                   6          6  fractions, roots nested        9          6
-a limit                       3          3  round brackets                29         27
-an equals sign               37         35  a plus                        38         36
+a sum or an integral         12         12  scripts in scripts             2          2
+an equals sign               37         35  fractions, roots nested        9          6
 =======================  ======  =========  ========================  ======  =========
 """
 
@@ -36,43 +33,49 @@ import numpy as np
 from mmlib.formula.ink import Ink, Symbol
 from mmlib.formula.latex import align, from_tree, to_tree
 from mmlib.formula.tree import Node, renumber
-from mmlib.synthetic.glyphs import GlyphBank, HersheyBank, InkBank
+from mmlib.synthetic.glyphs import GlyphBank
 from mmlib.synthetic.grammar import Grammar
+from mmlib.synthetic.hershey import HersheyBank
 from mmlib.synthetic.layout import Layout
 
-__all__ = ["GlyphBank", "HersheyBank", "InkBank", "compose", "synthetic_ink"]
 
+def synthetic_ink(
+    n: int, seed: int = 0, bank: GlyphBank | None = None, start: int = 0
+) -> list[Ink]:
+    """Expressions `start` to `start + n` of the endless series `seed`, in heights of a digit.
 
-def synthetic_ink(n: int, seed: int = 0, bank: GlyphBank | None = None, start: int = 0) -> list[Ink]:
-    """Expressions `start` to `start + n` of the endless series `seed`, in units of a digit's height.
-
-    Each depends on the seed, its place and the bank alone, so any slice can be made by itself. The bank
-    (default: the Hershey fonts) also says which symbols the grammar may use. About 1,000 expressions per
-    second and core.
+    Each depends on the seed, its place and the bank alone, so any slice can be made by itself. The
+    bank (by default the Hershey fonts) also says which symbols the grammar may use. It makes about
+    1,000 expressions per second and core.
     """
     bank = bank or _hershey()
     grammar = _grammar(bank.labels)
     inks = []
     for index in range(start, start + n):
         rng = np.random.default_rng([seed, index])
-        inks.append(_write(grammar.tree(rng), bank, rng, None, f"synthetic-{seed}-{index}"))
+        tree = grammar.tree(rng)
+        inks.append(_write(tree, bank, rng, bank.hand(rng), f"synthetic-{seed}-{index}"))
     return inks
 
 
-def compose(tokens: Sequence[str], bank: GlyphBank, rng: np.random.Generator, hand: str | None = None, id: str = "") -> Ink:
+def compose(
+    tokens: Sequence[str], bank: GlyphBank, rng: np.random.Generator,
+    hand: str | None = None, id: str = "",
+) -> Ink:  # fmt: skip
     """Canonical `tokens` written by `hand` (default: any of the bank's).
 
-    Raises LatexError where the tokens are no expression, ValueError where they hold no symbol, KeyError where
-    the bank has no glyph for one of them.
+    Raises LatexError where the tokens are no expression, ValueError where they hold no symbol, and
+    KeyError where the bank has no glyph for one of them.
     """
     tree = to_tree(tokens)
     renumber(tree)
-    return _write(tree, bank, rng, hand, id)
+    return _write(tree, bank, rng, bank.hand(rng) if hand is None else hand, id)
 
 
-def _write(tree: list[Node], bank: GlyphBank, rng: np.random.Generator, hand: str | None, id: str) -> Ink:
-    """Ink of a tree whose nodes are numbered: symbol i is the node with `ref` i."""
-    hand = bank.hand(rng) if hand is None else hand
+def _write(
+    tree: list[Node], bank: GlyphBank, rng: np.random.Generator, hand: str, id: str
+) -> Ink:
+    """Ink of a numbered tree: symbol i is the node with the `ref` i."""
     strokes, drawn = Layout(bank, hand, rng).ink(tree)
     symbols, first = [], 0
     for ref, (label, count) in enumerate(drawn):
@@ -80,8 +83,10 @@ def _write(tree: list[Node], bank: GlyphBank, rng: np.random.Generator, hand: st
         first += count
     tokens = from_tree(tree)
     owners = tuple(-1 if ref is None else int(ref) for ref in align(tokens, tree) or ())
-    return Ink.from_strokes(strokes, symbols=tuple(symbols), latex=" ".join(tokens), tokens=tuple(tokens),
-                            token_symbols=owners, writer=hand, source="synthetic", id=id)  # fmt: skip
+    return Ink.from_strokes(
+        strokes, symbols=tuple(symbols), latex=" ".join(tokens), tokens=tuple(tokens),
+        token_symbols=owners, writer=hand, source="synthetic", id=id,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1)
