@@ -19,7 +19,8 @@ from mmlib.data.split import split
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.synthetic.compose import InkBank, synthetic_ink
+from mmlib.synthetic.compose import synthetic_ink
+from mmlib.synthetic.ink_bank import InkBank
 
 SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of each embedded part
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one

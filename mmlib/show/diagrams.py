@@ -32,7 +32,8 @@ from mmlib.show.ink import (
     view_ink,
 )
 from mmlib.study import results
-from mmlib.synthetic.compose import HersheyBank, compose
+from mmlib.synthetic.compose import compose
+from mmlib.synthetic.hershey import HersheyBank
 from mmlib.train import attend
 from mmlib.train.objectives.contrast import common_points
 from mmlib.train.pretrain import HARD

@@ -14,9 +14,11 @@ from mmlib.formula.inkml import read_inkml, write_inkml
 from mmlib.formula.latex import LatexError, canonical, from_tree, to_tree
 from mmlib.formula.tree import renumber
 from mmlib.formula.vocabulary import CROHME_CLASSES, Vocabulary
-from mmlib.synthetic.compose import HersheyBank, InkBank, compose, synthetic_ink
+from mmlib.synthetic.compose import compose, synthetic_ink
 from mmlib.synthetic.glyphs import EXTENT
 from mmlib.synthetic.grammar import Grammar
+from mmlib.synthetic.hershey import HersheyBank
+from mmlib.synthetic.ink_bank import InkBank
 
 
 @pytest.fixture(scope="module")
