@@ -58,7 +58,7 @@ def batches_by_area(sizes: np.ndarray, area: float, most: int,
     return found
 
 
-CHUNK = 250  # samples that are drawn at one go
+CHUNK = 250  # samples that are drawn in one job
 Job = tuple[int, int, int, np.ndarray]  # epoch, source, first position, expressions
 _served: list[Feed] = []  # in a worker of a feed, that feed
 

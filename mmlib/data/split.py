@@ -46,62 +46,71 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
     sources = defaultdict(list)
     for i, source in enumerate(pack.sources):
         sources[source].append(i)
+    named = {s for s in sources if any(pack.writers[i] is not None for i in sources[s])}
 
-    held_writers: set[str] = set()
+    held_writers: set[str | None] = set()
     held_formulas: set[Formula] = set()
-    unnamed_sources, held_sources = set(), set()
     for source in sorted(sources, key=str):
-        members = sources[source]
-        named = any(pack.writers[i] is not None for i in members)
-        # By name, or by place where the source names none.
-        by_writer: dict[Any, list[int]] = defaultdict(list)
-        for i in members:
-            if pack.writers[i] is not None or not named:
-                by_writer[pack.writers[i] if named else i].append(i)
-        distinct = {f for i in members if (f := formulas[i]) is not None}
-        length = np.mean([len(f) for f in distinct]) if distinct else 0.0
-        part = share * np.clip(length / mean_length, 0.5, 1.5) if distinct else 0.0
-        uncommon = {f for f in distinct if count[f] <= rare}
-        written_by = {w: {formulas[i] for i in by_writer[w]} for w in by_writer}
-        taken: list[Any] = []
-        found: set[Formula] = set()
-        seen_so_far = 0
-        writers = sorted(by_writer)
-        # Never more than half of the writers: training needs hands, too.
-        for writer in (writers[k] for k in rng.permutation(len(writers))):
-            enough = len(found) >= part * len(uncommon)
-            if len(taken) >= 2 and (enough or len(taken) >= len(writers) // 2):
-                break
-            size = len(by_writer[writer])
-            if len(taken) >= 2 and seen_so_far + size > part * len(members):
-                continue
-            taken.append(writer)
-            seen_so_far += size
-            found |= written_by[writer] & uncommon
-        # Of what else these writers wrote, the formulas that cost training least.
-        written = sorted({f for w in taken for f in written_by[w] if f is not None} - found)
-        written = sorted((written[k] for k in rng.permutation(len(written))), key=count.__getitem__)
-        held_formulas |= found | set(written[: max(0, 3 - len(found))])
-        if named:
-            held_writers |= set(taken)
-            held_sources.add(source)
-        else:
-            unnamed_sources.add(source)
+        # By writer, or by place where the source names none.
+        written: dict[Any, list[Formula]] = defaultdict(list)
+        for i in sources[source]:
+            if pack.writers[i] is not None or source not in named:
+                written[pack.writers[i] if source in named else i].append(formulas[i])
+        distinct = {formulas[i] for i in sources[source]} - {None}
+        length = np.mean([len(f) for f in distinct if f]) if distinct else 0.0
+        portion = share * np.clip(length / mean_length, 0.5, 1.5) if distinct else 0.0
+        rare_ones = {f for f in distinct if count[f] <= rare}
+        most = portion * len(sources[source])
+        writers = _held_writers(written, rare_ones, portion * len(rare_ones), most, rng)
+        theirs = {f for w in writers for f in written[w]}
+        held_formulas |= _held_formulas(theirs, rare_ones, count, rng)
+        if source in named:
+            held_writers |= set(writers)
 
     train, valid = [], []
     used: Counter[Formula] = Counter()
     for i in rng.permutation(len(pack)):
         formula, writer, source = formulas[i], pack.writers[i], pack.sources[i]
-        # A held-out formula by another hand is in neither part, and so is another formula by a
-        # held-out hand.
+        # A held-out formula by another hand is in neither, and so is another formula by a held-out
+        # hand, or by one that may be.
         if formula in held_formulas:
-            mine = writer in held_writers or source in unnamed_sources
+            mine = writer in held_writers or source not in named
             if mine and used[formula] < copies:
                 used[formula] += 1
                 valid.append(i)
-        elif writer not in held_writers and not (writer is None and source in held_sources):
+        elif writer not in held_writers and (writer is not None or source not in named):
             train.append(i)
     return Split(np.sort(np.array(train, np.int64)), np.sort(np.array(valid, np.int64)))
+
+
+def _held_writers(written: dict[Any, list[Formula]], rare: set[Formula], enough: float,
+                  most: float, rng: np.random.Generator) -> list[Any]:
+    """Writers of a source, until they have `enough` of its rare formulas or `most` expressions."""
+    taken: list[Any] = []
+    found: set[Formula] = set()
+    size, writers = 0, sorted(written)
+    # Never more than half of the writers: training needs hands, too.
+    for writer in (writers[k] for k in rng.permutation(len(writers))):
+        if len(taken) >= 2 and (len(found) >= enough or len(taken) >= len(writers) // 2):
+            break
+        if len(taken) >= 2 and size + len(written[writer]) > most:
+            continue
+        taken.append(writer)
+        size += len(written[writer])
+        found |= rare.intersection(written[writer])
+    return taken
+
+
+def _held_formulas(written: set[Formula], rare: set[Formula], count: Counter[Formula],
+                   rng: np.random.Generator) -> set[Formula]:
+    """The rare formulas among those that held-out writers wrote; where they are under three, more.
+
+    These are the ones with the fewest copies, which cost training least.
+    """
+    found = written & rare
+    others = sorted(f for f in written - found if f is not None)
+    order = sorted((others[k] for k in rng.permutation(len(others))), key=count.__getitem__)
+    return found | set(order[: max(0, 3 - len(found))])
 
 
 def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict[str, float]:
