@@ -23,7 +23,7 @@ def load_own(path: str | Path) -> Pack:
     """The pack of a folder or archive, made where its content has no pack yet.
 
     What was skipped and why is printed, and kept beside the pack. Layouts of captions: see
-    `mmlib.data.pictures`. Raises DataError, naming the path, where there is nothing to read.
+    `mmlib.data.captions`. Raises DataError, naming the path, where there is nothing to read.
     """
     path = Path(path).resolve()  # a folder `test_2014` here is not CROHME's
     if not path.exists():

@@ -10,10 +10,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mmlib.data.captions import read_pictures
 from mmlib.data.crohme import DATASETS, find, inkml_files, read_member
 from mmlib.data.errors import DataError
 from mmlib.data.pack import VERSION, Pack, PackError, normalised, write_pack
-from mmlib.data.pictures import read_pictures
 from mmlib.data.places import cache_root
 from mmlib.data.trace import traced
 from mmlib.data.workers import end_with_parent

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmlib.data.captions import Picture
 from mmlib.data.errors import DataError
 from mmlib.data.pack import MOST_STEPS, RESOLUTION
-from mmlib.data.pictures import Picture
 from mmlib.formula.ink import Ink, typical_size
 
 # Typical component of a picture over typical symbol of its ink: median of CROHME's training set.

@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from mmlib.data.captions import Picture, read_pictures
 from mmlib.data.errors import DataError
 from mmlib.data.own import load_own
 from mmlib.data.pack import Pack, PackError, write_pack
 from mmlib.data.photo import imitate
-from mmlib.data.pictures import MAX_PIXELS, Picture, decode, ink_levels, read_pictures
+from mmlib.data.pictures import MAX_PIXELS, decode, ink_levels
 from mmlib.data.trace import trace_picture, traced
 
 LEVELS = np.zeros((6, 9), np.uint8)
