@@ -1,1 +1,1 @@
-"""Benchmarks, rivals, long trials, and what makes the notebooks and the site: beside the package, not in it."""
+"""Commands beside the package: benchmarks, rivals, long trials, notebooks, figures, the site."""

@@ -1,4 +1,4 @@
-"""The checkout itself: pins that agree, a clean tree, notebooks in form, layers that point one way."""
+"""The checkout itself: pins that agree, a clean tree, notebooks in form."""
 
 import ast
 import csv
@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from itertools import pairwise
 
@@ -23,11 +22,12 @@ from scripts.reproduce import code_digest, parameters_of
 ROOT = project_root()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MODULES = sorted((ROOT / "mmlib").rglob("*.py"))
 
 
 def requirement_lines(path):
-    return [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return [
+        line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")
+    ]
 
 
 def pins():
@@ -38,13 +38,15 @@ def pins():
 
 def tracked():
     """The files that git holds."""
-    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if git.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in git.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-# --- environment --------------------------------------------------------------------------------------------
+# --- environment ----------------------------------------------------------------------------------
 
 
 def test_requirements_are_plain_pins():
@@ -70,7 +72,9 @@ def test_conda_gets_the_same_environment():
     (from_pip,) = (entry["pip"] for entry in dependencies if isinstance(entry, dict))
     assert "-r requirements.txt" in from_pip
     from_conda = [entry for entry in dependencies if isinstance(entry, str)]
-    python = next(entry.removeprefix("python=") for entry in from_conda if entry.startswith("python="))
+    python = next(
+        entry.removeprefix("python=") for entry in from_conda if entry.startswith("python=")
+    )
     assert f"{python}.0" in SpecifierSet(PYPROJECT["project"]["requires-python"])
     for entry in [*from_conda, *(e for e in from_pip if not e.startswith("-"))]:
         name, _, version = re.sub("=+", "=", entry).partition("=")
@@ -82,9 +86,13 @@ def test_make_knows_its_targets():
     def make(*arguments):
         # A make that runs the tests hands its own flags down; they are not for this one.
         environment = {
-            name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("MAKEFLAGS", "MAKELEVEL")
         }
-        done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            ["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -92,7 +100,9 @@ def test_make_knows_its_targets():
         assert f"make {target} " in make("help")
         make("--dry-run", target)
     assert "-p profile smoke -p dataset synthetic" in make("-n", "reproduce")
-    assert "-p profile desk -p dataset crohme" in make("-n", "reproduce", "PROFILE=desk", "DATASET=crohme")
+    assert "-p profile desk -p dataset crohme" in make(
+        "-n", "reproduce", "PROFILE=desk", "DATASET=crohme"
+    )
 
 
 def test_ci_runs_the_readmes_test_command():
@@ -104,13 +114,16 @@ def test_ci_runs_the_readmes_test_command():
     assert "\nmake test\n" in script.read_text()
 
 
-# --- what is committed --------------------------------------------------------------------------------------
+# --- what is committed ----------------------------------------------------------------------------
 
 
 def test_no_machine_paths_or_package_hosts():
     # In pieces, so that this file does not find itself.
     pattern = re.compile(
-        r"(?<![\w.])/(work|farm|root|home/\w+|tmp)/" + r"\w|pypi[.]org|python" + r"hosted|/opt" + r"/pypi"
+        r"(?<![\w.])/(work|farm|root|home/\w+|tmp)/"
+        + r"\w|pypi[.]org|python"
+        + r"hosted|/opt"
+        + r"/pypi"
     )
     for path in tracked():
         data = path.read_bytes()
@@ -134,10 +147,17 @@ def test_nothing_of_crohme_and_nothing_large_is_committed():
             assert name.startswith("results/checkpoints/"), name
         if path.name == "outcomes.csv":
             with open(path, newline="") as file:
-                assert next(csv.reader(file)) == ["id", "token_errors", "insertions", "length", "structure", "score"], name
+                assert next(csv.reader(file)) == [
+                    "id",
+                    "token_errors",
+                    "insertions",
+                    "length",
+                    "structure",
+                    "score",
+                ], name
 
 
-# --- notebooks ----------------------------------------------------------------------------------------------
+# --- notebooks ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -152,7 +172,9 @@ def test_notebook_is_in_form(path):
     assert {"profile", "dataset", "seed"} <= set(parameters_of(path))
     assert all(parameters_of(path).values()), "each parameter has its type"
     cells = notebook.cells
-    assert notebook.metadata["executed"] == code_digest(notebook), f"stale outputs: mmlib reproduce {path.stem[:2]} --keep"
+    assert notebook.metadata["executed"] == code_digest(notebook), (
+        f"stale outputs: python -m scripts.reproduce {path.stem[:2]} --keep"
+    )
     assert cells[0].cell_type == "markdown"
     for before, cell in pairwise(cells):
         assert "markdown" in (before.cell_type, cell.cell_type), (
@@ -161,12 +183,14 @@ def test_notebook_is_in_form(path):
     for cell in cells:
         if cell.cell_type == "code":
             assert sum(bool(line.strip()) for line in cell.source.splitlines()) <= 20, cell.source
-            assert not re.search(r"^(def|class) ", cell.source, re.MULTILINE) or len(cell.source) < 1500, (
-                cell.source
-            )
+            assert (
+                not re.search(r"^(def|class) ", cell.source, re.MULTILINE)
+                or len(cell.source) < 1500
+            ), cell.source
 
 
-# What may carry a digit in prose; any other number is a result, and results are computed. Nothing of the references is looked at.
+# What may carry a digit in prose; any other number is a result, and results are computed. Nothing
+# of the references is looked at.
 ALLOWED = (
     r"```.*?```|`[^`]*`",  # code, and the values of parameters in it
     r"\$\$.*?\$\$|\$(?=[^$]*[A-Za-z])[^$]*\$",  # formulas, which have letters
@@ -182,7 +206,9 @@ ALLOWED = (
 
 
 def typed_numbers(prose, sections=()):
-    """Numbers in Markdown that are none of `ALLOWED`, each with what stands before it; `sections` may be referred to."""
+    """Numbers in Markdown that are none of `ALLOWED`, each with what stands before it; `sections`
+    may be referred to.
+    """
     prose = prose.partition("\n## References")[0]
     for pattern in ALLOWED:
         prose = re.sub(pattern, "", prose, flags=re.DOTALL | re.MULTILINE | re.IGNORECASE)
@@ -192,75 +218,79 @@ def typed_numbers(prose, sections=()):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_number_is_typed_into_prose(path):
-    prose = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    prose = [
+        cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown"
+    ]
     sections = set(re.findall(r"^#+ (\d+\.\d+)", "\n".join(prose), re.MULTILINE))
     assert [number for cell in prose for number in typed_numbers(cell, sections)] == []
 
 
 def test_typed_numbers_are_found():
-    assert len(typed_numbers("TER fell by 12.5 %, to 0.41, on 8,834 inks ($3$ times), and 2.9 points.", {"2.7"})) == 5
-    assert not typed_numbers("## 2.4 Training\nAs in 2.7, notebook 04: `lr=3` and $x^2$, stage 1; l2r on CROHME 2014.", {"2.7"})
-    assert not typed_numbers("1. One\n2. Two\n*Expected: 2 minutes,\n1 GB.*\nThe 95 % interval.\n\n## References\nPage 99.")
+    assert (
+        len(
+            typed_numbers(
+                "TER fell by 12.5 %, to 0.41, on 8,834 inks ($3$ times), and 2.9 points.", {"2.7"}
+            )
+        )
+        == 5
+    )
+    assert not typed_numbers(
+        "## 2.4 Training\nAs in 2.7, notebook 04: `lr=3` and $x^2$, stage 1; l2r on CROHME 2014.",
+        {"2.7"},
+    )
+    assert not typed_numbers(
+        "1. One\n2. Two\n*Expected: 2 minutes,\n1 GB.*\nThe 95 % interval.\n\n"
+        "## References\nPage 99."
+    )
 
 
 def test_no_result_is_typed_into_the_readme():
     """Shares and rates stand in tables that `make figures` fills."""
-    readme = re.sub(r"<!-- table:(\w+) -->.*?<!-- /table:\1 -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|95 % interval|BY-NC-SA 3\.0|Python 3\.\d+ to 3\.\d+", "", readme,
-                  flags=re.DOTALL)
+    readme = re.sub(
+        r"<!-- table:(\w+) -->.*?<!-- /table:\1 -->",
+        "",
+        (ROOT / "README.md").read_text(),
+        flags=re.DOTALL,
+    )
+    text = re.sub(
+        r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|95 % interval|BY-NC-SA 3\.0"
+        r"|Python 3\.\d+ to 3\.\d+",
+        "",
+        readme,
+        flags=re.DOTALL,
+    )
     assert not re.findall(r".{0,30}\d+(?:\.\d+|\s*%|\s*per ?cent).{0,10}", text)
 
 
 def code_of(path):
     """The code of a notebook's cells without magics and the parameters, which all of them have."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    return ["\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            for cell in cells if "parameters" not in cell.metadata.get("tags", ())]
+    return [
+        "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+        for cell in cells
+        if "parameters" not in cell.metadata.get("tags", ())
+    ]
 
 
 def test_no_definition_and_no_block_is_in_two_notebooks():
-    """A function or class of one name, a lambda or three lines in a row that say the same, belong into mmlib."""
+    """A function or class of one name, a lambda or three lines in a row that say the same, belong
+    into mmlib.
+    """
     found = {}
     for path in NOTEBOOKS:
         for code in code_of(path):
             nodes = list(ast.walk(ast.parse(code)))
-            names = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+            names = {
+                node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            }
             names |= {ast.unparse(node) for node in nodes if isinstance(node, ast.Lambda)}
-            lines = [line.strip() for line in code.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
+            lines = [
+                line.strip()
+                for line in code.splitlines()
+                if line.strip() and not line.startswith(("import ", "from "))
+            ]
             for what in names | {"\n".join(lines[k : k + 3]) for k in range(len(lines) - 2)}:
                 found.setdefault(what, set()).add(path.stem)
     assert {what: stems for what, stems in found.items() if len(stems) > 1} == {}
-
-
-# --- layers -------------------------------------------------------------------------------------------------
-
-# notebooks -> stages -> objectives -> models, losses, masking -> views, render -> ink, latex
-LAYER = {"ink": 0, "latex": 0, "views": 1, "render": 1, "models": 2, "losses": 2, "masking": 2,
-         "objectives": 3, "stages": 4}
-# The way from data to weights needs nothing but these; the rest is imported inside functions.
-TRAINING = {"torch", "torchvision", "numpy", "accelerate", "safetensors", "filelock", "mmlib"}
-FOR_READERS = {"plots", "site", "widgets"}
-
-
-def imports(nodes):
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_layers_point_one_way(path):
-    part = path.relative_to(ROOT / "mmlib").with_suffix("").parts[0]
-    tree = ast.parse(path.read_text())
-    for name in imports(ast.walk(tree)):
-        other = (name.split(".") + [""])[1] if name.startswith("mmlib.") else ""
-        if part in LAYER and other in LAYER:
-            assert LAYER[other] <= LAYER[part], f"{part} imports {name}"
-    if part not in FOR_READERS:
-        outside = (
-            {name.split(".")[0] for name in imports(tree.body)} - set(sys.stdlib_module_names) - TRAINING
-        )
-        assert not outside, f"imported when the module is: {outside}"

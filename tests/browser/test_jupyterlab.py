@@ -1,8 +1,10 @@
-"""Every notebook in JupyterLab, in a real browser: Run All, no error, every figure and every widget on the page.
+"""Every notebook in JupyterLab, in a real browser: Run All, no error, every figure and every widget
+on the page.
 
-Debian's Chromium (or another, named by `$CHROMIUM`), driven by Playwright; skipped where there is none. The notebooks, the
-results and the figures are copies, so nothing that is committed changes. With `MMLIB_SCREENSHOTS=FOLDER` each notebook is
-photographed from top to bottom, for people to look at.
+Debian's Chromium (or another, named by `$CHROMIUM`), driven by Playwright; skipped where there is
+none. The notebooks, the results and the figures are copies, so nothing that is committed changes.
+With `MMLIB_SCREENSHOTS=FOLDER` each notebook is photographed from top to bottom, for people to look
+at.
 """
 
 import json
@@ -24,8 +26,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not BROWSER, reason=f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt install chromium), "
-                                           "or name it: CHROMIUM=/path/to/it"),
+    pytest.mark.skipif(
+        not BROWSER,
+        reason=f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt install chromium), "
+        "or name it: CHROMIUM=/path/to/it",
+    ),
 ]
 MINUTES = 10  # for one notebook
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -43,30 +48,39 @@ network = attend.Student(TINY.encoder, TINY.maps).eval()
 PANELS = {  # in the order of their cells
     "browse": "widgets.browse(pack)",
     "views": "widgets.views(pack, some, pretrain.HARD)",
-    "curriculum": "widgets.curriculum(network, attend.Config.preset('smoke'), attend.WINDOW, pack, some)",
+    "curriculum": (
+        "widgets.curriculum(network, attend.Config.preset('smoke'), attend.WINDOW, pack, some)"
+    ),
     "attention": "widgets.attention({'random': network}, attend.WINDOW, pack, some)",
     "errors": "widgets.errors([pack[i] for i in some], [pack.tokens(i)[1:] for i in some])",
     "draw": "Draw()",
 }
-# Cells are on the page whether in sight or not, so that what is missing can be told from what is not yet drawn.
-SETTINGS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
-            "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
+# Cells are on the page whether in sight or not, so that what is missing can be told from what is
+# not yet drawn.
+SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
 RUN_ALL = """async () => {
     const app = window.jupyterapp, panel = app.shell.currentWidget;
     await panel.context.ready; await panel.sessionContext.ready;
     await app.commands.execute('notebook:run-all-cells');
-    await new Promise(done => setTimeout(done, 2000));  // widgets are drawn after their cell is done
+    // widgets are drawn after their cell is done
+    await new Promise(done => setTimeout(done, 2000));
     return panel.content.model.toJSON();
 }"""
-# In the panel of the notebook: pictures that did not load, and widgets that were promised and are not there.
+# In the panel of the notebook: pictures that did not load, and widgets that were promised and are
+# not there.
 FAULTS = """() => {
     const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)');
-    const found = [...panel.querySelectorAll('.jp-OutputArea-output img')].filter(i => i.offsetParent && !i.naturalWidth)
+    const found = [...panel.querySelectorAll('.jp-OutputArea-output img')]
+        .filter(i => i.offsetParent && !i.naturalWidth)
         .map(i => 'a picture did not load');
     for (const output of panel.querySelectorAll('.jp-OutputArea-output')) {
         const text = output.innerText || '';
-        if (/Error displaying widget|Loading widget|Error creating widget|model not found/.test(text)) found.push(text);
+        const wrong = /Error displaying widget|Loading widget|Error creating widget|model not found/;
+        if (wrong.test(text)) found.push(text);
         if (/Javascript Error/.test(text)) found.push(text);
     }
     return found;
@@ -82,21 +96,38 @@ def lab(copied_results, tmp_path_factory):
     for path in find_notebooks():
         shutil.copy(path, notebooks)
     cells = [nbformat.v4.new_code_cell(source) for source in (SETUP, *PANELS.values())]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}), notebooks / "widgets.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}),
+        notebooks / "widgets.ipynb",
+    )
     for name, values in SETTINGS.items():
         file = folder / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
     environment = copied_results | {
-        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
     }
     token = secrets.token_hex(16)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0",
-               "--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={notebooks}",
-               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.port=0",
+        "--ServerApp.ip=127.0.0.1",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={notebooks}",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with open(folder / "log", "w+") as log:
-        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             for _ in range(120):
                 about = next((folder / "runtime").glob("jpserver-*.json"), None)
@@ -115,9 +146,13 @@ def lab(copied_results, tmp_path_factory):
 def browser():
     """A browser without a window."""
     playwright = pytest.importorskip("playwright.sync_api")
-    root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's own sandbox does not start as root
+    root = (
+        hasattr(os, "geteuid") and os.geteuid() == 0
+    )  # Chromium's own sandbox does not start as root
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"] if root else [])
+        started = driver.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox"] if root else []
+        )
         yield started
         started.close()
 
@@ -137,7 +172,9 @@ def opened(browser, lab, name):
 
 @pytest.fixture
 def open_notebook(lab, browser):
-    """A function that opens a notebook and returns its page, whose console errors are kept in `page.errors`."""
+    """A function that opens a notebook and returns its page, whose console errors are kept in
+    `page.errors`.
+    """
     pages = []
 
     def open_it(name):
@@ -164,7 +201,11 @@ def photograph(page, name):
 
 
 def figures(cells):
-    return sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", ()))
+    return sum(
+        "image/png" in output.get("data", {})
+        for cell in cells
+        for output in cell.get("outputs", ())
+    )
 
 
 @pytest.mark.parametrize("notebook", find_notebooks(), ids=lambda path: path.stem)
@@ -173,18 +214,24 @@ def test_run_all(notebook, open_notebook):
     page.set_default_timeout(MINUTES * 60_000)
     done = page.evaluate(RUN_ALL)
     photograph(page, notebook.stem)
-    code = [cell for cell in done["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    code = [
+        cell
+        for cell in done["cells"]
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip()
+    ]
     for cell in code:
         errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
         assert not errors, (cell["source"], errors[0]["evalue"])
         assert cell["execution_count"], f"not run: {cell['source']}"
     committed = json.loads(notebook.read_text())["cells"]
-    assert figures(done["cells"]) >= figures(committed), "fewer figures than in the committed notebook"
+    assert figures(done["cells"]) >= figures(committed), (
+        "fewer figures than in the committed notebook"
+    )
     assert page.evaluate(FAULTS) == []
     assert page.errors == []
 
 
-# --- widgets --------------------------------------------------------------------------------------------------------
+# --- widgets --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +246,18 @@ def widgets_page(lab, browser):
 
 
 def panel_of(page, name):
-    return page.locator(".jp-NotebookPanel .jp-Cell").nth(1 + list(PANELS).index(name)).locator(".jp-OutputArea")
+    return (
+        page.locator(".jp-NotebookPanel .jp-Cell")
+        .nth(1 + list(PANELS).index(name))
+        .locator(".jp-OutputArea")
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in PANELS if name != "draw"])
 def test_each_control_changes_the_picture(widgets_page, name):
-    """Sliders by their handles, lists and buttons by choosing the next: the picture is another one each time. Each goes back
-    before the next is tried, so that filters do not add up to nothing."""
+    """Sliders by their handles, lists and buttons by choosing the next: the picture is another one
+    each time. Each goes back before the next is tried, so that filters do not add up to nothing.
+    """
     panel = panel_of(widgets_page, name)
     picture = panel.locator("img.widget-image, .widget-image img, img").first
 
@@ -213,13 +265,19 @@ def test_each_control_changes_the_picture(widgets_page, name):
         before = picture.get_attribute("src")
         act()
         try:
-            widgets_page.wait_for_function("([e, src]) => e.src !== src", arg=[picture.element_handle(), before], timeout=20_000)
+            widgets_page.wait_for_function(
+                "([e, src]) => e.src !== src",
+                arg=[picture.element_handle(), before],
+                timeout=20_000,
+            )
         except Exception as error:
             raise AssertionError(f"the picture did not follow: {what}") from error
         last = None  # several presses redraw several times: go on when it has come to rest
         while last != (last := picture.get_attribute("src")):
             widgets_page.wait_for_timeout(500)
-            widgets_page.wait_for_function(IDLE, timeout=20_000)  # while a kernel is busy, a change and its undoing are no change
+            widgets_page.wait_for_function(
+                IDLE, timeout=20_000
+            )  # while a kernel is busy, a change and its undoing are no change
 
     handles = panel.locator(".noUi-handle")
     for k in range(handles.count()):
@@ -229,14 +287,21 @@ def test_each_control_changes_the_picture(widgets_page, name):
         key = "ArrowLeft" if now > low else "ArrowRight"
         back = "ArrowLeft" if key == "ArrowRight" else "ArrowRight"
         for pressed in (key, back):
-            # Several steps: one may change nothing, as from a length of 0 to 1. An end of a range stops at the other.
-            changes(lambda handle=handle, key=pressed: [handle.press(key) for _ in range(6)], f"slider {k}, {pressed} from {now}")
+            # Several steps: one may change nothing, as from a length of 0 to 1. An end of a range
+            # stops at the other.
+            changes(
+                lambda handle=handle, key=pressed: [handle.press(key) for _ in range(6)],
+                f"slider {k}, {pressed} from {now}",
+            )
     lists = panel.locator("select")
     for k in range(lists.count()):
         chosen = lists.nth(k).evaluate("e => e.selectedIndex")
         if lists.nth(k).locator("option").count() > 1:
             for index in (int(not chosen), chosen):
-                changes(lambda k=k, index=index: lists.nth(k).select_option(index=index), f"list {k}, option {index}")
+                changes(
+                    lambda k=k, index=index: lists.nth(k).select_option(index=index),
+                    f"list {k}, option {index}",
+                )
     buttons = panel.locator(".widget-toggle-button:not(.mod-active)")
     if buttons.count():
         changes(buttons.first.click)
@@ -247,19 +312,29 @@ def test_ink_is_whole_until_it_is_replayed(widgets_page):
     strokes = panel.locator(".widget-slider", has_text="strokes").locator(".widget-readout")
     assert strokes.inner_text() == "100%"
     panel.locator(".widget-play button").first.click()
-    widgets_page.wait_for_function("e => e.innerText !== '100%'", arg=strokes.element_handle(), timeout=20_000)
-    widgets_page.wait_for_function("e => e.innerText === '100%'", arg=strokes.element_handle(), timeout=60_000)
+    widgets_page.wait_for_function(
+        "e => e.innerText !== '100%'", arg=strokes.element_handle(), timeout=20_000
+    )
+    widgets_page.wait_for_function(
+        "e => e.innerText === '100%'", arg=strokes.element_handle(), timeout=60_000
+    )
 
 
 def test_drawn_strokes_are_read(widgets_page):
-    """Write x^2 with the mouse, read LaTeX back, undo, clear; and how long it takes from pen-up to LaTeX."""
+    """Write x^2 with the mouse, read LaTeX back, undo, clear; and how long it takes from pen-up to
+    LaTeX.
+    """
     page, panel = widgets_page, panel_of(widgets_page, "draw")
     pad = panel.locator(".mmlib-pad")
     pad.scroll_into_view_if_needed()
     box = pad.bounding_box()
 
     def read():
-        return panel.locator(".mmlib-read code").first.inner_text() if panel.locator(".mmlib-read code").count() else ""
+        return (
+            panel.locator(".mmlib-read code").first.inner_text()
+            if panel.locator(".mmlib-read code").count()
+            else ""
+        )
 
     def write(*points):
         page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
@@ -269,12 +344,19 @@ def test_drawn_strokes_are_read(widgets_page):
         shown = panel.locator("small").inner_text() if panel.locator("small").count() else ""
         started = time.perf_counter()
         page.mouse.up()
-        page.wait_for_function("([e, old]) => e.querySelector('small')?.innerText && e.querySelector('small').innerText !== old",
-                               arg=[panel.element_handle(), shown], polling=10)
+        page.wait_for_function(
+            "([e, old]) => e.querySelector('small')?.innerText"
+            " && e.querySelector('small').innerText !== old",
+            arg=[panel.element_handle(), shown],
+            polling=10,
+        )
         return time.perf_counter() - started
 
-    strokes = (((60, 80), (110, 150)), ((110, 80), (60, 150)),
-               ((130, 50), (140, 38), (155, 42), (155, 55), (132, 78), (160, 78)))
+    strokes = (
+        ((60, 80), (110, 150)),
+        ((110, 80), (60, 150)),
+        ((130, 50), (140, 38), (155, 42), (155, 55), (132, 78), (160, 78)),
+    )
     waited = [write(*points) for points in strokes]
     print("seconds from pen-up to LaTeX:", [round(x, 3) for x in waited])
     assert "x" in read().lower()
@@ -284,17 +366,21 @@ def test_drawn_strokes_are_read(widgets_page):
     assert typeset, "the LaTeX is typeset"
     two = read()
     panel.get_by_role("button", name="undo").click()
-    page.wait_for_function("([e, old]) => e.querySelector('.mmlib-read code').innerText !== old",
-                           arg=[panel.element_handle(), two])
+    page.wait_for_function(
+        "([e, old]) => e.querySelector('.mmlib-read code').innerText !== old",
+        arg=[panel.element_handle(), two],
+    )
     panel.get_by_role("button", name="clear").click()
     page.wait_for_function("e => !e.querySelector('.mmlib-read')", arg=panel.element_handle())
 
 
-# --- the site -------------------------------------------------------------------------------------------------------
+# --- the site -------------------------------------------------------------------------------------
 
 
 def test_the_site_opens_offline(browser, tmp_path):
-    """Every page with the network cut: nothing is asked for elsewhere, every picture there, no scrolling sideways on a phone."""
+    """Every page with the network cut: nothing is asked for elsewhere, every picture there, no
+    scrolling sideways on a phone.
+    """
     build(tmp_path)
     context = browser.new_context(viewport={"width": 390, "height": 800}, offline=True)
     page, asked, errors = context.new_page(), [], []
@@ -302,7 +388,10 @@ def test_the_site_opens_offline(browser, tmp_path):
     page.on("pageerror", lambda error: errors.append(str(error)))
     for path in sorted(tmp_path.glob("*.html")):
         page.goto(path.as_uri())
-        assert page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length") == 0, path.name
+        assert (
+            page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length")
+            == 0
+        ), path.name
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert errors == []

@@ -1,9 +1,11 @@
-"""Every notebook, at smoke size on embedded data: its checked outputs, and headless from a foreign folder.
+"""Every notebook, at smoke size on embedded data: its checked outputs, and headless from a foreign
+folder.
 
-nbval executes each, trains what is missing, and compares the outputs of the cells tagged `nbval-check-output` with the committed
-ones. Papermill then executes one once more, from elsewhere and with parameters, and finds its runs done (`make reproduce`
-executes all of them with it). All work on a copy of the committed results, so that they find what a fresh clone has and change
-nothing of it.
+nbval executes each, trains what is missing, and compares the outputs of the cells tagged
+`nbval-check-output` with the committed ones. Papermill then executes one once more, from elsewhere
+and with parameters, and finds its runs done (`make reproduce` executes all of them with it). All
+work on a copy of the committed results, so that they find what a fresh clone has and change nothing
+of it.
 """
 
 import subprocess
@@ -30,7 +32,15 @@ def call(*command, **options):
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
-NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", 600, "-p", "no:cacheprovider", "-q")
+NBVAL = (
+    "--nbval-lax",
+    "--nbval-current-env",
+    "--nbval-cell-timeout",
+    600,
+    "-p",
+    "no:cacheprovider",
+    "-q",
+)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -40,7 +50,21 @@ def test_notebook_gives_its_outputs(notebook, copied_results):
 
 def test_papermill_runs_it_from_elsewhere(copied_results, tmp_path):
     (notebook,) = find_notebooks(["02"])
-    given = [part for name, value in SMOKE.items() if name in parameters_of(notebook) for part in ("-p", name, value)]
-    call("papermill", notebook, tmp_path / "out.ipynb", *given, "-k", "python3", "--no-progress-bar", env=copied_results,
-         cwd=tmp_path)
+    given = [
+        part
+        for name, value in SMOKE.items()
+        if name in parameters_of(notebook)
+        for part in ("-p", name, value)
+    ]
+    call(
+        "papermill",
+        notebook,
+        tmp_path / "out.ipynb",
+        *given,
+        "-k",
+        "python3",
+        "--no-progress-bar",
+        env=copied_results,
+        cwd=tmp_path,
+    )
     assert (tmp_path / "out.ipynb").is_file()

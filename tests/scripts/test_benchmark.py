@@ -42,11 +42,15 @@ def test_traffic_is_what_is_read_and_written():
 
 @pytest.mark.slow
 def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
-    """Paused after so many steps, or at the end of its budget; its feed is the library's again, and its results are not kept."""
+    """Paused after so many steps, or at the end of its budget; its feed is the library's again, and
+    its results are not kept.
+    """
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     monkeypatch.setattr("mmlib.data.corpus.SYNTHETIC", {"train": (80, 1), "test": (6, 2)})
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
-    config = pretrain.Config.preset("smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8)
+    config = pretrain.Config.preset(
+        "smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8
+    )
     ended = benchmark.trained("pretrain", config, 100)
     assert ended[:, 2].sum() >= 8
     paused = benchmark.trained("pretrain", config, 1)
@@ -66,7 +70,12 @@ def test_a_rival_sees_the_same_picture_and_no_padding():
     x, valid = torch.rand(1, 1, 24, 40), torch.ones(1, 1, 3, 5)
     with torch.no_grad():
         encoded = model.encode(x, valid)
-        assert encoded.features.shape == (1, TINY.encoder.d, 2, 3)  # stride 16, the last row and column kept
+        assert encoded.features.shape == (
+            1,
+            TINY.encoder.d,
+            2,
+            3,
+        )  # stride 16, the last row and column kept
         assert encoded.attention is None
         wide = model.encode(torch.cat([x, x * 0], 3), torch.cat([valid, valid * 0], 3))
     assert wide.valid.flatten().tolist() == [1, 1, 1, 0, 0] * 2
@@ -74,9 +83,17 @@ def test_a_rival_sees_the_same_picture_and_no_padding():
 
 
 def test_ink_lies_on_the_cells_of_the_encoder_that_sees_it():
-    """A view's points in the cells of a rival's map, half as many each way, the last row and column kept; in ours as they are."""
+    """A view's points in the cells of a rival's map, half as many each way, the last row and column
+    kept; in ours as they are.
+    """
     points, valid = torch.tensor([[4.0, 4.0], [36.0, 20.0]]), torch.ones(1, 1, 3, 5)
-    view = View(torch.zeros(1, 1, 24, 40), valid, points, torch.ones(2, dtype=torch.bool), torch.tensor([[40, 24]]))
+    view = View(
+        torch.zeros(1, 1, 24, 40),
+        valid,
+        points,
+        torch.ones(2, dtype=torch.bool),
+        torch.tensor([[40, 24]]),
+    )
     assert torch.equal(rivals.on_cells(view, valid).cells, view.cells)
     coarse = rivals.on_cells(view, torch.ones(1, 1, 2, 3))
     assert coarse.valid.shape == (1, 1, 2, 3)
@@ -86,9 +103,18 @@ def test_ink_lies_on_the_cells_of_the_encoder_that_sees_it():
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [False, True], ids=rivals.TRAININGS)
 @pytest.mark.parametrize("name", rivals.MODELS)
-def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, side, tmp_path, small_data, monkeypatch):
+def test_rivals_are_trained_alike_and_go_on_where_they_stopped(
+    name, side, tmp_path, small_data, monkeypatch
+):
     with small_data(60, 10):
-        options = {"pictures": 16, "dataset": "synthetic", "model": TINY, "symbol": 14.0, "side": side, "progress": False}
+        options = {
+            "pictures": 16,
+            "dataset": "synthetic",
+            "model": TINY,
+            "symbol": 14.0,
+            "side": side,
+            "progress": False,
+        }
         monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "whole"))
         whole = rivals.train(name, **options)
         monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "parts"))
@@ -99,9 +125,14 @@ def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, side, tmp_p
     assert 0 < whole.summary["loss"] < 2 * np.log(200)
     assert whole.summary["pictures"] >= 16
     assert parts.folder.parent.parent.name == "retrained"  # not among what is committed
-    losses = [np.loadtxt(run.folder / rivals.LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for run in (whole, parts)]
+    losses = [
+        np.loadtxt(run.folder / rivals.LOSSES, delimiter=",", skiprows=1, usecols=(0, 1))
+        for run in (whole, parts)
+    ]
     assert np.array_equal(*losses)
-    assert losses[0][:, 1].sum() / losses[0][:, 0].sum() == pytest.approx(whole.summary["loss"], rel=1e-5)
+    assert losses[0][:, 1].sum() / losses[0][:, 0].sum() == pytest.approx(
+        whole.summary["loss"], rel=1e-5
+    )
     assert len(losses[0]) == whole.summary["n"]
 
 
@@ -109,14 +140,21 @@ def test_rivals_are_trained_alike_and_go_on_where_they_stopped(name, side, tmp_p
 def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_data, monkeypatch):
     """Every look is a row; the difference is that of the last looks, with an interval around it."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
-    monkeypatch.setattr(benchmark, "train_rival", lambda name, pictures, side: rivals.train(
-        name, pictures, "synthetic", TINY, 14.0, side, progress=False))
+    monkeypatch.setattr(
+        benchmark,
+        "train_rival",
+        lambda name, pictures, side: rivals.train(
+            name, pictures, "synthetic", TINY, 14.0, side, progress=False
+        ),
+    )
     with small_data(60, 10):
         found = benchmark.learning(16)
     looks, differences = found[:-4], found[-4:]
     last = {(one["losses"], one["model"]): one["median"] for one in looks}
     assert len(set(last.values())) == len(last) == 6
-    pairs = [(how, other) for how in rivals.TRAININGS for other in (rivals.DENSENET, rivals.LAYERED)]
+    pairs = [
+        (how, other) for how in rivals.TRAININGS for other in (rivals.DENSENET, rivals.LAYERED)
+    ]
     for less, (how, other) in zip(differences, pairs, strict=True):
         assert less["what"].endswith(f"{rivals.OURS} minus {other}")
         assert less["losses"] == how
@@ -126,12 +164,20 @@ def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_
     assert len(looks) >= 4 * len(rivals.MODELS)
 
 
-@pytest.mark.parametrize(("settings", "name"), [
-    ("", ", jemalloc"), ("dirty_decay_ms:-1", ", jemalloc"), (benchmark.KEEPING, ", jemalloc without decay"),
-    ("narenas:1," + benchmark.KEEPING, ", jemalloc without decay")])
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ("", ", jemalloc"),
+        ("dirty_decay_ms:-1", ", jemalloc"),
+        (benchmark.KEEPING, ", jemalloc without decay"),
+        ("narenas:1," + benchmark.KEEPING, ", jemalloc without decay"),
+    ],
+)
 def test_measurements_are_told_apart_by_allocator(settings, name, monkeypatch):
     monkeypatch.setattr(benchmark, "hardware", lambda: "a CPU")
-    monkeypatch.setattr(benchmark.Path, "read_text", lambda path: "7f00 /usr/lib/libjemalloc.so.2\n")
+    monkeypatch.setattr(
+        benchmark.Path, "read_text", lambda path: "7f00 /usr/lib/libjemalloc.so.2\n"
+    )
     monkeypatch.setenv("MALLOC_CONF", settings)
     assert benchmark.machine() == "a CPU" + name
 

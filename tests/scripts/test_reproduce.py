@@ -15,10 +15,16 @@ from scripts.reproduce import find_notebooks, parameters_of, reproduce
 
 
 def notebook(
-    path, *sources, parameters="profile: str = 'smoke'\nseed: int = 0\nlimit: int | None = None  # pictures"
+    path,
+    *sources,
+    parameters="profile: str = 'smoke'\nseed: int = 0\nlimit: int | None = None  # pictures",
 ):
     tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    cells = [nbformat.v4.new_markdown_cell("# Question"), tagged, *map(nbformat.v4.new_code_cell, sources)]
+    cells = [
+        nbformat.v4.new_markdown_cell("# Question"),
+        tagged,
+        *map(nbformat.v4.new_code_cell, sources),
+    ]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
     return path
@@ -35,11 +41,16 @@ def project(tmp_path, monkeypatch):
 
 
 def test_notebooks_are_found_by_number_by_name_and_by_path(project):
-    first, second = (notebook(project / "notebooks" / name) for name in ("01_data.ipynb", "02_more.ipynb"))
+    first, second = (
+        notebook(project / "notebooks" / name) for name in ("01_data.ipynb", "02_more.ipynb")
+    )
     notebook(project / "notebooks" / "scratch.ipynb")
     assert find_notebooks() == [first, second]
     assert (
-        find_notebooks(["02"]) == find_notebooks(["02_more"]) == find_notebooks(["02_more.ipynb"]) == [second]
+        find_notebooks(["02"])
+        == find_notebooks(["02_more"])
+        == find_notebooks(["02_more.ipynb"])
+        == [second]
     )
     assert find_notebooks([str(second), "01"]) == [second, first]
     with pytest.raises(RunError, match=r"'07'.*01_data, 02_more"):
@@ -48,7 +59,8 @@ def test_notebooks_are_found_by_number_by_name_and_by_path(project):
 
 def test_parameters_are_read_with_their_annotations(project):
     path = notebook(
-        project / "a.ipynb", parameters='"""Doc."""\nprofile: str = "smoke"\nlimit: int | None = None\nx = 1'
+        project / "a.ipynb",
+        parameters='"""Doc."""\nprofile: str = "smoke"\nlimit: int | None = None\nx = 1',
     )
     assert parameters_of(path) == {"profile": "str", "limit": "int | None", "x": ""}
     with pytest.raises(RunError, match="more than assignments"):
@@ -87,7 +99,9 @@ def test_notebooks_run_in_order_with_their_parameters(project, capsys):
 def test_the_first_failure_stops_the_row_and_names_notebook_and_cell(project):
     notebook(project / "notebooks" / "01_data.ipynb", "x = 1", "y = {'a': 1}\ny['lost']")
     notebook(project / "notebooks" / "02_more.ipynb", "open('ran', 'w').close()")
-    with pytest.raises(RunError, match=r"01_data\.ipynb failed in cell In \[3\] \(y = .*KeyError: 'lost'"):
+    with pytest.raises(
+        RunError, match=r"01_data\.ipynb failed in cell In \[3\] \(y = .*KeyError: 'lost'"
+    ):
         reproduce()
     assert not (project / "ran").exists()
     assert (project / "results" / "executed" / "01_data.ipynb").exists()
@@ -104,7 +118,8 @@ def test_what_is_kept_has_nothing_of_this_run(project):
     Image.new("P", (2, 2)).save(file, "PNG")
     bar = {"text/plain": "0%", "application/vnd.jupyter.widget-view+json": {}}
     widget = bar | {"image/png": base64.b64encode(file.getvalue()).decode()}
-    source = f"from IPython.display import display\ndisplay({bar}, raw=True)\ndisplay({widget}, raw=True)"
+    shown = f"display({bar}, raw=True)\ndisplay({widget}, raw=True)"
+    source = f"from IPython.display import display\n{shown}"
     path = notebook(project / "notebooks" / "01_data.ipynb", source)
     with pytest.raises(RunError, match="give none"):
         reproduce(["01"], {"seed": 1}, keep=True)
@@ -133,5 +148,7 @@ def test_pictures_are_lighter_once():
         assert len(kept) <= len(given)
         assert runner.lighter(kept) == kept
         seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(kept))).convert("RGB")).astype(int)
-        flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")
+        flat = Image.alpha_composite(
+            Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")
+        ).convert("RGB")
         assert np.abs(seen - np.asarray(flat)).mean() < 6

@@ -1,4 +1,6 @@
-"""Pages that open offline: nothing on them comes from elsewhere, and nothing of the notebook is missing."""
+"""Pages that open offline: nothing on them comes from elsewhere, and nothing of the notebook is
+missing.
+"""
 
 import re
 from html.parser import HTMLParser
@@ -27,7 +29,9 @@ class Loads(HTMLParser):
         elif tag == "img":
             self.pictures.append(attributes["src"])
         elif tag in ("script", "link", "iframe", "source", "video", "object", "embed"):
-            self.fetched += [value for name, value in attributes.items() if name in ("src", "href", "data")]
+            self.fetched += [
+                value for name, value in attributes.items() if name in ("src", "href", "data")
+            ]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,13 @@ def test_a_page_loads_nothing_and_shows_every_picture(notebook, page):
     assert loads.fetched == []
     assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", page), "a style from elsewhere"
     cells = nbformat.read(notebook, as_version=4).cells
-    committed = [output.data["image/png"].replace("\n", "") for cell in cells if cell.cell_type == "code"
-                 for output in cell.outputs if "image/png" in output.get("data", {})]
+    committed = [
+        output.data["image/png"].replace("\n", "")
+        for cell in cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
     assert committed
     shown = [picture.partition("base64,")[2].replace("\n", "") for picture in loads.pictures]
     assert [picture for picture in shown if picture] == committed
@@ -55,11 +64,23 @@ def test_a_page_loads_nothing_and_shows_every_picture(notebook, page):
 
 def test_formulas_are_set_and_none_is_left_as_source(page):
     assert page.count('class="math display"') >= 4
-    prose = re.sub(r"<svg.*?</svg>|<pre.*?</pre>|<code.*?</code>|<style.*?</style>", "", page, flags=re.DOTALL)
+    prose = re.sub(
+        r"<svg.*?</svg>|<pre.*?</pre>|<code.*?</code>|<style.*?</style>", "", page, flags=re.DOTALL
+    )
     assert not re.search(r"\$[^$\n]*\\[a-z]+", prose)
 
 
-@pytest.mark.parametrize("tex", [r"\tfrac12", r"\frac1n", r"\big[x\big]", r"\lVert x \rVert", r"\bigl(", r"\operatorname{clip}"])
+@pytest.mark.parametrize(
+    "tex",
+    [
+        r"\tfrac12",
+        r"\frac1n",
+        r"\big[x\big]",
+        r"\lVert x \rVert",
+        r"\bigl(",
+        r"\operatorname{clip}",
+    ],
+)
 def test_formulas(tex):
     if tex == r"\bigl(":
         with pytest.raises(ValueError, match="bigl"):
@@ -72,8 +93,14 @@ def test_a_fraction_on_its_own_line_is_larger_and_an_inline_formula_sits_on_the_
     def measure(svg, what):
         return float(re.search(what + r":(-?[\d.]+)em", svg)[1])
 
-    assert measure(site.formula(r"\frac{a}{b}", True), "height") > measure(site.formula(r"\frac{a}{b}"), "height")
-    assert measure(site.formula("y"), "vertical-align") < measure(site.formula("x"), "vertical-align") <= 0.01
+    assert measure(site.formula(r"\frac{a}{b}", True), "height") > measure(
+        site.formula(r"\frac{a}{b}"), "height"
+    )
+    assert (
+        measure(site.formula("y"), "vertical-align")
+        < measure(site.formula("x"), "vertical-align")
+        <= 0.01
+    )
 
 
 @pytest.mark.slow
@@ -86,7 +113,9 @@ def test_the_site_is_whole(tmp_path, monkeypatch):
     pages = {path.name: Loads(path.read_text()) for path in tmp_path.glob("*.html")}
     assert {"index.html", "results_checkpoints_README.html"} <= set(pages)
     for path in find_notebooks():
-        assert f"{path.stem}.html" in pages, "the README links to each notebook, so each is converted"
+        assert f"{path.stem}.html" in pages, (
+            "the README links to each notebook, so each is converted"
+        )
     for name, loads in pages.items():
         for link in [*loads.links, *loads.pictures]:
             if not re.match(r"https?:|data:|#|mailto:", link):

@@ -1,4 +1,4 @@
-"""The long trials of scripts/trials/ in short: one kill a target, a full disk, some fuzzed inputs."""
+"""The long trials of scripts/trials/ in short: one kill per target, a full disk, some fuzz."""
 
 import json
 import os
@@ -13,22 +13,32 @@ from scripts.trials import Campaign, fuzz
 
 def campaign(name, *options, timeout=400):
     environment = os.environ | {"PYTHONPATH": str(project_root()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", f"scripts.trials.{name}", *map(str, options)], cwd=project_root(), env=environment,
-                          capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        [sys.executable, "-m", f"scripts.trials.{name}", *map(str, options)],
+        cwd=project_root(),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
 def test_a_kill_of_each_stage_and_of_the_packer_leaves_no_trace(tmp_path):
-    found = campaign("kill", "--times", 4, "--seed", 3, "--pictures", 24, "--out", tmp_path / "kill.json")
+    found = campaign(
+        "kill", "--times", 4, "--seed", 3, "--pictures", 24, "--out", tmp_path / "kill.json"
+    )
     assert found["identical"] == found["kills"] == 4
     assert set(found["by_target"].values()) == {1}
 
 
 @pytest.mark.slow
 def test_a_kill_of_the_grid_leaves_no_trace(tmp_path):
-    found = campaign("kill", "--times", 1, "--seed", 3, "--targets", "grid", "--out", tmp_path / "kill.json")
+    found = campaign(
+        "kill", "--times", 1, "--seed", 3, "--targets", "grid", "--out", tmp_path / "kill.json"
+    )
     assert found["identical"] == found["by_target"]["grid"] == 1
 
 
@@ -36,10 +46,14 @@ def test_a_kill_of_the_grid_leaves_no_trace(tmp_path):
 def test_a_full_disk_loses_nothing(tmp_path):
     place = tmp_path / "try"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True
+    ).returncode:
         pytest.skip("a small tmpfs cannot be mounted here (not root)")
     subprocess.run(["umount", place], check=True)
-    found = campaign("disk", "--times", 4, "--seed", 3, "--pictures", 90, "--out", tmp_path / "disk.json")
+    found = campaign(
+        "disk", "--times", 4, "--seed", 3, "--pictures", 90, "--out", tmp_path / "disk.json"
+    )
     assert found["harmless"] == found["faults"] == 4
 
 

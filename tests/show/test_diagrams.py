@@ -26,7 +26,9 @@ def test_the_same_warps_at_any_size(shown):
     """A map computed on the small view belongs to the one that is shown."""
     small = diagrams.Shown.make(0, STRIDE)
     for large, little in ((shown.first, small.first), (shown.second, small.second)):
-        torch.testing.assert_close(large.points / diagrams.SHARP, little.points / STRIDE, atol=0.02, rtol=0)
+        torch.testing.assert_close(
+            large.points / diagrams.SHARP, little.points / STRIDE, atol=0.02, rtol=0
+        )
         assert torch.equal(large.kept, little.kept)
 
 
@@ -35,7 +37,9 @@ def test_masks_take_what_the_curriculum_asks(shown):
     for done in (0.0, 0.5, 1.0):
         picture, masked = shown.masked(done)
         asked = mask_ratio(round(100 * done), 100, *shown.config.ratio, shown.config.schedule)
-        assert float(masked_share(masked, shown.batch.owner, arc, 1)) == pytest.approx(asked, abs=0.04)
+        assert float(masked_share(masked, shown.batch.owner, arc, 1)) == pytest.approx(
+            asked, abs=0.04
+        )
         assert not picture[0][picture[1] > 0].any(), "no ink under a mask"
 
 
@@ -70,7 +74,9 @@ def test_every_word_of_the_architecture_is_on_the_page_and_in_its_box(stages):
         assert page.y0 <= extent.y0, text
         assert extent.y1 <= page.y1, text
         for box in boxes:  # in a box, or clear of it
-            assert not box.overlaps(extent) or box.padded(1).count_contains(extent.corners()) == 4, text
+            assert (
+                not box.overlaps(extent) or box.padded(1).count_contains(extent.corners()) == 4
+            ), text
     plt.close(fig)
 
 

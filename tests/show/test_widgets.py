@@ -31,7 +31,9 @@ def pack():
 
 @pytest.fixture(scope="module")
 def some(pack):
-    return [i for i in range(len(pack)) if pack.flat.aligned[i] and 4 <= len(pack[i].symbols) <= 9][:3]
+    return [i for i in range(len(pack)) if pack.flat.aligned[i] and 4 <= len(pack[i].symbols) <= 9][
+        :3
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +68,15 @@ def follows(panel, name, value):
 def test_browse_filters_and_replays(pack):
     panel = widgets.browse(pack)
     pages = panel.controls["page"].max
-    for name, value in (("contains", "a fraction"), ("symbol", "x"), ("length", (3, 6)), ("nesting", (2, 3)),
-                        ("colour", "symbol"), ("page", 1), ("drawn", 0.5)):
+    for name, value in (
+        ("contains", "a fraction"),
+        ("symbol", "x"),
+        ("length", (3, 6)),
+        ("nesting", (2, 3)),
+        ("colour", "symbol"),
+        ("page", 1),
+        ("drawn", 0.5),
+    ):
         assert follows(panel, name, value), name
     panel.controls["contains"].value = "a root"
     assert panel.controls["page"].max < pages
@@ -77,7 +86,10 @@ def test_browse_filters_and_replays(pack):
 
 def test_the_replay_begins_at_the_first_stroke_and_ends_with_the_whole(pack):
     panel = widgets.browse(pack)
-    drawn, play = panel.controls["drawn"], next(w for w in panel.children[1].children if isinstance(w, ipywidgets.Play))
+    drawn, play = (
+        panel.controls["drawn"],
+        next(w for w in panel.children[1].children if isinstance(w, ipywidgets.Play)),
+    )
     assert drawn.value == 1
     for step in (1, 25, play.max, 0):  # stopped, it goes back to 0
         play.value = step
@@ -95,8 +107,18 @@ def test_ink_is_replayed_point_by_point(pack, some):
 
 def test_views_follow_every_slider(pack, some):
     panel = widgets.views(pack, some, HARD)
-    for name, value in (("expression", "2"), ("scale", 0.0), ("rotate", 0.5), ("slant", 0.0), ("elastic", 0.5),
-                        ("pen", (0.5, 0.5)), ("crop", 0.0), ("draw", 7), ("aspect", 0.0), ("stroke_shift", 0.3)):
+    for name, value in (
+        ("expression", "2"),
+        ("scale", 0.0),
+        ("rotate", 0.5),
+        ("slant", 0.0),
+        ("elastic", 0.5),
+        ("pen", (0.5, 0.5)),
+        ("crop", 0.0),
+        ("draw", 7),
+        ("aspect", 0.0),
+        ("stroke_shift", 0.3),
+    ):
         assert follows(panel, name, value), name
 
 
