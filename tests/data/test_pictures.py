@@ -9,10 +9,8 @@ from scipy import ndimage
 from mmlib.data.captions import Picture, read_pictures
 from mmlib.data.errors import DataError
 from mmlib.data.own import load_own
-from mmlib.data.pack import Pack, PackError, write_pack
 from mmlib.data.photo import imitate
 from mmlib.data.pictures import MAX_PIXELS, decode, ink_levels
-from mmlib.data.trace import trace_picture, traced
 
 LEVELS = np.zeros((6, 9), np.uint8)
 LEVELS[2:5, 3:8] = [[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 60]]
@@ -183,29 +181,3 @@ def test_decode_refuses(monkeypatch):
     huge = encoded(np.zeros((1, MAX_PIXELS + 1), np.uint8))
     with pytest.raises(DataError, match="too many"):
         decode(huge)
-
-
-def test_a_picture_is_packed_as_ink_of_its_own_size(tmp_path):
-    pictures = [Picture("a", CROPPED, ("x",), "x"), Picture("b", CROPPED[:1], None, "x }", "why"), Picture("c", CROPPED[:, :2])]
-    path = tmp_path / "p.safetensors"
-    write_pack(map(traced, pictures), path, traced=True)
-    pack = Pack.open(path)
-    assert pack.traced
-    assert pack.ids == ["a", "b", "c"]
-    for picture, ink, packed_size in zip(pictures, pack, pack.typical):
-        points, stroke, size = trace_picture(picture.array)
-        assert packed_size == pytest.approx(size)
-        np.testing.assert_allclose(ink.points, (points - points.min(0)) / size, rtol=1e-6)
-        assert np.array_equal(ink.stroke, stroke)
-        for name in ("id", "tokens", "latex", "label_error"):
-            assert getattr(picture, name) == getattr(ink, name)
-    with pytest.raises(PackError, match="same id"):
-        write_pack(map(traced, pictures[:1] * 2), path)
-
-
-def test_a_picture_beyond_all_sizes_is_refused():
-    ticks, line = np.zeros((30_000, 9), np.uint8), np.zeros((3, 70_000), np.uint8)
-    ticks[np.arange(30_000) % 40 < 6, 4] = line[1] = 255
-    for levels in (ticks, line):
-        with pytest.raises(DataError, match="crop it to one formula"):
-            traced(Picture("far", levels))

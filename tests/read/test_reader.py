@@ -11,7 +11,6 @@ from PIL import Image
 
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.errors import DataError
-from mmlib.data.trace import trace_picture
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink, InkError, typical_size
@@ -255,42 +254,7 @@ def test_pages_of_scribble_are_refused():
         ink_of(Ink.from_strokes([points]))
 
 
-# --- tracing ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pen", [2.0, 5.0])
-@pytest.mark.parametrize(("start", "end"), [((10, 10), (90, 10)), ((20, 5), (20, 60)), ((10, 10), (60, 60)), ((5, 8), (80, 40))])
-def test_a_drawn_line_is_traced_back(start, end, pen):
-    line = torch.tensor([start, end], dtype=torch.float32) + 0.5
-    zeros = torch.zeros(2).long()
-    levels = (rasterise(line, zeros, zeros, (1, 72, 104), pen)[0, 0] * 255).byte().numpy()
-    points, stroke, size = trace_picture(levels)
-    assert len(points) == len(stroke) == 2 * (stroke[-1] + 1)  # strokes of two points
-    a, b = line.double().numpy()
-    along = (b - a) / np.linalg.norm(b - a)
-    offset = points - a
-    across = np.abs(offset[:, 0] * along[1] - offset[:, 1] * along[0])
-    assert across.max() < 1.3
-    reach = offset @ along
-    assert -1 - pen / 2 < reach.min() < pen
-    assert -pen < reach.max() - np.linalg.norm(b - a) < 1 + pen / 2
-    # One connected line: every step is to a neighbouring pixel, and each pixel but the ends is met twice.
-    steps = np.abs(points[1::2] - points[::2]).max(1)
-    assert (steps == 1).all()
-    gaps = np.diff(np.sort(reach))
-    assert gaps.max() < 2
-    assert size == pytest.approx(typical_size(line.numpy(), np.zeros(2, int)), rel=0.25)
-
-
-def test_a_dot_and_a_blank():
-    levels = np.zeros((9, 9), np.uint8)
-    levels[4, 5] = 255
-    points, stroke, size = trace_picture(levels)
-    assert points.tolist() == [[5.5, 4.5], [5.5, 4.5]]
-    assert stroke.tolist() == [0, 0]
-    assert size > 0
-    with pytest.raises(DataError, match="no ink"):
-        trace_picture(np.zeros((9, 9), np.uint8))
+# --- LaTeX to paste ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("label", "shown"), [
