@@ -1,4 +1,4 @@
-"""The attention network A: features to k maps, each a distribution over valid cells, and the k slots that they pool."""
+"""The attention network A: features to k maps, and the k slots that the maps pool."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 
 class Attention(NamedTuple):
-    """maps (b, k, h, w), each summing to 1 over valid cells; slots (b, k, d); saliency (b, 1, h, w) with mean 1 over valid
-    cells, so that a uniform map leaves F (1 + gamma a) a mere scaling."""
+    """What the attention network gives."""
 
-    maps: Tensor
-    slots: Tensor
-    saliency: Tensor
+    maps: Tensor  # (b, k, h, w), each sums to 1 over the valid cells
+    slots: Tensor  # (b, k, d)
+    saliency: Tensor  # (b, 1, h, w), mean 1 over the valid cells: a uniform map only scales F
 
 
 class AttentionNetwork(nn.Module):
-    """Two 1x1 layers give k logits a cell. No position enters but what the encoder's features carry."""
+    """Two 1x1 layers give k logits per cell. Position enters through the features alone."""
 
     def __init__(self, d: int, maps: int = 8, hidden: int = 96):
         super().__init__()

@@ -1,5 +1,8 @@
-"""Transformer decoder from picture features to LaTeX tokens, left to right (l2r) and right to left (r2l) with one set of
-weights (BTTR, Zhao et al. 2021, arXiv:2105.02412): the start token tells the direction."""
+"""Transformer decoder from picture features to LaTeX tokens.
+
+One set of weights writes left to right (l2r) and right to left (r2l); the start token tells the
+direction (BTTR, Zhao et al. 2021, arXiv:2105.02412).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import dot_attention
-from mmlib.models.packing import Packed, packed
+from mmlib.models.packing import Padded, packed
 
 PAD = Vocabulary.SPECIALS.index("<pad>")
 
@@ -31,52 +34,54 @@ class DecoderConfig:
 
 
 class Memory:
-    """What the decoder looks at, with each layer's keys and values computed once.
+    """What the decoder attends to, with each layer's keys and values computed once.
 
     features (b, cells, d), position (b, cells, d), bias (b, 1, 1, cells): -1e4 on padding.
     """
 
     def __init__(self, features: Tensor, position: Tensor, bias: Tensor):
         self.features, self.position, self.bias = features, position, bias
-        self.projected: list[tuple[Tensor, Tensor]] = []
+        self.projected: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer
 
     def select(self, pictures: Tensor) -> Memory:
-        """The memory of some of the pictures, with what was projected of them."""
+        """The memory of some of the pictures."""
         part = Memory(self.features[pictures], self.position[pictures], self.bias[pictures])
         part.projected = [(key[pictures], value[pictures]) for key, value in self.projected]
         return part
 
     def float(self) -> Memory:
-        """The memory with what was projected of it in float32."""
+        """The memory with its keys and values in float32."""
         whole = Memory(self.features, self.position, self.bias)
         whole.projected = [(key.float(), value.float()) for key, value in self.projected]
         return whole
 
 
 class Cache:
-    """Keys and values of the tokens decoded so far, of rows in groups of `beam` that may take over one another's past.
+    """Keys and values of the tokens decoded so far, of rows in groups of `beam`.
 
-    A row attends to all that its group has written, under a bias (groups, beam, tokens) that hides what is not of its own past:
-    when hypotheses change places the bias alone is copied, and no key or value.
+    A row attends to all that its group has written, under a bias (groups, beam, tokens) that hides
+    what is not of its own past. When hypotheses change places, only the bias is copied, no key and
+    no value.
     """
 
     def __init__(self, beam: int = 1):
         self.beam, self.t = beam, 0
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # per layer (groups, heads, room, d / heads)
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # (groups, heads, room, d / heads) each
         self.bias = torch.empty(0)
 
     def begin(self, rows: int, device: torch.device) -> None:
-        """A step of one token a row: each row sees its own."""
-        own = torch.full((self.beam, self.beam), -torch.inf, device=device).fill_diagonal_(0).expand(rows // self.beam, -1, -1)
+        """A step of one token per row: each row sees its own."""
+        own = torch.full((self.beam, self.beam), -torch.inf, device=device).fill_diagonal_(0)
+        own = own.expand(rows // self.beam, -1, -1)
         self.bias = torch.cat([self.bias, own], 2) if self.t else own
         self.t += 1
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Self-attention of a step: q, k, v (rows, heads, 1, d / heads) to what each row attends to, of the same shape."""
+        """Self-attention of a step: q, k, v (rows, heads, 1, d / heads) to values of that shape."""
         rows, heads, _, e = q.shape
         q, k, v = (x.reshape(-1, self.beam, heads, e).transpose(1, 2) for x in (q, k, v))
         end = self.t * self.beam
-        if layer not in self.layers or self.layers[layer][0].shape[2] < end:
+        if layer not in self.layers or self.layers[layer][0].shape[2] < end:  # twice the room
             room = [x.new_empty(len(x), heads, 2 * end + 31 * self.beam, e) for x in (k, v)]
             for new, old in zip(room, self.layers.get(layer, ()), strict=False):
                 new[:, :, : end - self.beam] = old[:, :, : end - self.beam]
@@ -87,15 +92,14 @@ class Cache:
         return y.transpose(1, 2).reshape(rows, heads, 1, e)
 
     def select(self, parents: Tensor, groups: Tensor | None = None) -> None:
-        """Give each row the past of a row of its group: parents (groups, beam). Of these groups alone, where they are named."""
+        """Give each row the past of a row of its group: parents (groups, beam).
+
+        With `groups`, only these groups go on.
+        """
         if groups is not None:
             self.layers = {i: (k[groups], v[groups]) for i, (k, v) in self.layers.items()}
             self.bias = self.bias[groups]
         self.bias = self.bias.gather(1, parents[..., None].expand(-1, -1, self.bias.shape[2]))
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 class DecoderLayer(nn.Module):
@@ -115,24 +119,27 @@ class DecoderLayer(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def project(self, placed: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (b, heads, cells, d / heads) of features (b, cells, d), with their places and without."""
+        """Keys and values (b, heads, cells, d / heads) of cells (b, cells, d), placed or not."""
         return self.split(self.key(placed)), self.split(self.value(features))
 
-    def forward(self, x: Tensor, memory: Memory, index: int, cache: Cache | None, want_attention: bool,
-                pack: Packed | None = None) -> tuple[Tensor, Tensor | None]:
-        """x (rows, t, d), rows a multiple of b: the rows of one picture (its beams, its two directions) are neighbours and
-        share its memory. Or packed, x (n, d). Returns x and the first head's cross-attention (rows, t, cells) where wanted."""
-        rows, t = pack.shape if pack else x.shape[:2]
+    def forward(self, x: Tensor, memory: Memory, index: int, cache: Cache | None,
+                want_attention: bool, pack: Padded) -> tuple[Tensor, Tensor | None]:
+        """One layer, the index-th, of rows of t tokens; x (rows, t, d) as `pack` has it.
+
+        rows is a multiple of b: the rows of one picture (its beams, its two directions) are
+        neighbours and share its memory. Returns x and, where wanted, the first head's
+        cross-attention (rows, t, cells).
+        """
+        rows, t = pack.shape
         d = x.shape[-1]
-        spread, gather = (pack.spread, pack.pack) if pack else (_same, _same)
-        q, k, v = (self.split(part) for part in spread(self.qkv(self.norm1(x))).chunk(3, -1))
+        q, k, v = (self.split(part) for part in pack.spread(self.qkv(self.norm1(x))).chunk(3, -1))
         y = dot_attention(q, k, v, causal=True) if cache is None else cache.attend(index, q, k, v)
-        x = x + self.drop(self.out(gather(y.transpose(1, 2).reshape(rows, t, d))))
+        x = x + self.drop(self.out(pack.pack(y.transpose(1, 2).reshape(rows, t, d))))
 
         key, value = memory.projected[index]
         b = len(key)
-        q = spread(self.query(self.norm2(x))).view(b, rows // b * t, d)  # the rows of a picture become queries of one attention
-        q = self.split(q)
+        # The rows of a picture become queries of one attention.
+        q = self.split(pack.spread(self.query(self.norm2(x))).view(b, rows // b * t, d))
         weights = None
         if want_attention:
             logits = q @ key.transpose(-1, -2) / math.sqrt(q.shape[-1]) + memory.bias.to(q.dtype)
@@ -141,10 +148,11 @@ class DecoderLayer(nn.Module):
             weights = attention[:, 0].reshape(rows, t, -1)
         else:
             y = dot_attention(q, key, value, memory.bias)
-        x = x + self.drop(self.cross(gather(y.transpose(1, 2).reshape(rows, t, d))))
+        x = x + self.drop(self.cross(pack.pack(y.transpose(1, 2).reshape(rows, t, d))))
         return x + self.drop(self.down(F.relu(self.up(self.norm3(x))).square())), weights
 
     def drop(self, x: Tensor) -> Tensor:
+        """Dropout, if the configuration asks for it."""
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
@@ -168,27 +176,34 @@ class Decoder(nn.Module):
         """Compute each layer's keys and values of the memory, once."""
         features, placed = memory.features, memory.features + memory.position
         both = (cast(DecoderLayer, layer).project(placed, features) for layer in self.layers)
-        memory.projected = [(key.contiguous(), value.contiguous()) for key, value in both]  # read at every step, head by head
+        # Contiguous, since every step reads them, head by head.
+        memory.projected = [(key.contiguous(), value.contiguous()) for key, value in both]
         return memory
 
-    def forward(self, tokens: Tensor, memory: Memory, cache: Cache | None = None, want_attention: bool = False
-                ) -> tuple[Tensor, Tensor | None]:
-        """tokens (rows, t) int: whole prefixes, or with a cache the one new token of each row. Returns logits (rows, t, v) and,
-        where wanted, the guided head's cross-attention (rows, t, cells); of no meaning on the `<pad>` at a row's end."""
+    def forward(self, tokens: Tensor, memory: Memory, cache: Cache | None = None,
+                want_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits (rows, t, v) of the next tokens; the guided head's attention (rows, t, cells).
+
+        tokens (rows, t) int are whole prefixes, or with a cache the one new token of each row. The
+        cross-attention is None unless wanted. On the `<pad>` at a row's end neither has a meaning.
+        """
         if not memory.projected:
             self.prepare(memory)
-        start = cache.t if cache is not None else 0
+        start = 0
         if cache is not None:
+            start = cache.t
             cache.begin(len(tokens), tokens.device)
-        angle = torch.arange(start, start + tokens.shape[1], device=tokens.device)[:, None] * self.rate
-        position = torch.cat([angle.sin(), angle.cos()], -1)
-        pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0) if cache is None else None  # up to a row's last
-        if pack:
-            tokens, position = tokens.flatten()[pack.index], pack.along(position)
-        x = self.embed(tokens) * math.sqrt(self.config.d) * 0.25 + position
+            pack = Padded(tokens.shape)
+        else:
+            pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0)  # up to a row's last token
+        steps = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        angle = steps[:, None] * self.rate
+        position = pack.along(torch.cat([angle.sin(), angle.cos()], -1))
+        x = self.embed(pack.pack(tokens[..., None]).squeeze(-1))
+        x = x * math.sqrt(self.config.d) * 0.25 + position
         attention = None
         for index, layer in enumerate(self.layers):
-            x, weights = layer(x, memory, index, cache, want_attention and index == self.config.guided, pack)
+            wanted = want_attention and index == self.config.guided
+            x, weights = layer(x, memory, index, cache, wanted, pack)
             attention = weights if weights is not None else attention
-        logits = self.logits(self.norm(x))
-        return pack.spread(logits) if pack else logits, attention
+        return pack.spread(self.logits(self.norm(x))), attention

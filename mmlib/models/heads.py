@@ -6,13 +6,16 @@ from torch import Tensor, nn
 
 
 def projection(d: int, hidden: int = 256, out: int = 128, norm: bool = False) -> nn.Sequential:
-    """Two-layer projection head (SimCLR, arXiv:2002.05709): (n, d) to (n, out); with batch norm between, BYOL's."""
+    """Two-layer projection head (SimCLR, arXiv:2002.05709): (n, d) to (n, out).
+
+    With batch norm between the layers it is BYOL's (arXiv:2006.07733).
+    """
     between = [nn.BatchNorm1d(hidden)] if norm else []
     return nn.Sequential(nn.Linear(d, hidden), *between, nn.ReLU(), nn.Linear(hidden, out))
 
 
 def predictor(d: int, hidden: int = 384) -> nn.Sequential:
-    """From the student's features at a point to the teacher's at the same point: (n, d) to (n, d)."""
+    """The student's features at a point to the teacher's at the same point: (n, d) to (n, d)."""
     return nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, d))
 
 

@@ -1,5 +1,8 @@
-"""The recogniser: encoder, attention network, decoder. Features are modulated by the saliency, F (1 + gamma a) with gamma
-learned from 0, and the slots join the decoder's memory, so what attention gives can be switched off and measured."""
+"""The recogniser: encoder, attention network, decoder.
+
+Features are modulated by the saliency, F (1 + gamma a) with gamma learned from 0, and the slots
+join the decoder's memory, so what attention gives can be switched off and measured.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from mmlib.models.layers import positions_2d
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole model: its parts, and how the decoder uses the attention."""
+    """The whole model: its networks, and how the decoder uses the attention."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -27,17 +30,22 @@ class ModelConfig:
 
 
 # The smoke profile's: everything runs, in seconds, and nothing is learned worth having.
-TINY = ModelConfig(EncoderConfig(widths=(32, 64), blocks=(1, 1), context=1, context_d=64, heads=4, d=64),
+TINY = ModelConfig(EncoderConfig(widths=(32, 64), blocks=(1, 1), context=1, context_d=64, heads=4,
+                                 d=64),
                    DecoderConfig(d=64, heads=4, layers=2, hidden=128), maps=4)
 
-# The grid's of ablations (`mmlib.study.grid`): learns to read in minutes on one core, about a quarter of the desk model's operations.
-SMALL = ModelConfig(EncoderConfig(widths=(48, 96), blocks=(1, 2), context=2, context_d=96, heads=4, d=96),
+# The grid's of ablations: learns to read in minutes on one core, with about a quarter of the desk
+# model's operations.
+SMALL = ModelConfig(EncoderConfig(widths=(48, 96), blocks=(1, 2), context=2, context_d=96, heads=4,
+                                  d=96),
                     DecoderConfig(d=96, heads=4, layers=2, hidden=288))
 
-# The paper profile's: the size of the field's models (CoMER has 6.4 million parameters), in half precision below 16 MiB. What is
-# larger than the desk's is the encoder, which a reading runs once; the decoder's every step must fetch all of its weights.
-LARGE = ModelConfig(EncoderConfig(form="residual", widths=(128, 192), blocks=(2, 2), coarse=2, context=1, context_d=288, heads=8))
-LARGE_SYMBOL = 20.0  # pixels a typical symbol that it reads
+# The paper profile's: the size of the field's models (CoMER has 6.4 million parameters), in half
+# precision below 16 MiB. What is larger than the desk's is the encoder, which a reading runs once;
+# the decoder's every step must fetch all of its weights.
+LARGE = ModelConfig(EncoderConfig(form="residual", widths=(128, 192), blocks=(2, 2), coarse=2,
+                                  context=1, context_d=288, heads=8))
+LARGE_SYMBOL = 20.0  # pixels of a typical symbol that it reads
 
 
 class Encoded(NamedTuple):
@@ -50,7 +58,7 @@ class Encoded(NamedTuple):
 
 
 class Recogniser(nn.Module):
-    """Pictures to token logits."""
+    """Pictures to token logits. Raises ValueError if encoder and decoder differ in width."""
 
     def __init__(self, vocabulary: int, config: ModelConfig | None = None):
         super().__init__()
@@ -60,13 +68,14 @@ class Recogniser(nn.Module):
             raise ValueError(f"encoder and decoder widths differ: {d} and {config.decoder.d}")
         self.encoder = Encoder(config.encoder)
         self.attention = AttentionNetwork(d, config.maps) if config.maps else None
-        self.scalars = nn.ParameterDict({"gamma": torch.zeros(()), "slot_gate": torch.tensor(0.1),
-                                         "slot_position": torch.randn(max(config.maps, 1), d) * 0.02})
+        self.scalars = nn.ParameterDict({
+            "gamma": torch.zeros(()), "slot_gate": torch.tensor(0.1),
+            "slot_position": torch.randn(max(config.maps, 1), d) * 0.02})
         self.decoder = Decoder(vocabulary, config.decoder)
-        self.symbols = nn.Linear(d, vocabulary)  # the class of the symbol whose ink lies at a point: the side loss of stage 3
+        self.symbols = nn.Linear(d, vocabulary)  # the symbol's class at a point: a side loss
 
     def encode(self, x: Tensor, valid: Tensor) -> Encoded:
-        """x (b, 1 or 2, H, W), valid (b, 1, h, w)."""
+        """x (b, 1 or 2, H, W), valid (b, 1, h, w), as `Encoder` takes them."""
         features = self.encoder(x, valid)
         b, d, h, w = features.shape
         position = positions_2d(h, w, d, features.device).view(1, h * w, d).expand(b, -1, -1)
@@ -78,15 +87,20 @@ class Recogniser(nn.Module):
                 seen = features * (1 + self.scalars["gamma"] * attention.saliency)
             if self.config.slots:
                 extra = [attention.slots * self.scalars["slot_gate"]]
-                position = torch.cat([position, self.scalars["slot_position"].expand(b, -1, -1)], 1)
+                places = self.scalars["slot_position"].expand(b, -1, -1)
+                position = torch.cat([position, places], 1)
                 bias = torch.cat([bias, bias.new_zeros(b, 1, 1, attention.slots.shape[1])], -1)
-        seen = torch.cat([seen.flatten(2).transpose(1, 2).float(), *extra], 1)
-        return Encoded(features, valid, attention, Memory(seen, position, bias))
+        cells = torch.cat([seen.flatten(2).transpose(1, 2).float(), *extra], 1)
+        return Encoded(features, valid, attention, Memory(cells, position, bias))
 
     def forward(self, x: Tensor, valid: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Encoded]:
-        """tokens (b, r, t): r prefixes for each picture. Returns logits (b, r, t, v), the guided head's cross-attention
-        (b, r, t, cells) over the h w cells (and the slots, last), and the encoding."""
+        """tokens (b, r, t): r prefixes for each picture.
+
+        Returns logits (b, r, t, v), the guided head's cross-attention (b, r, t, cells) over the h w
+        cells (and the slots, last), and the encoding.
+        """
         encoded = self.encode(x, valid)
         b, r, t = tokens.shape
-        logits, attention = self.decoder(tokens.view(b * r, t), encoded.memory, want_attention=True)
+        prefixes = tokens.view(b * r, t)
+        logits, attention = self.decoder(prefixes, encoded.memory, want_attention=True)
         return logits.view(b, r, t, -1), attention.view(b, r, t, -1), encoded

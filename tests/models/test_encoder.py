@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from mmlib.models.attention import AttentionNetwork
-from mmlib.models.encoder import BatchNorm, ChannelNorm, Encoder
+from mmlib.models.encoder import ChannelNorm, Encoder
 from mmlib.models.heads import pool
 from mmlib.models.layers import dot_attention, ema_update, positions_2d
 from mmlib.models.recogniser import TINY
+from mmlib.models.residual import BatchNorm
 
 SIZES = [(5, 9), (3, 4), (2, 7)]  # cells high and wide: odd and even
 

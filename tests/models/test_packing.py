@@ -7,7 +7,7 @@ import torch
 from mmlib.draw.views import valid_cells
 from mmlib.models import encoder, packing
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
-from mmlib.models.packing import Moves, Packed, Sheet, packed, sheet, shelves
+from mmlib.models.packing import Moves, Packed, Padded, Sheet, packed, sheet, shelves
 from mmlib.models.recogniser import SMALL, Recogniser
 
 
@@ -61,7 +61,7 @@ def test_packed_rows_are_the_members_and_few_shapes():
     x = torch.randn(7, 30, 5, requires_grad=True)
     pack = Packed(real)
     rows = pack.pack(x)
-    assert len(rows) == len(pack.index) == 128
+    assert len(rows) == pack.n == 128
     assert torch.equal(rows[: int(real.sum())], x[real])
     assert not rows[int(real.sum()):].any()
     assert torch.equal(pack.along(torch.arange(30)[:, None])[: int(real.sum()), 0], real.nonzero()[:, 1])
@@ -77,7 +77,7 @@ def test_packed_of_nothing():
 
 
 def test_a_batch_with_few_blanks_is_left_as_it_is():
-    assert packed(torch.ones(4, 9, dtype=torch.bool)) is None
+    assert type(packed(torch.ones(4, 9, dtype=torch.bool))) is Padded
     assert sheet(torch.ones(4, 1, 9, 9)) is None
     valid = padded(b=2)[1]  # one large, one small: no room saved on a sheet as wide as `WIDTH`
     assert valid.mean() < packing.WORTH
@@ -89,12 +89,12 @@ def test_a_sheet_gives_its_pictures_back():
     on = Sheet(valid)
     laid = on.lay(x)
     assert laid.shape == (1, 2, 8 * on.shape[0], 8 * on.shape[1])
-    assert int(on.mask.sum()) == int(valid.sum())
-    assert on.mask.numel() < 0.8 * valid.numel()
+    assert int(on.valid.sum()) == int(valid.sum())
+    assert on.valid.numel() < 0.8 * valid.numel()
     assert laid.sum().item() == pytest.approx(x.sum().item(), rel=1e-5)
-    cells = on.mask.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    cells = on.valid.repeat_interleave(8, 2).repeat_interleave(8, 3)
     assert not (laid * (1 - cells)).any()
-    assert torch.equal(on.take(on.mask), valid)
+    assert torch.equal(on.take(on.valid), valid)
 
 
 def test_cells_anywhere_keep_their_places():
@@ -102,14 +102,14 @@ def test_cells_anywhere_keep_their_places():
     valid = (torch.rand(30, 1, 12, 30, generator=torch.Generator().manual_seed(0)) < 0.1).float()
     valid[:, :, :2] = valid[:, :, :, :3] = valid[5] = 0
     on = Sheet(valid)
-    assert torch.equal(on.take(on.mask), valid)
-    assert int(on.mask.sum()) == int(valid.sum())
+    assert torch.equal(on.take(on.valid), valid)
+    assert int(on.valid.sum()) == int(valid.sum())
 
 
 def test_nothing_is_packed_where_nothing_is_or_beside_a_cpu():
-    assert packed(torch.zeros(4, 9, dtype=torch.bool)) is None
+    assert type(packed(torch.zeros(4, 9, dtype=torch.bool))) is Padded
     assert sheet(torch.zeros(4, 1, 9, 9)) is None
-    assert packed(torch.zeros(4, 9, dtype=torch.bool, device="meta")) is None
+    assert type(packed(torch.zeros(4, 9, dtype=torch.bool, device="meta"))) is Padded
     assert sheet(torch.zeros(4, 1, 9, 9, device="meta")) is None
     with torch.device("meta"):
         assert Encoder(SMALL.encoder)(torch.zeros(3, 1, 64, 64), torch.ones(3, 1, 8, 8)).shape == (3, 96, 8, 8)
@@ -121,7 +121,7 @@ def test_a_sheet_is_as_wide_as_its_widest_picture():
     valid = valid_cells(torch.tensor([[800, 16], [160, 80], [24, 16]]), 80, 800)
     on = Sheet(valid)
     assert on.shape[1] == 112
-    assert torch.equal(on.take(on.mask), valid)
+    assert torch.equal(on.take(on.valid), valid)
 
 
 def compare(monkeypatch, model, call):
