@@ -51,9 +51,11 @@ class EncoderConfig:
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (b, c, h, w)."""
+    """Layer norm over the channels of (b, c, h, w), or of rows (..., c) of packed cells."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 4:
+            return super().forward(x)
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -169,8 +171,13 @@ class Encoder(nn.Module):
             x = self._convolve(x, own)
         if self.shrink is not None and self.grow is not None:
             x = zero_padding(x + self._surroundings(x, valid, self.shrink, self.grow), own)
-        x = self.out(self.norm(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        features: Tensor = self.features(x) * valid
+        if self.alone:
+            pack = packed(valid.flatten(1) > 0)
+            cells = self.out(self.norm(pack.pack(x.permute(0, 2, 3, 1).flatten(1, 2))))
+            x = pack.spread(cells).unflatten(1, valid.shape[2:])
+        else:
+            x = self.out(self.norm(x).permute(0, 2, 3, 1))
+        features: Tensor = self.features(x.permute(0, 3, 1, 2)) * valid
         return features
 
     def _convolve(self, x: Tensor, valid: Tensor | None) -> Tensor:
