@@ -131,39 +131,30 @@ def prepare(args: argparse.Namespace) -> None:
     prepare(**options, out_dir=args.out)
 
 
-def paper(args: argparse.Namespace) -> None:
-    """Plan the paper profile's chain, prepare it, follow it, or take its results home."""
-    from mmlib.study import paper
-
-    steps = paper.chain(args.dataset, args.seed, args.budget, args.rehearse)
-    if args.take:
-        print("taken:", ", ".join(paper.take(args.take)))
-    elif args.plan:
-        print(paper.describe(steps))
-    elif args.prepare:
-        for path in paper.packs(args.dataset):
-            print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
-    else:
-        done = paper.follow(steps, args.max_minutes, limit=4 if args.rehearse else None)
-        if args.out:
-            for path in paper.collect(args.out):
-                print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
-        print("the chain is done" if done else "not done yet")
-
-
 def ablate(args: argparse.Namespace) -> None:
     """Train and read the cells of the grid that have no record, or say which they are."""
-    from mmlib.study.grid import ablate, cells, plan
+    from mmlib.study.grid import COMPARED, PROFILE, ablate, cells, packs, plan
     from mmlib.train.loop import Paused
 
-    chosen = cells(args.arms, args.seeds, args.labels)
-    if args.plan:
-        print(plan(chosen, args.dataset))
-        return
-    try:
-        ablate(chosen, args.dataset, max_minutes=args.max_minutes)
-    except Paused as pause:
-        print(pause)
+    names = args.arms or (() if args.profile == PROFILE else COMPARED)
+    chosen = cells(names, args.seeds, args.labels)
+    if args.prepare:
+        for path in packs(args.dataset):
+            print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+    elif args.plan:
+        print(plan(chosen, args.dataset, args.profile))
+    else:
+        try:
+            ablate(chosen, args.dataset, args.profile, args.max_minutes)
+        except Paused as pause:
+            print(pause)
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Add the finished runs that have records to the tables of results."""
+    from mmlib.study.results import collect
+
+    print("new in the tables:", ", ".join(collect(args.folder)) or "nothing")
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -180,13 +171,6 @@ def evaluate(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("beam", "export_lgeval", "limit", "arm", "profile", "without",
                                                    "occlusion", "removal", "sizes")}
     print(evaluate(args.weights, args.dataset, args.split, **options))
-    if args.arm:  # figures by nesting and by what training has seen need to know it of each expression
-        from mmlib.data.corpus import resolved
-        from mmlib.study.subsets import traits_path, write_traits
-
-        dataset = resolved(args.dataset)
-        if dataset in ("crohme", "synthetic") and not traits_path(args.split, dataset).is_file():
-            write_traits(args.split, dataset)
 
 
 def probe(args: argparse.Namespace) -> None:
@@ -298,9 +282,9 @@ def verify(args: argparse.Namespace) -> None:
     from mmlib.store.files import RunError
     from mmlib.study.verify import verify
 
-    if faults := verify(args.figures):
+    if faults := verify():
         raise RunError("\n  ".join([f"{len(faults)} things do not agree:", *faults]))
-    print("records, runs, tables and prose agree" + ", and so do the figures" * args.figures)
+    print("records, runs and tables agree")
 
 
 def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
@@ -358,24 +342,19 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--dataset", help="whose validation split; default: what the run was trained on")
     sub.add_argument("--record", action="store_true", help="write records")
 
-    sub = command("paper", paper, "the paper profile: every arm's stages and the tests, as a chain that pauses and goes on")
-    sub.add_argument("--plan", action="store_true", help="say what it does and how long it takes, and on what evidence")
-    sub.add_argument("--prepare", action="store_true", help="make and name the packs that it reads")
-    sub.add_argument("--take", type=Path, metavar="DIR", help="let what --out wrote join the results")
-    sub.add_argument("--max-minutes", type=float, help="pause after so long; the same command goes on")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="write weights, run folders and records there, done or not")
-    sub.add_argument("--budget", type=float, default=1.0, help="share of the preset's pictures, in all stages alike")
-    sub.add_argument("--dataset", default="crohme", choices=("crohme", "synthetic"))
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--rehearse", action="store_true", help="the same chain and model on a handful of pictures")
-
     sub = command("ablate", ablate, "the grid of ablations: arms at equal cost, one factor at a time, read on validation")
     sub.add_argument("arms", nargs="*", metavar="ARM", help="arms, or factors for all of theirs; default: the whole grid")
     sub.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
     sub.add_argument("--labels", nargs="+", type=float, default=[1.0], metavar="SHARE", help="shares of the training labels")
     sub.add_argument("--dataset", default="crohme", choices=("crohme", "synthetic"))
+    sub.add_argument("--profile", choices=("smoke", "ablate", "desk", "paper"), default="ablate",
+                     help="presets, and so the budget; another than ablate reads the tests, too, and by default three arms")
     sub.add_argument("--plan", action="store_true", help="say which cells are done and how long the others will take")
+    sub.add_argument("--prepare", action="store_true", help="only make the packs that it reads, and name them")
     sub.add_argument("--max-minutes", type=float, help="pause after so long; the same command goes on")
+
+    sub = command("collect", collect, "add finished runs that have records to the tables of results")
+    sub.add_argument("folder", nargs="?", type=Path, help="results of another machine; default: these")
 
     sub = command("benchmark", benchmark, "measure speed and memory, and keep the results")
     sub.add_argument("sections", nargs="*", metavar="SECTION", choices=[*BENCHMARKS, []], help=", ".join(BENCHMARKS))
@@ -394,8 +373,7 @@ def build_parser(stage: str | None = None) -> argparse.ArgumentParser:
     sub = command("publish", publish, "make a fine-tuned run the recogniser that ships, and write its model card")
     sub.add_argument("run", nargs="?", help="the run's folder; without it only the card is written anew")
 
-    sub = command("verify", verify, "derive every table from the results again, check hashes, and name what does not agree")
-    sub.add_argument("--figures", action="store_true", help="also draw the figures again (a minute)")
+    command("verify", verify, "derive every table from the results again, and name what does not agree")
 
     for name, function, text in (
         ("reproduce", reproduce, "execute the notebooks in order"),

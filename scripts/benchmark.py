@@ -1,4 +1,4 @@
-"""How fast it is, and why: `mmlib benchmark [SECTION…]`, each section in a process of its own, kept in `results/benchmarks/`.
+"""How fast it is, and why: `mmlib benchmark [SECTION…]`, each section in a process of its own, kept in `results/benchmarks.json`.
 
 Every number is a median over repeats, with quartiles, beside the hardware, threads and commit that gave it. Machines are shared
 and noisy: times that are compared are measured in one section, alternating. A loss is of one training. Under another allocator,
@@ -367,9 +367,14 @@ SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
 LONG = ("learning",)  # left out where no section is named
 
 
-def folder() -> Path:
-    """Where benchmarks are kept."""
-    return results_root() / "benchmarks"
+def path() -> Path:
+    """Where benchmarks are kept, a line for each section and machine."""
+    return results_root() / "benchmarks.json"
+
+
+def kept() -> list[dict[str, Any]]:
+    """What was measured before."""
+    return json.loads(path().read_text(encoding="utf-8")) if path().is_file() else []
 
 
 def machine() -> str:
@@ -384,28 +389,25 @@ def machine() -> str:
     return ", ".join([hardware(), *found])
 
 
-def run(section: str) -> Path:
-    """Measure one section in this process, and write its file: rows, hardware, threads, versions, commit."""
+def run(section: str) -> dict[str, Any]:
+    """Measure one section in this process, and keep it: rows, hardware, threads, versions, commit."""
     started, where = time.monotonic(), machine()
     rows = SECTIONS[section]()
     about = {"section": section, "hardware": where, "threads": torch.get_num_threads(), "versions": versions(),
              "commit": commit(), "utc": utc(), "minutes": round((time.monotonic() - started) / 60, 2), "rows": rows}
-    name = "".join(c if c.isalnum() else "-" for c in where.lower()).strip("-")
-    path = folder() / f"{section}-{name}.json"
-    write_atomic(path, json.dumps(about, indent=1) + "\n")
-    return path
+    others = [other for other in kept() if (other["section"], other["hardware"]) != (section, where)]
+    found = sorted([*others, about], key=lambda one: (one["section"], one["hardware"]))
+    write_atomic(path(), "[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
+    return about
 
 
-def run_all(sections: Sequence[str], show: Callable[[str], object] = print) -> list[Path]:
+def run_all(sections: Sequence[str], show: Callable[[str], object] = print) -> None:
     """Measure sections, each in a process of its own, so that its memory is its own."""
-    paths = []
     for section in sections or [name for name in SECTIONS if name not in LONG]:
         show(f"{section}: {(SECTIONS[section].__doc__ or '').split(':')[0].split('.')[0]} …")
-        code = f"from scripts.benchmark import run; print(run({section!r}))"
+        code = f"import json; from scripts.benchmark import run; print(json.dumps(run({section!r})))"
         done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
-        paths.append(Path(done.stdout.splitlines()[-1]))
-        show("\n".join(lines(json.loads(paths[-1].read_text()))))
-    return paths
+        show("\n".join(lines(json.loads(done.stdout.splitlines()[-1]))))
 
 
 def lines(about: dict[str, Any]) -> list[str]:

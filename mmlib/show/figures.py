@@ -102,12 +102,12 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
     size = (4.2 * len(shown), 3.1)
     fig, axes = plt.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False)
     for ax, (key, frame) in zip(axes[0], shown.items()):
-        names = list(dict.fromkeys(frame.part))
+        names = list(dict.fromkeys(frame.subset))
         for rows, offset, options in _side_by_side(frame, 0.14):
-            x = np.array([names.index(p) for p in rows.part]) + offset
+            x = np.array([names.index(p) for p in rows.subset]) + offset
             spread = [rows.value - rows.low, rows.high - rows.value]
             ax.errorbar(x, rows.value, yerr=spread, **options)
-        counts = frame.drop_duplicates("part").set_index("part").n
+        counts = frame.drop_duplicates("subset").set_index("subset").n
         ticks = [f"{p}\nn = {counts[p]:,}" for p in names]
         ax.set(xticks=range(len(names)), xticklabels=ticks, xlabel=titles[key])
     axes[0, 0].set_ylabel(label)

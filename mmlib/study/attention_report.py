@@ -35,9 +35,12 @@ from mmlib.measure.attention import (
 )
 from mmlib.measure.intervals import interval, paired_difference
 from mmlib.models.encoder import EncoderConfig
-from mmlib.store.runs import Run, fields_of, results_root, training_cost
-from mmlib.study import records
+from mmlib.store.files import results_root
+from mmlib.store.run import Run
+from mmlib.store.files import from_json
+from mmlib.study import records, results
 from mmlib.train import attend
+from mmlib.train.cost import training_cost
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -70,9 +73,9 @@ def load(run: Run) -> tuple[attend.Student, ViewConfig]:
     """A finished stage 2's network (its teacher, the moving average) and the view it was trained with."""
     weights, metadata = run.load_weights()
     config = metadata["config"]
-    student = attend.Student(EncoderConfig(**fields_of(config["encoder"])), config["maps"])
+    student = attend.Student(from_json(EncoderConfig, config["encoder"]), config["maps"])
     student.load_state_dict({k: v.float() for k, v in weights.items()})
-    return student.eval(), ViewConfig(**fields_of(config["view"]))
+    return student.eval(), from_json(ViewConfig, config["view"])
 
 
 def untrained(student: attend.Student, seed: int = 0) -> attend.Student:
@@ -246,15 +249,22 @@ def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any
 
 
 def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str, split: str = "valid") -> None:
-    """Append the rows to the records: `attention_ratio:operators` and so on, `…_low:…` and `…_high:…` its interval."""
+    """Append the rows to the records: `attention_ratio:operators`, its bounds `…_low:…`, `…_high:…`."""
     pictures, minutes = training_cost(run)
-    shared = {"run": run.name, "stage": "attend", "profile": run.profile, "dataset": dataset, "split": split, "labels": 0,
-              "seed": run.config["seed"], "pictures": pictures, "minutes": minutes,
-              "hardware": run.environment["hardware"]}
-    records.append({**shared, "arm": row["arm"], "n": row["n"], "value": row[bound],
-                    "metric": f"attention_{row['metric']}{'' if bound == 'value' else '_' + bound}"
-                              + (f":{row['part']}" if row["part"] else "")}
-                   for row in rows for bound in ("value", "low", "high"))
+    shared = {
+        "run": run.name, "stage": "attend", "profile": run.profile, "dataset": dataset,
+        "split": split, "labels": 0, "seed": run.config["seed"], "pictures": pictures,
+        "minutes": minutes, "hardware": run.environment["hardware"],
+    }  # fmt: skip
+    new = []
+    for row in rows:
+        part = f":{row['part']}" if row["part"] else ""
+        for bound, end in (("value", ""), ("low", "_low"), ("high", "_high")):
+            metric = f"attention_{row['metric']}{end}{part}"
+            own = {"arm": row["arm"], "n": row["n"], "value": row[bound], "metric": metric}
+            new.append(shared | own)
+    records.append(new)
+    results.collect()
 
 
 def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid") -> DataFrame:

@@ -1,13 +1,13 @@
 """The grid of ablations: arms at equal cost, one factor at a time.
 
-An arm is one entry of `GRID`: the changes that it makes to each stage of its chain; all else is the preset's. A stage that it
-does not name is left out, and the next one starts from what there is. Stages that two arms have in common
-are trained once: the run store knows every run by its whole configuration.
+An arm is one line of `grid`: the changes that it makes to each stage of its chain; all else is the
+preset's. A stage that it does not name is left out, and the next one starts from what there is.
+Stages that two arms share are trained once: a run is named by its whole configuration.
 
-The budget unit is the picture; an expression of stages 1 and 2 costs one for each view. An arm spends `FIRST` + `SECOND`
-pictures without labels and `LABELLED` with them. One without stage 2 spends that share on more of stage 1; random weights come
-at `LABELLED`, and at the total. The arms of `LONGER` and `PUBLISHED` spend five times `LABELLED`. Validation alone is read,
-greedily; no test is.
+The budget unit is the picture; an expression of stages 1 and 2 costs one for each view. The whole
+method spends what the profile's presets say; arms without stage 2 spend its share on stage 1, and
+'supervised-total' spends everything on labels. The profile 'ablate' reads validation alone, greedily;
+the others read the tests, too. Any command pauses and goes on: what has a record is not done again.
 """
 
 from __future__ import annotations
@@ -15,71 +15,110 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mmlib.data.corpus import load_corpus, synthetic_pack
+from mmlib.data.prepare import load_pack
 from mmlib.draw.views import ViewConfig
-from mmlib.store.runs import Run, RunError, elsewhere, find_runs, results_root, training_cost, views_of
-from mmlib.study import records
+from mmlib.store.files import RunError
+from mmlib.store.run import Run
+from mmlib.study import records, results
 from mmlib.study.evaluate import evaluate
-from mmlib.study.probe import probe
 from mmlib.train import attend, finetune, pretrain
+from mmlib.train.cost import training_cost, views_of
+from mmlib.train.loop import Paused
 
 PROFILE = "ablate"
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
-FIRST, SECOND, LABELLED = 12_000, 4_000, 10_000  # pictures: stage 1, stage 2, fine-tuning
-TOTAL = FIRST + SECOND + LABELLED
-Chain = Mapping[str, Mapping[str, Any]]  # the changes to each stage's preset; a part of a configuration may be a mapping, too
-
-
-MASKED, LEVERS, PLAIN = "fine-tuned under covers", "levers of fine-tuning", "labels as they were written"
+Changes = Mapping[str, Any]  # to a stage's preset; a part of a configuration may be a mapping, too
+Chain = Mapping[str, Changes]  # by stage
+# Factors that other modules name.
+LEVERS, PLAIN, SIDELESS = "levers of fine-tuning", "labels as they were written", "cross-entropy alone"
 LONGER = "cross-entropy alone, five times the fine-tuning"
-PUBLISHED = "as most published recognisers are taught"  # labels as written, cross-entropy alone, five times the fine-tuning
-SIDELESS = "cross-entropy alone"  # without the side losses, which show every ink point its class
+PUBLISHED = "as most published recognisers are taught"  # as written, cross-entropy alone, longer
+MASKED = "fine-tuned with masked ink"
+RATES = "learning rate of fine-tuning"
 SYNTHETIC = "supervised on synthetic ink"  # an arm without any label of the real ink
-RATES = "learning rate of fine-tuning"  # half and twice the preset's
-OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink masked when the arms that were fine-tuned under covers are read
 # What a factor's arms are compared with, where that is not the whole method.
-REFERENCE = {MASKED: "mask-match, covers", LEVERS: "supervised", PLAIN: "mask-match, as written",
-             LONGER: "mask-match, longer", PUBLISHED: "mask-match, as published", SIDELESS: "mask-match, cross-entropy alone"}
-RECOMBINED = ("symbol", "subexpression", "join", "swap_hand", "relabel")  # shares of samples not written as they stand
+REFERENCE = {
+    MASKED: "mask-match, masked ink",
+    LEVERS: "supervised",
+    PLAIN: "mask-match, as written",
+    LONGER: "mask-match, longer",
+    PUBLISHED: "mask-match, as published",
+    SIDELESS: "mask-match, cross-entropy alone",
+}
+COMPARED = ("mask-match", "supervised", "supervised-total")  # what other profiles train
+OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink masked when the arms of `MASKED` are read
+READ = {"crohme": ("test_2014", "test_2016", "test_2019", "valid"), "synthetic": ("test", "valid")}
 
 
-def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> dict[str, dict[str, Chain]]:
-    """The arms of each factor at this cost, in pictures: factor, arm, chain. A new arm is one line here."""
+def budget(profile: str = PROFILE) -> tuple[int, int, int]:
+    """Pictures that the whole method spends on stages 1, 2 and 3 in a profile."""
+    presets = {name: stage.Config.preset(profile) for name, stage in STAGES.items()}
+    first, second, labelled = (
+        preset.pictures * views_of(name, asdict(preset)) for name, preset in presets.items()
+    )
+    return first, second, labelled
+
+
+def grid(first: int, second: int, labelled: int) -> dict[str, dict[str, Chain]]:
+    """The arms of each factor, by name, at a cost in pictures as `budget` gives it."""
+
+    def whole(attend: Changes = {}, finetune: Changes = {}, **pretrain: Any) -> Chain:
+        """The whole method with some choices changed."""
+        return {
+            "pretrain": {"pictures": first // 2, **pretrain},
+            "attend": {"pictures": second // 2, **attend},
+            "finetune": {"pictures": labelled, **finetune},
+        }
+
+    def alone(finetune: Changes = {}, **pretrain: Any) -> Chain:
+        """Stage 1 with stage 2's share, then fine-tuning."""
+        share = {"pictures": (first + second) // 2, **pretrain}
+        return {"pretrain": share, "finetune": {"pictures": labelled, **finetune}}
+
+    def labels_only(**finetune: Any) -> Chain:
+        """The same fine-tuning from random weights."""
+        return {"finetune": {"pictures": labelled, **finetune}}
+
     total = {"pictures": first + second + labelled}  # all of it in fine-tuning
-
-    masked = {"mask_share": (0.0, 0.5)}  # share of ink masked in fine-tuning
-    plain = {"composed": 0.0, "augment": dict.fromkeys(RECOMBINED, 0.0)}  # no ink composed or recombined from labelled symbols
-
-    sideless = {"point_weight": 0.0, "guide_weight": 0.0}
+    recombined = ("symbol", "subexpression", "join", "swap_hand", "relabel")
+    plain = {"composed": 0.0, "augment": dict.fromkeys(recombined, 0.0)}
+    sideless = {"point_weight": 0.0, "guide_weight": 0.0}  # which show every ink point its class
     longer = sideless | {"pictures": 5 * labelled}
     longer_total = sideless | {"pictures": first + second + 5 * labelled}
+    masked = {"mask_share": (0.0, 0.5)}
+    mae = alone(objective="mae", pictures=first + second)  # one view per expression
+    unused = {"modulate": False, "slots": False}
 
-    def alone(finetune: Mapping[str, Any] = {}, **changes: Any) -> Chain:
-        """Stage 1 with stage 2's share."""
-        return {"pretrain": {"pictures": (first + second) // 2, **changes}, "finetune": {"pictures": labelled, **finetune}}
+    tried = {
+        "mask-match": whole(),
+        "contrastive": alone(),
+        "simclr": alone(balance=1.0),
+        "mae": mae,
+        "supervised-total": labels_only(**total),
+    }
+    rates = {  # half and twice the preset's
+        f"{arm}, rate {rate:g}": {**chain, "finetune": {**chain["finetune"], "optim": {"lr": rate}}}
+        for arm, chain in tried.items()
+        for rate in (2.5e-3, 1e-2)
+    }
 
-    def whole(attend: Mapping[str, Any] = {}, finetune: Mapping[str, Any] = {}) -> Chain:
-        """The whole method, with some choices of its last stages changed."""
-        return {"pretrain": {"pictures": first // 2}, "attend": {"pictures": second // 2, **attend},
-                "finetune": {"pictures": labelled, **finetune}}
-
-    def levered(**changes: Any) -> Chain:
-        """Fine-tuning alone."""
-        return {"finetune": {"pictures": labelled, **changes}}
-
-    simclr, mae = alone(balance=1.0), alone(objective="mae", pictures=first + second)  # mae: one view an expression
     return {
         "whole method": {
             "mask-match": whole(),
             "contrastive": alone(),
-            "supervised": levered(),
-            "supervised-total": {"finetune": total},
-            "supervised-total, no module": {"finetune": total | {"model": {"maps": 0}}},
-            SYNTHETIC: {"finetune": total | {"dataset": "synthetic", "labels": 1.0}},
+            "supervised": labels_only(),
+            "supervised-total": labels_only(**total),
+            "supervised-total, no module": labels_only(**total, model={"maps": 0}),
+            SYNTHETIC: labels_only(**total, dataset="synthetic", labels=1.0),
         },
         "objective of stage 1": {
-            "simclr": simclr,
+            "simclr": alone(balance=1.0),
             "dense": alone(balance=0.0),
             "byol": alone(objective="byol"),
             "mae": mae,
@@ -87,17 +126,17 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         "positives and negatives of stage 1": {
             "places of the paper": alone(positives="paper"),
             "similar negatives count less": alone(negatives="similarity"),
-            "no false negatives": alone(negatives="labels"),  # which a method without labels cannot know
+            "no false negatives": alone(negatives="labels"),  # needs labels: an oracle
         },
         "masking": {
-            "nothing hidden": whole({"ratio": (0.0, 0.0)}),
+            "nothing masked": whole({"ratio": (0.0, 0.0)}),
             "fixed share": whole({"schedule": "fixed"}),
             "up to 0.3": whole({"ratio": (0.05, 0.3)}),
             "up to 0.7": whole({"ratio": (0.05, 0.7)}),
         },
-        "place of covers": {
-            "random covers": whole({"attended": (0.0, 0.0)}),
-            "attended covers": whole({"attended": (0.7, 0.7)}),
+        "place of the mask": {
+            "mask at random": whole({"attended": (0.0, 0.0)}),
+            "mask where attended": whole({"attended": (0.7, 0.7)}),
         },
         "maps": {
             "4 maps": whole({"maps": 4}, {"model": {"maps": 4}}),
@@ -106,74 +145,61 @@ def grid(first: int = FIRST, second: int = SECOND, labelled: int = LABELLED) -> 
         "use of the attention": {
             "modulation alone": whole({}, {"model": {"slots": False}}),
             "slots alone": whole({}, {"model": {"modulate": False}}),
-            "attention unused": whole({}, {"model": {"modulate": False, "slots": False}}),
+            "attention unused": whole({}, {"model": unused}),
         },
         "balance and temperature under stage 2": {
-            f"mask-match, {name}": {**whole(), "pretrain": {"pictures": first // 2, **changes}}
-            for name, changes in {
-                "wholes only": {"balance": 1.0},
-                "mostly wholes": {"balance": 0.8},
-                "local temperature 0.2": {"local_temperature": 0.2},
-            }.items()
+            "mask-match, wholes only": whole(balance=1.0),
+            "mask-match, mostly wholes": whole(balance=0.8),
+            "mask-match, local temperature 0.2": whole(local_temperature=0.2),
         },
         "rate of the pretrained encoder": {
             "encoder at 0.3 of the rate": whole({}, {"encoder_rate": 0.3}),
             "encoder at 0.1 of the rate": whole({}, {"encoder_rate": 0.1}),
         },
-        RATES: {
-            f"{arm}, rate {rate:g}": {**chain, "finetune": {**chain["finetune"], "optim": {"lr": rate}}}
-            for arm, chain in {
-                "mask-match": whole(),
-                "contrastive": alone(),
-                "simclr": simclr,
-                "mae": mae,
-                "supervised-total": {"finetune": total},
-            }.items()
-            for rate in (2.5e-3, 1e-2)
-        },
+        RATES: rates,
         PLAIN: {
             "mask-match, as written": whole({}, plain),
             "contrastive, as written": alone(plain),
-            "supervised-total, as written": {"finetune": total | plain},
+            "supervised-total, as written": labels_only(**total, **plain),
         },
         SIDELESS: {
             "mask-match, cross-entropy alone": whole({}, sideless),
             "contrastive, cross-entropy alone": alone(sideless),
             "simclr, cross-entropy alone": alone(sideless, balance=1.0),
-            "supervised, cross-entropy alone": levered(**sideless),
-            "supervised-total, cross-entropy alone": {"finetune": total | sideless},
+            "supervised, cross-entropy alone": labels_only(**sideless),
+            "supervised-total, cross-entropy alone": labels_only(**total, **sideless),
         },
         LONGER: {
             "mask-match, longer": whole({}, longer),
-            "supervised, longer": levered(**longer),
-            "supervised-total, longer": {"finetune": longer_total},
+            "supervised, longer": labels_only(**longer),
+            "supervised-total, longer": labels_only(**longer_total),
         },
         PUBLISHED: {
             "mask-match, as published": whole({}, plain | longer),
             "contrastive, as published": alone(plain | longer),
-            "supervised, as published": levered(**plain, **longer),
-            "supervised-total, as published": {"finetune": plain | longer_total},
+            "supervised, as published": labels_only(**plain, **longer),
+            "supervised-total, as published": labels_only(**plain, **longer_total),
         },
         MASKED: {
-            "mask-match, covers": whole({}, masked),
-            "contrastive, covers": alone(masked),
-            "supervised-total, covers": {"finetune": total | masked},
+            "mask-match, masked ink": whole({}, masked),
+            "contrastive, masked ink": alone(masked),
+            "supervised-total, masked ink": labels_only(**total, **masked),
         },
         LEVERS: {
-            "no composed ink": levered(composed=0.0),
-            "no cuts, no recombination": levered(augment=dict.fromkeys(RECOMBINED, 0.0)),
-            "no composed ink, no recombination": levered(**plain),
-            "no warps": levered(view=asdict(ViewConfig().still())),
-            "no point loss": levered(point_weight=0.0),
-            "no guide loss": levered(guide_weight=0.0),
-            "no input noise": levered(input_noise=0.0),
-            "averaged weights": levered(average=50),
-            "AdamW": levered(optim={"muon": False, "lr": 1e-3}),
+            "no composed ink": labels_only(composed=0.0),
+            "no cuts, no recombination": labels_only(augment=plain["augment"]),
+            "no composed ink, no recombination": labels_only(**plain),
+            "no warps": labels_only(view=asdict(ViewConfig().still())),
+            "no point loss": labels_only(point_weight=0.0),
+            "no guide loss": labels_only(guide_weight=0.0),
+            "no input noise": labels_only(input_noise=0.0),
+            "averaged weights": labels_only(average=50),
+            "AdamW": labels_only(optim={"muon": False, "lr": 1e-3}),
         },
-    }
+    }  # fmt: skip
 
 
-GRID = grid()
+GRID = grid(*budget())
 ARMS = {arm: chain for arms in GRID.values() for arm, chain in arms.items()}
 
 
@@ -189,15 +215,48 @@ class Cell:
         return f"{self.arm}, seed {self.seed}, {self.labels:.0%} of labels"
 
 
-def changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A configuration with some fields changed; a mapping changes a part of it. TypeError for an unknown field."""
-    return replace(config, **{name: changed(getattr(config, name), value) if isinstance(value, Mapping) else value
-                              for name, value in changes.items()})
+def cells(
+    names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequence[float] = (1.0,)
+) -> list[Cell]:
+    """The cells of these arms or factors, seed by seed; without names, of all arms.
+
+    What is trained on synthetic ink uses no label, so has one cell per seed. Raises RunError for an
+    unknown name.
+    """
+    known = {arm: [arm] for arm in ARMS} | {factor: [*arms] for factor, arms in GRID.items()}
+    if unknown := [name for name in names if name not in known]:
+        factors, arms = "; ".join(GRID), "; ".join(ARMS)
+        raise RunError(f"the grid has no {unknown[0]!r}; factors: {factors}. Arms: {arms}")
+    chosen = dict.fromkeys(arm for name in names or GRID for arm in known[name])
+    found = (
+        Cell(arm, seed, 0.0 if arm == SYNTHETIC else share)
+        for share in labels
+        for seed in seeds
+        for arm in chosen
+    )
+    return list(dict.fromkeys(found))
 
 
-def configs(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "crohme",
-            preset: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
-    """The configuration of each stage of an arm's chain; what a stage starts from is known once the one before is trained.
+def changed(config: Any, changes: Changes) -> Any:
+    """A configuration with some fields changed; a mapping changes a part of it.
+
+    Raises TypeError for an unknown field.
+    """
+    values = {}
+    for name, value in changes.items():
+        part = isinstance(value, Mapping)
+        values[name] = changed(getattr(config, name), value) if part else value
+    return replace(config, **values)
+
+
+def configs(
+    cell: Cell,
+    chain: Chain,
+    profile: str = PROFILE,
+    dataset: str = "crohme",
+    preset: Mapping[str, Changes] = {},
+) -> dict[str, Any]:
+    """The configuration of each stage of a chain, but for the run that it starts from.
 
     preset: changes to the profile's presets, for all arms alike.
     """
@@ -210,91 +269,81 @@ def configs(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "cr
     return found
 
 
-def train(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "crohme",
-          preset: Mapping[str, Mapping[str, Any]] = {}, progress: bool = True,
-          max_minutes: Callable[[], float | None] = lambda: None) -> dict[str, Run]:
-    """Train an arm's chain, or find it trained; the run of each of its stages. Arguments as for `configs`.
+def train(
+    cell: Cell,
+    chain: Chain,
+    profile: str = PROFILE,
+    dataset: str = "crohme",
+    preset: Mapping[str, Changes] = {},
+    progress: bool = True,
+    max_minutes: Callable[[], float | None] = lambda: None,
+) -> dict[str, Run]:
+    """Train a chain, or find it trained here; the run of each stage. Arguments as for `configs`.
 
     Raises Paused when `max_minutes()` are over; the same call goes on.
     """
     done: dict[str, Run] = {}
     for name, config in configs(cell, chain, profile, dataset, preset).items():
-        last = next(reversed(done.values()), None)
-        if last:
-            config = replace(config, init=last.name)
-        try:
-            done[name] = STAGES[name].run(config, profile, max_minutes(), progress=progress)
-        except FileNotFoundError:
-            if last is None or last.weights.is_file():
-                raise
-            print(f"{last.name} came without its weights: training it again")  # `initial_run` finds them there
-            with elsewhere("MMLIB_RESULTS", results_root() / "retrained"):
-                train(cell, {stage: chain[stage] for stage in done}, profile, dataset, preset, progress, max_minutes)
-            done[name] = STAGES[name].run(config, profile, max_minutes(), progress=progress)
+        if done:
+            config = replace(config, init=next(reversed(done.values())).name)
+        done[name] = STAGES[name].run(config, profile, max_minutes(), progress=progress)
     return done
 
 
-def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequence[float] = (1.0,)) -> list[Cell]:
-    """The cells of these arms, or of all arms of these factors, seed by seed; what is trained on synthetic ink uses no label, so
-    has one cell a seed. RunError for an unknown name."""
-    known = {**{arm: [arm] for arm in ARMS}, **{factor: list(arms) for factor, arms in GRID.items()}}
-    if unknown := [name for name in names if name not in known]:
-        raise RunError(f"the grid has no {unknown[0]!r}; factors: {'; '.join(GRID)}. Arms: {'; '.join(ARMS)}")
-    arms = dict.fromkeys(arm for name in names or GRID for arm in known[name])
-    return list(dict.fromkeys(Cell(arm, seed, 0.0 if arm == SYNTHETIC else share)
-                              for share in labels for seed in seeds for arm in arms))
+def ablate(
+    cells: Sequence[Cell],
+    dataset: str = "crohme",
+    profile: str = PROFILE,
+    max_minutes: float | None = None,
+) -> None:
+    """Train and read each cell that has no record yet; says what is done and how long the rest takes.
 
-
-def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE, split: str = "valid",
-           max_minutes: float | None = None) -> None:
-    """Train, probe and read each cell that has no record yet, saying what is done and how long the rest will take.
-
-    Raises Paused when the minutes are over; the same call goes on. An arm that failed stops the grid: nothing is passed over.
+    Raises Paused when the minutes are over; the same call goes on. An arm that fails stops the grid.
     """
     began = time.monotonic()
 
     def left() -> float | None:
-        return None if max_minutes is None else max(0.0, max_minutes - (time.monotonic() - began) / 60)
+        spent = (time.monotonic() - began) / 60
+        return None if max_minutes is None else max(0.0, max_minutes - spent)
 
-    done = recorded(dataset, profile, split)
-    todo = [cell for cell in cells if cell not in done]
+    todo = [cell for cell in cells if cell not in recorded_cells(dataset, profile)]
+    arms = _arms(profile)
     print(f"{len(cells)} cells, {len(cells) - len(todo)} of them done")
     for number, cell in enumerate(todo):
         since = time.monotonic()
-        chain = train(cell, ARMS[cell.arm], profile, dataset, max_minutes=left)
-        label_free = [run for stage, run in chain.items() if stage != "finetune" and run.weights.is_file()]
-        if label_free:  # what the encoder knew before any label; found done where another share of the labels had it
-            probe(label_free[-1], dataset, arm=cell.arm)
-        hidden = [(share, removal) for share in OCCLUSION for removal in (False, True)] if cell.arm in GRID[MASKED] else []
-        for share, removal in [*hidden, (0.0, False)]:  # what marks the cell as done comes last
-            score = evaluate(chain["finetune"].folder, dataset, split, beam=1, arm=cell.arm, profile=profile, occlusion=share,
-                             removal=removal)
+        chain = train(cell, arms[cell.arm], profile, dataset, max_minutes=left)
+        if profile == PROFILE:
+            _probe(cell, chain, dataset)
+        said = _read(cell, chain["finetune"], dataset, profile, left)
         spent, rest = (time.monotonic() - since) / 60, len(todo) - number - 1
-        print(f"{cell}: TER {score.ter:.3f}, ExpRate {score.exprate:.1%}, n = {score.n}; {spent:.1f} minutes now, "
-              f"{training_cost(chain['finetune'])[1]:.1f} in all; {rest} to go, {rest * spent:.0f} minutes at this rate",
-              flush=True)
+        print(
+            f"{cell}: {said}; {spent:.1f} minutes now, {training_cost(chain['finetune'])[1]:.1f} in "
+            f"all; {rest} to go, {rest * spent:.0f} minutes at this rate",
+            flush=True,
+        )
 
 
-def recorded(dataset: str = "crohme", profile: str = PROFILE, split: str = "valid") -> set[Cell]:
-    """The cells that have their record."""
-    wanted = {"profile": profile, "dataset": dataset, "split": split, "metric": "ter", "occlusion": "0", "stage": "evaluate"}
-    return {Cell(row["arm"], int(row["seed"]), 0.0 if row["arm"] == SYNTHETIC else float(row["labels"]))
-            for row in records.rows() if wanted.items() <= row.items()}
+def recorded_cells(
+    dataset: str = "crohme", profile: str = PROFILE, split: str = "valid"
+) -> set[Cell]:
+    """The cells that have their record of a split, read without a mask."""
+    wanted = {"profile": profile, "dataset": dataset, "split": split, "stage": "evaluate"}
+    wanted |= {"metric": "ter", "occlusion": "0"}
+    return {
+        Cell(row["arm"], int(row["seed"]), 0.0 if row["arm"] == SYNTHETIC else float(row["labels"]))
+        for row in records.rows()
+        if wanted.items() <= row.items()
+    }
 
 
 def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE) -> str:
-    """What is done and what is to do, with the minutes of the kept runs as the measure of those to come."""
-    speed: dict[str, float] = {}  # minutes a picture, where there is a run that says it
-    for name in STAGES:
-        kept = [run for run in find_runs(name, profile) if run.config["dataset"] == dataset]
-        seen = sum(run.summary["pictures"] * views_of(name, run.config) for run in kept)
-        if seen:
-            speed[name] = sum(run.environment["minutes"] for run in kept) / seen
-    lines, known, total, done = [], set(), 0.0, recorded(dataset, profile)
+    """What is done and what is to do; the kept runs' minutes say how long it will take."""
+    speed, arms, done = _speed(dataset, profile), _arms(profile), recorded_cells(dataset, profile)
+    lines, known, total = [], set(), 0.0
     for cell in sorted(cells, key=lambda cell: cell not in done):
         pictures: dict[str, int] = {}
-        chain = ""  # of the configurations so far: what two arms have in common is counted once
-        for name, config in configs(cell, ARMS[cell.arm], profile, dataset).items():
+        chain = ""  # of the configurations so far: what two arms share is counted once
+        for name, config in configs(cell, arms[cell.arm], profile, dataset).items():
             chain += str(config)
             if chain not in known:
                 known.add(chain)
@@ -302,9 +351,67 @@ def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE)
         if cell in done:
             lines.append(f"done   {cell}")
             continue
-        minutes = sum(speed[name] * n for name, n in pictures.items()) if pictures.keys() <= speed.keys() else None
-        total += minutes or 0.0
-        cost = ", ".join(f"{name} {n:,}" for name, n in pictures.items())
-        lines.append(f"to do  {cell}: {cost} pictures" + ("" if minutes is None else f", about {minutes:.0f} minutes"))
-    rest = f"about {total:.0f} minutes to go" if total else "how long it takes is not known: no run of this profile is kept yet"
+        cost = ", ".join(f"{name} {count:,}" for name, count in pictures.items())
+        line = f"to do  {cell}: {cost} pictures"
+        if pictures.keys() <= speed.keys():
+            minutes = sum(speed[name] * count for name, count in pictures.items())
+            total += minutes
+            line += f", about {minutes:.0f} minutes"
+        lines.append(line)
+    rest = f"about {total:.0f} minutes to go" if total else "no run of this profile says how long"
     return "\n".join([*lines, "nothing to do" if done.issuperset(cells) else rest])
+
+
+def packs(dataset: str = "crohme") -> list[Path]:
+    """Make all packs that the grid reads, to carry to a machine without archives; their files."""
+    corpus = load_corpus(dataset)
+    found = [corpus.pack.path, corpus.composed(np.sort(corpus.train)).path]
+    if dataset == "synthetic":
+        return [*found, synthetic_pack("test").path]
+    return [*found, *(load_pack(split).path for split in READ[dataset] if split != "valid")]
+
+
+def _arms(profile: str) -> dict[str, Chain]:
+    return {arm: chain for arms in grid(*budget(profile)).values() for arm, chain in arms.items()}
+
+
+def _read(
+    cell: Cell, run: Run, dataset: str, profile: str, left: Callable[[], float | None]
+) -> str:
+    """Read what the cell's run is read on and has no record of; the last reading in words."""
+    masks = [(0.0, False)]
+    if cell.arm in GRID[MASKED]:
+        masks = [(share, removal) for share in OCCLUSION for removal in (False, True)] + masks
+    splits = ("valid",) if profile == PROFILE else READ[dataset]
+    beam = 1 if profile == PROFILE else 5
+    for split in splits:  # validation comes last: it marks the cell as done
+        if cell in recorded_cells(dataset, profile, split):
+            continue
+        for share, removal in masks:
+            if left() == 0:
+                raise Paused(f"{cell} is trained and not read yet; the same command goes on")
+            score = evaluate(
+                run.folder, dataset, split, beam=beam, arm=cell.arm, profile=profile,
+                occlusion=share, removal=removal,
+            )  # fmt: skip
+    return f"TER {score.ter:.3f}, ExpRate {score.exprate:.1%}, n = {score.n}"
+
+
+def _probe(cell: Cell, chain: Mapping[str, Run], dataset: str) -> None:
+    """Probe what the encoder knew before any label."""
+    from mmlib.study.probe import probe  # needs more than a bare GPU machine has
+
+    label_free = [run for stage, run in chain.items() if stage != "finetune"]
+    if label_free and label_free[-1].weights.is_file():
+        probe(label_free[-1], dataset, arm=cell.arm)
+
+
+def _speed(dataset: str, profile: str) -> dict[str, float]:
+    """Minutes per picture of each stage that has a kept run."""
+    spent: dict[str, list[float]] = {}
+    for row in results.run_rows().values():
+        if (row["profile"], row["dataset"]) == (profile, dataset) and row["stage"] in STAGES:
+            cost = spent.setdefault(row["stage"], [0.0, 0.0])
+            cost[0] += float(row["minutes"])
+            cost[1] += float(row["pictures"])
+    return {stage: minutes / pictures for stage, (minutes, pictures) in spent.items()}

@@ -7,6 +7,7 @@ for, and the same two views, those of stage 1. A probe is a run of its own, name
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from mmlib.measure import probes
 from mmlib.measure.intervals import Interval, interval
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.layers import default_device
-from mmlib.store.runs import Run, fields_of, results_root, training_cost
-from mmlib.study import records
+from mmlib.store.run import Run
+from mmlib.store.files import from_json
+from mmlib.study import records, results
 from mmlib.train.attend import encoder_weights
+from mmlib.train.cost import training_cost
 from mmlib.train.pretrain import HARD
 
 CODE_VERSION = "2"
@@ -42,7 +45,7 @@ def load(run: Run, random: int | None = None) -> tuple[Encoder, float]:
     values = run.config.get("model", run.config)["encoder"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random or 0)
-        encoder = Encoder(EncoderConfig(**fields_of(values)))
+        encoder = Encoder(from_json(EncoderConfig, values))
     if random is None:
         encoder.load_state_dict(encoder_weights(run))
     return encoder.eval().requires_grad_(False).to(default_device()), run.config["view"]["symbol"]
@@ -96,12 +99,30 @@ def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: 
         with this.lock():
             this.finish(rows=measure(*load(run, random), corpus, config), trained=run.name)
     if arm:
-        kept = results_root() / "runs" / run.name  # one that was trained again cost what the kept one did
-        pictures, minutes = training_cost(Run.load(kept) if kept.is_dir() else run) if random is None else (0, 0)
-        shared = {"run": this.name, "stage": "probe", "profile": run.profile, "arm": arm, "dataset": corpus.name,
-                  "split": "valid", "labels": run.config.get("labels", 0) if random is None else 0,
-                  "seed": run.config["seed"] if random is None else random, "pictures": pictures, "minutes": minutes,
-                  **{key: this.environment[key] for key in ("hardware", "commit", "utc")}}
-        records.append({**shared, "metric": f"probe_{row['metric']}{suffix}", "value": row[bound], "n": row["n"]}
-                       for row in this.summary["rows"] for bound, suffix in (("value", ""), ("low", "_low"), ("high", "_high")))
+        _record(run, this, random, arm)
     return this
+
+
+def _record(run: Run, this: Run, random: int | None, arm: str) -> None:
+    pictures, minutes = (0, 0) if random is not None else _cost(run)
+    shared = {
+        "run": this.name, "stage": "probe", "profile": run.profile, "arm": arm,
+        "dataset": Path(this.config["dataset"]).name, "split": "valid",
+        "labels": run.config.get("labels", 0) if random is None else 0,
+        "seed": run.config["seed"] if random is None else random,
+        "pictures": pictures, "minutes": minutes,
+        **{key: this.environment[key] for key in ("hardware", "commit", "utc")},
+    }  # fmt: skip
+    bounds = {"value": "", "low": "_low", "high": "_high"}
+    records.append(
+        {**shared, "metric": f"probe_{row['metric']}{end}", "value": row[bound], "n": row["n"]}
+        for row in this.summary["rows"]
+        for bound, end in bounds.items()
+    )
+    results.collect()
+
+
+def _cost(run: Run) -> tuple[float, float]:
+    """Pictures and minutes of a run; one that was trained again cost what the tables say."""
+    row = results.run_rows().get(run.name)
+    return (float(row["total_pictures"]), float(row["total_minutes"])) if row else training_cost(run)

@@ -1,5 +1,4 @@
-"""Make a fine-tuned run the recogniser that ships: its weights under `results/checkpoints/`, with a model card drawn from the
-records."""
+"""Make a fine-tuned run the recogniser that ships: weights in `results/checkpoints/`, and a card."""
 
 from __future__ import annotations
 
@@ -7,58 +6,77 @@ import json
 from pathlib import Path
 
 from mmlib.read.reader import Reader
-from mmlib.store.runs import RunError, digest, find_runs, load_weights, results_root, save_weights, sizes_of, write_atomic
-from mmlib.study.records import load
+from mmlib.store.files import RunError, digest, results_root, write_atomic
+from mmlib.store.weights import load_weights, save_weights
+from mmlib.study import records, results
 
-PUBLISHED = "published.json"
 LARGEST = 16 * 2**20  # bytes: what a clone should not have to carry more of
-STARTS = {"none": "supervised alone, from random weights",
-          "recogniser": "supervised alone, trained on from the weights that shipped before, which had begun at random"}
+STARTS = {
+    "none": "supervised alone, from random weights",
+    "recogniser": "supervised alone, trained on from the weights that shipped before, which had begun "
+    "at random",
+}
 METRICS = ("exprate", "within1", "within2", "within3", "ter", "structure")
 
 
 def publish(folder: str | Path) -> Path:
-    """Copy a finished fine-tuning's half-precision weights to `results/checkpoints/recogniser.safetensors`.
+    """Copy a finished fine-tuning's half-precision weights to `checkpoints/recogniser.safetensors`.
 
-    What it is read with (configuration, vocabulary) and what it cost (run, pictures, minutes) travel in the file. Raises RunError
-    where the file would be larger than 16 MiB.
+    What it is read with (configuration, vocabulary) and what it cost (run, pictures, minutes) travel
+    in the file. Raises RunError where the file would be larger than 16 MiB.
     """
     reader = Reader.load(folder)
     weights, metadata = load_weights(reader.path)
     size = sum(tensor.nbytes for tensor in weights.values())
     if size > LARGEST:
-        raise RunError(f"{folder}: {size / 2**20:.1f} MiB of weights; a recogniser that ships has at most 16")
+        megabytes = f"{size / 2**20:.1f} MiB"
+        raise RunError(f"{folder}: {megabytes} of weights; a recogniser that ships has at most 16")
     target = results_root() / "checkpoints" / "recogniser.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(target, weights, {**metadata, "run": reader.run, "pictures": reader.pictures,
-                                   "minutes": round(reader.minutes, 2), "licence": "CC BY-NC-SA 3.0"})
-    write_atomic(target.with_name(PUBLISHED), json.dumps({**published(), reader.run: digest(target)}, indent=1) + "\n")
+    cost = {"pictures": reader.pictures, "minutes": round(reader.minutes, 2)}
+    about = {**metadata, "run": reader.run, **cost, "licence": "CC BY-NC-SA 3.0"}
+    save_weights(target, weights, about)
+    digests = {**shipped_digests(), reader.run: digest(target)}
+    write_atomic(target.with_name("published.json"), json.dumps(digests, indent=1) + "\n")
     return target
 
 
-def published() -> dict[str, str]:
-    """Digest of the weights file of each run that has ever shipped: what its evaluations say that they read with."""
-    path = results_root() / "checkpoints" / PUBLISHED
+def shipped_digests() -> dict[str, str]:
+    """The digest of the weights of each run that has ever shipped: what its evaluations read."""
+    path = results_root() / "checkpoints" / "published.json"
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def model_card() -> str:
     """The card in Markdown, its numbers from the recogniser's own file and its records."""
-    reader = Reader.load()
-    table = load()
-    sizes = {run.name: ", ".join(f"{size:g}" for size in sizes_of(run)) for run in find_runs("evaluate")
-             if run.summary.get("trained") == reader.run and not run.config["without"]}
-    rows = table[table.run.isin(sizes) & (table.dataset == "crohme") & (table.occlusion == 0) & table.metric.isin(METRICS)]
+    reader, table = Reader.load(), records.load()
+    sizes = {
+        name: ", ".join(f"{size:g}" for size in row["config"].get("sizes", (1.0,)))
+        for name, row in results.run_rows().items()
+        if row["stage"] == "evaluate"
+        and row["start"] == reader.run
+        and not row["config"]["without"]
+    }
+    rows = table[table.run.isin(sizes) & (table.dataset == "crohme") & (table.occlusion == 0)]
+    rows = rows[rows.metric.isin(METRICS)]
     rows = rows.assign(sizes=rows.run.map(sizes))
-    wide = rows.pivot_table(index=["sizes", "split", "n"], columns="metric", values="value", aggfunc="last")
-    lines = ["| CROHME | read at sizes | n | " + " | ".join(METRICS) + " |", "|---|---|---|" + "---|" * len(METRICS)]
+    index = ["sizes", "split", "n"]
+    wide = rows.pivot_table(index=index, columns="metric", values="value", aggfunc="last")
+    lines = ["| CROHME | read at sizes | n | " + " | ".join(METRICS) + " |"]
+    lines.append("|---|---|---|" + "---|" * len(METRICS))
     for (drawn, split, n), values in sorted(wide.iterrows(), key=lambda row: (len(row[0][0]), row[0])):
-        lines.append(f"| {split} | {drawn} | {n:.0f} | " + " | ".join(f"{values[m]:.3f}" for m in METRICS) + " |")
+        numbers = " | ".join(f"{values[metric]:.3f}" for metric in METRICS)
+        lines.append(f"| {split} | {drawn} | {n:.0f} | {numbers} |")
     start = reader.config.get("init", "none")
-    parameters = sum(p.numel() for p in reader.model.parameters())
-    return CARD.format(parameters=parameters / 1e6, run=reader.run, pictures=reader.pictures, minutes=reader.minutes,
-                       start=STARTS.get(start, f"started from {start}"),
-                       table="\n".join(lines), pixels=reader.view.symbol)
+    return CARD.format(
+        parameters=sum(p.numel() for p in reader.model.parameters()) / 1e6,
+        run=reader.run,
+        pictures=reader.pictures,
+        minutes=reader.minutes,
+        start=STARTS.get(start, f"started from {start}"),
+        table="\n".join(lines),
+        pixels=reader.view.symbol,
+    )
 
 
 def write_card() -> Path:

@@ -1,9 +1,7 @@
 """`results/records.csv`: the tidy table of every number that the project claims, one row each.
 
-Each run's folder keeps a copy of its own rows, `records.csv`; the table is their union.
-
-Figures, tables in the README and the conclusions of the notebooks are drawn from here, so that they cannot
-drift from what was measured.
+Figures, tables in the README and the conclusions of the notebooks are drawn from here, so that they
+cannot drift from what was measured.
 """
 
 from __future__ import annotations
@@ -11,22 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from mmlib.store.runs import RunError, commit, hardware, results_root, utc, write_atomic
+from mmlib.store.files import RunError, results_root, write_atomic
+from mmlib.store.machine import commit, hardware, utc
 
 if TYPE_CHECKING:
     import pandas
 
-# fmt: off
-COLUMNS = ("run", "stage", "profile", "arm", "dataset", "split", "labels", "occlusion", "seed", "metric",
-           "value", "n", "pictures", "minutes", "hardware", "commit", "utc")
-# fmt: on
-KEY = ("run", "arm", "dataset", "split", "labels", "occlusion", "seed", "metric")  # one row for each
+COLUMNS = (
+    "run", "stage", "profile", "arm", "dataset", "split", "labels", "occlusion", "seed", "metric",
+    "value", "n", "pictures", "minutes", "hardware", "commit", "utc",
+)  # fmt: skip
+KEY = ("run", "arm", "dataset", "split", "labels", "occlusion", "seed", "metric")  # one row each
 NUMBERS = ("labels", "occlusion", "seed", "value", "n", "pictures", "minutes")
 
 
@@ -36,7 +35,7 @@ def path() -> Path:
 
 
 def cell(column: str, value: Any) -> str:
-    """One spelling for each value (1, 1.0 and '1' are the same number), so that keys compare as text."""
+    """One spelling for each value, so that keys compare as text: 1, 1.0 and '1' are one number."""
     if value is None or value == "":
         return ""
     if column not in NUMBERS:
@@ -52,67 +51,74 @@ def key(row: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(row[column] for column in KEY)
 
 
-def _read(file: Path) -> list[dict[str, str]]:
+def read_rows(file: Path) -> list[list[str]]:
+    """The rows of a CSV file, all of one length; none where there is no file. RunError for damage."""
     if not file.is_file():
         return []
     try:
         with open(file, newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise RunError(f"{file} has columns {reader.fieldnames}, expected {list(COLUMNS)}")
-            found = list(reader)
+            found = list(csv.reader(stream))
     except (ValueError, csv.Error) as error:
         raise RunError(f"{file} is damaged: {error}") from error
-    for number, row in enumerate(found, 2):
-        if set(row) != set(COLUMNS) or None in row.values():
-            raise RunError(f"{file}, row {number}: it has not {len(COLUMNS)} columns")
+    for number, row in enumerate(found, 1):
+        if len(row) != len(found[0]):
+            raise RunError(f"{file}, row {number}: it does not have {len(found[0])} columns")
     return found
 
 
-def append(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows to the table; a row with the key of an older one takes its place.
-
-    Each row gives the columns; `labels` and `occlusion` are shares in [0, 1], `pictures` the pictures seen in
-    training, `n` the number of things the value is a mean over. `occlusion` is 0 unless given, `minutes`
-    empty, and `hardware`, `commit` and `utc` are this process's own. Safe beside other processes that append.
-
-    Raises RunError for an unknown or a missing column and for a number that is not finite.
-    """
-    rows = list(rows)
-    fill = {"occlusion": 0, "minutes": None, "hardware": hardware(), "commit": commit(), "utc": utc()}
-    new = []
-    for row in rows:
-        full = fill | dict(row)
-        if wrong := set(full) ^ set(COLUMNS):
-            raise RunError(
-                f"a record has the columns {', '.join(COLUMNS)}; missing or unknown: {sorted(wrong)}"
-            )
-        new.append({column: cell(column, full[column]) for column in COLUMNS})
-    file = path()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(".records.lock"), timeout=60):
-        for name in dict.fromkeys(row["run"] for row in new):
-            if (folder := file.parent / "runs" / name).is_dir():  # first, so that a table never says what no run does
-                _merge(folder / "records.csv", [row for row in new if row["run"] == name])
-        _merge(file, new)
+def read_table(file: Path) -> list[dict[str, str]]:
+    """`read_rows` by the names in the first."""
+    head, *found = read_rows(file) or [[]]
+    return [dict(zip(head, row, strict=True)) for row in found]
 
 
-def _merge(file: Path, new: list[dict[str, str]]) -> None:
-    merged = {key(row): row for row in [*_read(file), *new]}
+def write_table(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write a CSV file whole or not at all; what a row lacks stays empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(merged.values())
+    writer.writerows(rows)
     write_atomic(file, text.getvalue())
 
 
 def rows(file: Path | None = None) -> list[dict[str, str]]:
-    """The table, or one run's rows, as text; without pandas, for machines that only train. Empty where there is no file."""
-    return _read(file or path())
+    """The table, or that of another file, as text; empty where there is no file.
+
+    Without pandas, for machines that only train. Raises RunError for damage.
+    """
+    head, *found = read_rows(file := file or path()) or [COLUMNS]
+    if tuple(head) != COLUMNS:
+        raise RunError(f"{file} has columns {head}, expected {list(COLUMNS)}")
+    return [dict(zip(COLUMNS, row, strict=True)) for row in found]
+
+
+def append(new: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to the table; a row with the key of an older one takes its place.
+
+    Each row gives the columns; `labels` and `occlusion` are shares in [0, 1], `pictures` the pictures
+    seen in training, `n` the number of things the value is a mean over. `occlusion` is 0 unless given,
+    `minutes` empty, and `hardware`, `commit` and `utc` are this process's own. Safe beside other
+    processes that append.
+
+    Raises RunError for an unknown or a missing column and for a number that is not finite.
+    """
+    fill = {"occlusion": 0, "minutes": None, "hardware": hardware(), "commit": commit(), "utc": utc()}
+    found = []
+    for row in new:
+        full = fill | dict(row)
+        if wrong := set(full) ^ set(COLUMNS):
+            known = ", ".join(COLUMNS)
+            raise RunError(f"a record has the columns {known}; missing or unknown: {sorted(wrong)}")
+        found.append({column: cell(column, full[column]) for column in COLUMNS})
+    file = path()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(".records.lock"), timeout=60):
+        merged = {key(row): row for row in [*rows(), *found]}
+        write_table(file, COLUMNS, merged.values())
 
 
 def load() -> pandas.DataFrame:
-    """The table as a DataFrame: numbers as floats, the rest as text; empty when nothing is recorded yet."""
+    """The table as a DataFrame: numbers as floats, the rest as text; empty without any record."""
     import pandas
 
     frame = pandas.DataFrame(rows(), columns=COLUMNS)

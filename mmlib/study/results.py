@@ -1,133 +1,133 @@
-"""Which arm a run is, what it has cost, and its records: the committed results, read."""
+"""The committed results: a few tables instead of a folder for each run.
+
+    results/runs.csv                        a row per finished run: what was asked, where, at what cost
+    results/curves/<stage>.csv              its curves: losses and validation numbers by pictures seen
+    results/outcomes/<dataset>-<split>.csv  a column per expression; four rows per evaluation
+    results/records.csv                     every number that is claimed (`mmlib.study.records`)
+
+While a run works it is a folder (`mmlib.store.runs`), which git ignores. `collect` adds the rows of
+finished runs that the records name, so what a table says once stays as it is. No table holds a label.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock
 
-from mmlib.store.runs import Run, RunError, earlier_cost, find_runs, results_root, sizes_of, views_of
-from mmlib.study import grid as ablate
+from mmlib.measure.recognition import Outcomes
+from mmlib.store.files import RunError, results_root
+from mmlib.store.run import Run
+from mmlib.study import records
+from mmlib.train.cost import earlier_cost, training_cost, views_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from mmlib.read.reader import Reader
 
-# Choices that do not make another arm: what a run is trained on, by which seed, for how long, and how often it is looked at.
-_SAME_ARM = {"dataset", "seed", "init", "labels", "pictures", "full_data", "eval_pictures", "eval_most"}
+TRAINED = ("pretrain", "attend", "finetune")
+COLUMNS = (
+    "run", "stage", "profile", "arm", "seed", "dataset", "split", "labels", "start",
+    "pictures", "minutes", "total_pictures", "total_minutes", "hardware", "commit", "utc",
+    "version", "versions", "inputs", "weights", "config", "summary",
+)  # fmt: skip
+PARSED = ("versions", "inputs", "config", "summary")  # columns that hold JSON
+MEASURES = ("token_errors", "insertions", "structure", "score")  # of an evaluation, by expression
+TRAITS = ("depth", "seen")  # of an expression: nesting; whether training has its formula
+NOT_KEPT = {"lr", "norm", "skipped"}  # of a row of the curves: no figure shows it
 
 
-def arm_of(run: Run) -> str:
-    """The arm that a run belongs to: what its evaluation called it, else what its configuration says.
-
-    pretrain: 'simclr', 'dense' or 'contrastive' by its balance, or another objective's name; attend: 'mask-match'; finetune: by
-    what it starts from, 'supervised' and, with more than the preset's pictures, 'supervised-total' for random weights. A choice
-    that differs from the profile's preset is appended, as in 'mask-match, schedule=fixed'.
-    """
-    if run.stage == "evaluate":
-        return run.summary["arm"] or run.name
-    if run.stage == "finetune":
-        named: set[str] = {other.summary["arm"] for other in find_runs("evaluate") if other.summary.get("trained") == run.name
-                 and other.summary["arm"] and not other.config["without"] and len(sizes_of(other)) == 1}
-        if named:  # an arm's run may ship as the recogniser, too
-            return min(named, key=lambda name: (name == "recogniser", name))
-    config, preset = run.config, json.loads(json.dumps(asdict(ablate.STAGES[run.stage].Config.preset(run.profile))))
-    changes = [f"{key}={value}" for key, value in _leaves(config) if dict(_leaves(preset)).get(key) != value
-               and key.split(".")[0] not in _SAME_ARM]
-    if run.stage == "pretrain":
-        changes = [c for c in changes if not (c.startswith("balance=") and config["balance"] in (0, 1))]
-        changes = [c for c in changes if not c.startswith("objective=")]
-        name = {1.0: "simclr", 0.0: "dense"}.get(config["balance"], "contrastive")
-        name = name if config.get("objective", "contrast") == "contrast" else config["objective"]
-    elif run.stage == "attend":
-        start = _start_arm(run)
-        name = "mask-match" if start == "contrastive" else f"mask-match from {start}"
-    else:
-        more = config["pictures"] > preset["pictures"]
-        name = _start_arm(run)
-        if config["full_data"]:
-            name = "recogniser"
-        elif name == "random weights":
-            name = "supervised-total" if more else "supervised"
-        elif more:
-            name += f", {config['pictures']:,} pictures"
-    return ", ".join([name, *changes])
+# --- reading ------------------------------------------------------------------------------------
 
 
-def _start_arm(run: Run) -> str:
-    """The arm of the run whose weights this one starts from."""
-    init: str = run.config["init"]
-    if init in ("none", "pretrain", "attend"):
-        return {"none": "random weights", "pretrain": "contrastive", "attend": "mask-match"}[init]
-    try:
-        return arm_of(Run.load(results_root() / "runs" / init))
-    except RunError:
-        return init
+def run_rows() -> dict[str, dict[str, Any]]:
+    """The rows of runs.csv by the run's name, as text but for the columns `PARSED`."""
+    found = {}
+    for row in records.read_table(results_root() / "runs.csv"):
+        if set(row) != set(COLUMNS):
+            raise RunError(f"{results_root() / 'runs.csv'} does not have the columns {COLUMNS}")
+        found[row["run"]] = row | {name: json.loads(row[name] or "{}") for name in PARSED}
+    return found
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def curves(stage: str, profile: str, keys: Sequence[str], dataset: str | None = None, runs: Sequence[Run] | None = None,
-           done: bool = False) -> DataFrame:
-    """The curves of a stage's runs, a row for each look.
-
-    Args:
-        stage, profile: which runs; `runs` names them instead.
-        keys: what to take from the rows of metrics.jsonl, such as 'valid_ter'; rows without any of them are left out.
-        dataset: only runs on this data set.
-        done: only finished runs.
+def curves(stage: str, profile: str, keys: Sequence[str], dataset: str = "crohme") -> DataFrame:
+    """The curves of the finished runs of a stage, a row for each point that has one of the `keys`.
 
     Returns:
-        columns arm, run, seed, labels, pictures (of this stage; two views are two), minutes, total_pictures and total_minutes
-        (with the stages before), done, and the keys.
+        columns arm, run, seed, pictures (of this stage; two views are two), minutes,
+        total_pictures and total_minutes (with the stages before), and the keys.
     """
-    import pandas as pd
-
-    columns = ["arm", "run", "seed", "labels", "pictures", "minutes", "total_pictures", "total_minutes", "done", *keys]
+    about = {
+        name: row
+        for name, row in run_rows().items()
+        if (row["stage"], row["profile"], row["dataset"]) == (stage, profile, dataset)
+    }
     rows = []
-    for run in find_runs(stage, profile, done) if runs is None else runs:
-        if dataset and run.config["dataset"] != dataset:
-            continue
-        views = views_of(stage, run.config)
-        pictures: float
+    for row in records.read_table(results_root() / "curves" / f"{stage}.csv"):
+        if row["run"] in about:
+            run = about[row["run"]]
+            before = [
+                _number(run[f"total_{cost}"]) - _number(run[cost]) for cost in ("pictures", "minutes")
+            ]
+            rows.append(_point(row, keys, run, views_of(stage, run["config"]), before))
+    return _frame([row for row in rows if row], keys).sort_values("run", kind="stable")
+
+
+def curves_of(runs: Iterable[Run], keys: Sequence[str], arm: str = "") -> DataFrame:
+    """`curves` of runs that have their folders here, finished or not."""
+    rows = []
+    for run in runs:
         try:
-            pictures, minutes = earlier_cost(run)
-        except RunError:  # those stages are not kept here
-            pictures, minutes = np.nan, np.nan
-        start = [arm_of(run), run.name, run.config["seed"], run.config.get("labels", 1.0)]
-        for row in run.metrics():
-            if any(row.get(key) is not None for key in keys):
-                rows.append([*start, row["pictures"] * views, row["minutes"], row["pictures"] * views + pictures,
-                             row["minutes"] + minutes, run.done, *(row.get(key) for key in keys)])
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype(dict.fromkeys(["pictures", "minutes", "total_pictures", "total_minutes", *keys], float))
+            before = earlier_cost(run)
+        except RunError:  # the stages before are not kept here
+            before = (np.nan, np.nan)
+        about = {"arm": arm or run.name, "run": run.name, "seed": run.config["seed"]}
+        views = views_of(run.stage, run.config)
+        rows += [_point(row, keys, about, views, before) for row in run.metrics()]
+    return _frame([row for row in rows if row], keys)
 
 
-def shipped_arm() -> str | None:
-    """The arm of the recogniser that ships; None where it or its run's folder is not there."""
-    reader = shipped()
-    folder = reader and results_root() / "runs" / reader.run
-    return arm_of(Run.load(folder)) if folder and (folder / "config.json").is_file() else None
+def outcomes(split: str, dataset: str = "crohme") -> dict[str, Outcomes]:
+    """The outcomes of each evaluation of a split, by the run's name. Not to be written to."""
+    path = _outcomes_path(split, dataset)
+    return _outcomes(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+def traits(split: str, dataset: str = "crohme") -> dict[str, dict[str, float]]:
+    """For each expression its `TRAITS`; NaN where its label is unreadable, empty where not kept."""
+    head, *rows = records.read_rows(_outcomes_path(split, dataset)) or [["run", "what"]]
+    found: dict[str, dict[str, float]] = {}
+    for run, what, *values in rows:
+        if not run and what in TRAITS:
+            for name, value in zip(head[2:], values, strict=True):
+                found.setdefault(name, {})[what] = float(value or "nan")
+    return found
 
 
 def shipped() -> Reader | None:
-    """The recogniser that ships, or None where its weights are not there yet."""
+    """The recogniser that ships, or None where its weights are not there."""
     return _shipped(results_root())
 
 
-@functools.lru_cache(maxsize=1)
+def shipped_arm() -> str | None:
+    """The arm of the recogniser that ships; None without one, or where runs.csv lacks its run."""
+    reader = shipped()
+    row = run_rows().get(reader.run) if reader else None
+    return row["arm"] if row else None
+
+
+def format_number(value: float | None, form: str) -> str:
+    """A number as text; nothing for None and NaN."""
+    return "" if value is None or np.isnan(value) else form.format(value)
+
+
+@lru_cache(maxsize=1)
 def _shipped(results: Path) -> Reader | None:
     from mmlib.read.reader import Reader
 
@@ -137,6 +137,189 @@ def _shipped(results: Path) -> Reader | None:
         return None
 
 
-def format_number(value: float, form: str) -> str:
-    """A number as text; nothing for none."""
-    return "" if value is None or np.isnan(value) else form.format(value)
+def _point(
+    row: Mapping[str, Any],
+    keys: Sequence[str],
+    run: Mapping[str, Any],
+    views: int,
+    before: Sequence[float],
+) -> list[Any]:
+    """A row of the curves' frame; an empty one where the row has none of the keys."""
+    values = [_number(row.get(key)) for key in keys]
+    if np.isnan(values).all():
+        return []
+    pictures, minutes = _number(row["pictures"]) * views, _number(row["minutes"])
+    cost = [pictures, minutes, pictures + before[0], minutes + before[1]]
+    return [run["arm"], run["run"], int(run["seed"]), *cost, *values]
+
+
+def _frame(rows: list[list[Any]], keys: Sequence[str]) -> DataFrame:
+    import pandas as pd
+
+    numbers = ["pictures", "minutes", "total_pictures", "total_minutes", *keys]
+    frame = pd.DataFrame(rows, columns=["arm", "run", "seed", *numbers])
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+@lru_cache(maxsize=16)
+def _outcomes(path: Path, changed: int) -> dict[str, Outcomes]:
+    head, *rows = records.read_rows(path)
+    ids, table = np.array(head[2:], dtype=str), {(run, what): values for run, what, *values in rows}
+
+    def column(run: str, what: str) -> np.ndarray:
+        return np.array([float(value or "nan") for value in table[run, what]])
+
+    length, found = column("", "length"), {}
+    for run in dict.fromkeys(run for run, _ in table if run):
+        errors, insertions, structure, score = (column(run, what) for what in MEASURES)
+        read = ~np.isnan(structure)  # a run may have been asked about fewer expressions
+        counts, right = length[read].astype(np.int64), structure[read].astype(bool)
+        found[run] = Outcomes(ids[read], errors[read], insertions[read], counts, right, score[read])
+    return found
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def collect(folder: str | Path | None = None) -> list[str]:
+    """Add finished runs to the tables: those that a record names, and all that they started from.
+
+    Args:
+        folder: other results (with `runs/` and `records.csv`), whose records join these, too.
+
+    Returns:
+        the names of the runs that are new. A run that a table has already stays as it is there.
+    """
+    source = Path(folder or results_root())
+    new_records = records.rows(source / "records.csv")
+    about: dict[str, dict[str, str]] = {}
+    for record in new_records:
+        about.setdefault(record["run"], record)
+    results_root().mkdir(parents=True, exist_ok=True)
+    with FileLock(results_root() / ".tables.lock", timeout=600):
+        known, new, pending = run_rows(), {}, list(about)
+        while pending:
+            name = pending.pop(0)
+            path = source / "runs" / name
+            if name in known or name in new or not (path / "environment.json").is_file():
+                continue
+            new[name] = run = Run.load(path)
+            if (start := _start(run)) != "none":
+                about.setdefault(start, about[name])
+                pending.append(start)
+        add(list(new.values()), about)
+    if folder:
+        records.append(record for record in new_records if record["run"] in new)
+    return list(new)
+
+
+def add(runs: Sequence[Run], about: Mapping[str, Mapping[str, str]]) -> None:
+    """Add the rows of finished runs, with arm, split and so on from a record of each."""
+    if not runs:
+        return
+    for stage in TRAINED:
+        _add_curves(stage, [run for run in runs if run.stage == stage])
+    for run in runs:
+        if run.stage == "evaluate":
+            _add_outcomes(run)
+    rows = [*records.read_table(results_root() / "runs.csv"), *(_row(run, about[run.name]) for run in runs)]
+    records.write_table(results_root() / "runs.csv", COLUMNS, rows)  # last: a run in it has all its rows
+
+
+def add_traits(split: str, dataset: str, values: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Keep the `TRAITS` of a split's expressions, by id, beside their outcomes."""
+    rows = {("", what): {i: _text(own[what]) for i, own in values.items()} for what in TRAITS}
+    with FileLock(results_root() / ".tables.lock", timeout=600):
+        _merge_outcomes(_outcomes_path(split, dataset), rows)
+
+
+def _start(run: Run) -> str:
+    """The run that this one read, or started from; 'none' for random weights or a weights file."""
+    start: str = run.summary["trained"] if "trained" in run.summary else run.inputs.get("init", "none")
+    return "none" if start.startswith("recogniser-") else start
+
+
+def _row(run: Run, about: Mapping[str, str]) -> dict[str, str]:
+    found, config, trained = run.environment, run.config, run.stage in TRAINED
+    total = training_cost(run) if trained else ("", "")
+    row = {
+        "run": run.name,
+        "stage": run.stage,
+        "profile": run.profile,
+        "arm": about["arm"],
+        "seed": config["seed"] if trained else about["seed"],
+        "dataset": Path(config["dataset"]).name,
+        "split": "" if trained else about["split"],
+        "labels": config.get("labels", 0) if trained else about["labels"],
+        "start": _start(run),
+        "pictures": run.summary["pictures"] * views_of(run.stage, config) if trained else "",
+        "minutes": found["minutes"],
+        "total_pictures": total[0],
+        "total_minutes": total[1],
+        **{name: found[name] for name in ("hardware", "commit", "utc", "weights")},
+        "version": run.version,
+        "versions": found["versions"],
+        "inputs": run.inputs,
+        "config": config,
+        "summary": found["summary"] if trained else {},  # of others: outcomes and records say it
+    }
+    compact = (",", ":")
+    for name in PARSED:
+        row[name] = json.dumps(row[name], ensure_ascii=False, separators=compact)
+    return {name: _text(value) for name, value in row.items()}
+
+
+def _add_curves(stage: str, runs: Sequence[Run]) -> None:
+    path, new = results_root() / "curves" / f"{stage}.csv", []
+    for run in runs:
+        for row in run.metrics():
+            exact = any(key.startswith("valid_") for key in row)
+            own = {"run": run.name, "step": str(row.get("step", ""))}
+            for key, value in row.items():
+                rounded = isinstance(value, float) and not exact and key not in ("minutes", "pictures")
+                if key not in NOT_KEPT:
+                    own[key] = f"{value:.5g}" if rounded else _text(value)
+            new.append(own)
+    if new:
+        rows = [*records.read_table(path), *new]
+        records.write_table(path, list(dict.fromkeys(key for row in rows for key in row)), rows)
+
+
+def _add_outcomes(run: Run) -> None:
+    found = Outcomes.read_csv(run.folder / "outcomes.csv")
+    cells = {
+        "token_errors": [_text(None if np.isnan(x) else int(x)) for x in found.token_errors],
+        "insertions": [_text(None if np.isnan(x) else int(x)) for x in found.insertions],
+        "structure": [str(int(x)) for x in found.structure],
+        "score": ["" if np.isnan(x) else f"{x:.5g}" for x in found.score],
+    }
+    rows = {(run.name, what): dict(zip(found.id, own, strict=True)) for what, own in cells.items()}
+    rows["", "length"] = {i: str(int(n)) for i, n in zip(found.id, found.length, strict=True)}
+    split, dataset = run.config["split"], Path(run.config["dataset"]).name
+    _merge_outcomes(_outcomes_path(split, dataset), rows)
+
+
+def _merge_outcomes(path: Path, new: Mapping[tuple[str, str], Mapping[str, str]]) -> None:
+    head, *rows = records.read_rows(path) or [["run", "what"]]
+    table = {(run, what): dict(zip(head[2:], values, strict=True)) for run, what, *values in rows}
+    for key, values in new.items():
+        before = table.get(key, {})
+        if changed := [i for i, v in values.items() if before.get(i, "") not in ("", v)]:
+            raise RunError(f"{path}: {key[1]} of {changed[0]} is not what it was; move the file away")
+        table[key] = before | dict(values)
+    ids = list(dict.fromkeys(i for values in table.values() for i in values))
+    ordered = sorted(table, key=lambda key: key[0] != "")  # what holds for all runs comes first
+    merged = [{"run": key[0], "what": key[1], **table[key]} for key in ordered]
+    records.write_table(path, ["run", "what", *ids], merged)
+
+
+def _outcomes_path(split: str, dataset: str) -> Path:
+    return results_root() / "outcomes" / f"{dataset}-{split}.csv"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value in (None, "") else float(value)

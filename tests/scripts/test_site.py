@@ -124,7 +124,7 @@ def test_the_site_is_whole(tmp_path, monkeypatch):
 
 def test_links_to_what_a_page_cannot_show_are_left_out():
     pages = site.Pages()
-    assert pages.linked("results/benchmarks") is None
+    assert pages.linked("results/outcomes") is None
     assert pages.linked("../elsewhere.md") is None
     assert pages.linked("https://example.org/a") == "https://example.org/a"
     assert pages.linked("notebooks/04_finetuning.ipynb#part") == "04_finetuning.html#part"

@@ -172,7 +172,7 @@ def test_untrained_weights_have_the_same_shape_and_leave_the_global_generator_al
 
 def test_a_finished_run_is_loaded_and_recorded(tmp_path, monkeypatch, student, pack):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
-    first = Run.open("pretrain", "smoke", {"seed": 0}, {})
+    first = Run.open("pretrain", "smoke", {"seed": 0, "dataset": "synthetic"}, {})
     with first.lock():
         first.finish(pictures=50)
     run = Run.open("attend", "smoke", CONFIG, {"data": "toy", "init": first.name})

@@ -15,9 +15,9 @@ from mmlib.read.batch import read_samples
 from mmlib.read.reader import Reader
 from mmlib.store.runs import Run, find_runs, run_hash
 from mmlib.study import evaluate as module
-from mmlib.study import records
+from mmlib.study import records, results
 from mmlib.study.evaluate import Config, evaluate, occluded
-from mmlib.study.paper import Step, _read
+from mmlib.study.grid import Cell, recorded_cells
 
 VOCABULARY = Vocabulary.crohme()
 
@@ -117,7 +117,7 @@ def recogniser(tmp_path, monkeypatch):
     """The weights of an untrained recogniser, in results of their own."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     torch.manual_seed(0)
-    run = Run.open("finetune", "smoke", {"seed": 4, "init": "none"}, {})
+    run = Run.open("finetune", "smoke", {"seed": 4, "init": "none", "dataset": "synthetic"}, {})
     config = {"seed": 4, "labels": 0.5, "model": module.asdict(TINY), "view": module.asdict(ViewConfig(symbol=8.0))}
     with run.lock():
         run.save_weights(Recogniser(len(VOCABULARY), TINY).state_dict(), {
@@ -167,13 +167,20 @@ def test_scoring_again_leaves_what_is_recorded(recogniser, monkeypatch):
     assert find_runs("evaluate")[0].summary["arm"] == "untrained"
 
 
-def test_a_reading_under_occlusion_is_not_the_reading_of_a_split(recogniser, monkeypatch):
+def test_what_was_read_joins_the_tables(recogniser, monkeypatch):
     monkeypatch.setattr(module, "read_samples", lambda model, samples, *_, **__: [[]] * len(samples))
-    asked = Step("untrained", "evaluate", split="test")
-    evaluate(recogniser.folder, beam=1, arm="untrained", profile="paper", occlusion=0.1)
-    assert not _read(recogniser, asked, None)
-    evaluate(recogniser.folder, beam=1, arm="untrained", profile="paper")
-    assert _read(recogniser, asked, None)
+    score = evaluate(recogniser.folder, beam=1, arm="untrained", profile="smoke", occlusion=0.1)
+    evaluate(recogniser.folder, beam=1, profile="smoke")  # without an arm: in no table
+    (name, *more), rows = results.outcomes("test", "synthetic"), results.run_rows()
+    assert not more
+    assert set(rows) == {name, recogniser.name}
+    assert {row["arm"] for row in rows.values()} == {"untrained"}
+    assert results.outcomes("test", "synthetic")[name].summary() == score
+    assert len(results.traits("test", "synthetic")) == score.n
+    assert set(next(iter(results.traits("test", "synthetic").values()))) == {"depth", "seen"}
+    assert recorded_cells("synthetic", "smoke", "test") == set(), "what is read with a mask is no reading of the split"
+    evaluate(recogniser.folder, beam=1, arm="untrained", profile="smoke")
+    assert recorded_cells("synthetic", "smoke", "test") == {Cell("untrained", 4, 0.5)}
 
 
 @pytest.mark.parametrize("wrong", [{"occlusion": -0.1}, {"occlusion": 1.0}, {"removal": True}])

@@ -1,5 +1,6 @@
 """The grid of ablations: equal cost, one factor at a time, nothing trained twice, and a table that claims what it may."""
 
+import shutil
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -8,10 +9,12 @@ import pytest
 from mmlib.measure.recognition import Score
 from mmlib.store.runs import Run, RunError, training_cost, views_of
 from mmlib.study import grid as ablate
-from mmlib.study import records
+from mmlib.study import records, results
 from mmlib.study.evaluate import labels_used
-from mmlib.study.grid import ARMS, GRID, LABELLED, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, TOTAL, Cell
+from mmlib.study.grid import ARMS, COMPARED, GRID, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, Cell
 from mmlib.train.loop import Paused, initial_run
+
+TOTAL, LABELLED = sum(ablate.budget()), ablate.budget()[2]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -32,6 +35,20 @@ def test_an_arm_changes_what_it_names_and_nothing_else():
     assert len(ARMS) == sum(map(len, GRID.values())), "an arm's name is its own"
     with pytest.raises(TypeError):
         ablate.changed(base["attend"], {"no_such_choice": 1})
+
+
+@pytest.mark.parametrize("profile", ["desk", "paper"])
+def test_other_profiles_compare_equal_budgets(profile):
+    arms = ablate._arms(profile)
+    ours, same, total = (ablate.configs(Cell(arm), arms[arm], profile) for arm in COMPARED)
+    assert list(ours) == list(STAGES)
+    assert {name: config.pictures for name, config in ours.items()} == {
+        name: stage.Config.preset(profile).pictures for name, stage in STAGES.items()}
+    assert same["finetune"].pictures == ours["finetune"].pictures
+    assert total["finetune"].pictures == sum(ablate.budget(profile))
+    for one in (same, total):  # alike but for where they start, or how long they learn
+        differ = {k for k, v in vars(ours["finetune"]).items() if v != vars(one["finetune"])[k]}
+        assert differ <= {"init", "pictures"}
 
 
 def test_cells_by_arm_and_factor():
@@ -75,22 +92,24 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
         records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
                          "labels": run.config["labels"], "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
                          "pictures": training_cost(run)[0], "occlusion": occlusion}])
+        results.collect()
         return scored
 
     monkeypatch.setattr(ablate, "STAGES", {name: stage(name) for name in STAGES})
     monkeypatch.setattr(ablate, "evaluate", evaluate)
     probed = []
-    monkeypatch.setattr(ablate, "probe", lambda run, dataset, arm: probed.append((arm, run.stage)))
-    cells = ablate.cells(["mask-match", "slots alone", "supervised", "supervised-total, covers"], labels=(0.1,))
+    monkeypatch.setattr("mmlib.study.probe.probe", lambda run, dataset, arm: probed.append((arm, run.stage)))
+    cells = ablate.cells(["mask-match", "slots alone", "supervised", "supervised-total, masked ink"], labels=(0.1,))
     with pytest.raises(Paused):
         ablate.ablate(cells, max_minutes=0)
     assert not records.rows()
     ablate.ablate(cells[:1])
-    done = ablate.recorded()
+    done = ablate.recorded_cells()
     assert (cells[0] in done, cells[1] in done, Cell(cells[0].arm) in done) == (True, False, False)
     plan = ablate.plan(cells).splitlines()
     assert plan[0] == f"done   {cells[0]}"
     assert plan[1].startswith(f"to do  {cells[1]}: finetune"), "its stages 1 and 2 are there"
+    assert "about 0 minutes" in plan[1], "the kept run says how long"
     capsys.readouterr()
     ablate.ablate(cells)
     assert "4 cells, 1 of them done" in capsys.readouterr().out
@@ -99,11 +118,12 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     costs = {row["arm"]: int(row["pictures"]) for row in records.rows()}
     assert costs == {cell.arm: LABELLED if cell.arm == "supervised" else TOTAL for cell in cells}
     shares = {arm: sorted(float(row["occlusion"]) for row in records.rows() if row["arm"] == arm) for arm in costs}
-    assert shares == {arm: [0.0, *ablate.OCCLUSION] if "covers" in arm else [0.0] for arm in costs}
-    kept = sorted(tmp_path.glob("runs/*/weights.safetensors"))
-    for path in kept:  # as in a fresh clone
-        path.unlink()
+    assert shares == {arm: [0.0, *ablate.OCCLUSION] if "masked" in arm else [0.0] for arm in costs}
+    table = results.run_rows()
+    assert {name: row["arm"] for name, row in table.items()} == {
+        **{row["run"]: row["arm"] for row in records.rows()}, trained[0]: "mask-match", trained[1]: "mask-match"}
+    shutil.rmtree(tmp_path / "runs")  # as in a fresh clone: the tables are there, the weights are not
     trained.clear()
-    ablate.ablate(ablate.cells(["modulation alone"], labels=(0.1,)))
+    ablate.ablate(ablate.cells(["mask-match", "modulation alone"], labels=(0.1,)))
     assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", "finetune"]
-    assert not any(path.exists() for path in kept), "what is committed stays as it is"
+    assert [results.run_rows()[name] for name in table] == list(table.values()), "what is kept stays as it is"

@@ -4,17 +4,17 @@ import json
 
 from mmlib.read.reader import Reader
 from mmlib.store.runs import digest, project_root
-from mmlib.study.publish import publish, published
+from mmlib.study.publish import publish, shipped_digests
 
 
 def test_every_weights_file_that_shipped_keeps_its_digest(tmp_path, monkeypatch):
     shipped = project_root() / "results" / "checkpoints" / "recogniser.safetensors"
     run = Reader.load(shipped).run
-    assert published()[run] == digest(shipped)
+    assert shipped_digests()[run] == digest(shipped)
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
-    assert published() == {}
+    assert shipped_digests() == {}
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "published.json").write_text(json.dumps({"older": "0123"}))
     target = publish(shipped)
-    assert published() == {"older": "0123", run: digest(target)}
+    assert shipped_digests() == {"older": "0123", run: digest(target)}
     assert digest(target) == digest(shipped)  # published again, it is the same file
