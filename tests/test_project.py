@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from mmlib.store.runs import project_root
+from mmlib.store.files import project_root
 from mmlib.study.results import MEASURES, TRAITS
 from scripts.reproduce import code_digest, parameters_of
 

@@ -35,9 +35,8 @@ from mmlib.measure.attention import (
 )
 from mmlib.measure.intervals import interval, paired_difference
 from mmlib.models.encoder import EncoderConfig
-from mmlib.store.files import results_root
+from mmlib.store.files import from_json, results_root
 from mmlib.store.run import Run
-from mmlib.store.files import from_json
 from mmlib.study import records, results
 from mmlib.train import attend
 from mmlib.train.cost import training_cost

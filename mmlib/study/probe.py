@@ -18,8 +18,8 @@ from mmlib.measure import probes
 from mmlib.measure.intervals import Interval, interval
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.layers import default_device
-from mmlib.store.run import Run
 from mmlib.store.files import from_json
+from mmlib.store.run import Run
 from mmlib.study import records, results
 from mmlib.train.attend import encoder_weights
 from mmlib.train.cost import training_cost

@@ -5,7 +5,7 @@
     results/outcomes/<dataset>-<split>.csv  a column per expression; four rows per evaluation
     results/records.csv                     every number that is claimed (`mmlib.study.records`)
 
-While a run works it is a folder (`mmlib.store.runs`), which git ignores. `collect` adds the rows of
+While a run works it is a folder (`mmlib.store.run`), which git ignores. `collect` adds the rows of
 finished runs that the records name, so what a table says once stays as it is. No table holds a label.
 """
 

@@ -11,7 +11,7 @@ from mmlib.draw.views import STRIDE, make_view
 from mmlib.measure.attention import CLASSES, symbol_classes, uniform_over_ink
 from mmlib.models.recogniser import TINY
 from mmlib.show.ink import view_ink
-from mmlib.store.runs import Run
+from mmlib.store.run import Run
 from mmlib.study import attention_report as report
 from mmlib.study import records
 from mmlib.synthetic.compose import synthetic_ink

@@ -13,7 +13,7 @@ from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.batch import read_samples
 from mmlib.read.reader import Reader
-from mmlib.store.runs import Run, find_runs, run_hash
+from mmlib.store.run import Run, find_runs, run_hash
 from mmlib.study import evaluate as module
 from mmlib.study import records, results
 from mmlib.study.evaluate import Config, evaluate, occluded

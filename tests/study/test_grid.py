@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from mmlib.measure.recognition import Score
-from mmlib.store.runs import Run, RunError, training_cost, views_of
+from mmlib.store.files import RunError
+from mmlib.store.run import Run
 from mmlib.study import grid as ablate
 from mmlib.study import records, results
 from mmlib.study.evaluate import labels_used
 from mmlib.study.grid import ARMS, COMPARED, GRID, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, Cell
+from mmlib.train.cost import training_cost, views_of
 from mmlib.train.loop import Paused, initial_run
 
 TOTAL, LABELLED = sum(ablate.budget()), ablate.budget()[2]

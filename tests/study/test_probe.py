@@ -6,7 +6,8 @@ import torch
 from mmlib.cli import main
 from mmlib.data import corpus as corpora
 from mmlib.measure import probes
-from mmlib.store.runs import Run, RunError, find_runs
+from mmlib.store.files import RunError
+from mmlib.store.run import Run, find_runs
 from mmlib.study import probe as stage
 from mmlib.study import records
 from mmlib.train import finetune, pretrain

@@ -3,7 +3,7 @@
 import json
 
 from mmlib.read.reader import Reader
-from mmlib.store.runs import digest, project_root
+from mmlib.store.files import digest, project_root
 from mmlib.study.publish import publish, shipped_digests
 
 

@@ -5,7 +5,7 @@ import multiprocessing
 
 import pytest
 
-from mmlib.store.runs import RunError
+from mmlib.store.files import RunError
 from mmlib.study import records
 
 

@@ -21,7 +21,8 @@ from mmlib.models.recogniser import TINY, Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import figures, readings
 from mmlib.show import style as plots
-from mmlib.store.runs import Run, RunError, project_root
+from mmlib.store.files import RunError, project_root
+from mmlib.store.run import Run
 from mmlib.study import claims, comparisons, grid_results, records, subsets, tables
 from mmlib.study import results as study_results
 from mmlib.study.grid import SYNTHETIC

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from mmlib import cli
-from mmlib.store.runs import project_root
+from mmlib.store.files import project_root
 from mmlib.study import records, results, verify
 from mmlib.study import tables as study_tables
 
