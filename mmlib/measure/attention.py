@@ -29,7 +29,6 @@ import numpy as np
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import align, to_tree
 from mmlib.formula.tree import Node
-from mmlib.measure.intervals import Interval, bootstrap
 
 # Fixed before any map was seen. They overlap: the plus of x^{n+1} is an operator, a superscript,
 # nested.
@@ -221,76 +220,7 @@ def class_shares(symbols: Shares, classes: Mapping[str, set[int]]) -> Shares:
     return Shares(*(np.array([x[rows].sum() for rows in members]) for x in symbols))
 
 
-def size_matched_ratio(symbols: Shares, member: np.ndarray, size: np.ndarray,
-                       expression: np.ndarray, bins: int = 8, n_boot: int = 1000) -> Interval:
-    """Ratio of a class to *other symbols of the same size*; resamples expressions.
-
-    Small symbols may draw saliency for their size alone. The symbols of all expressions together
-    are cut into bins by the quantiles of the class's own sizes; where a bin holds others too, their
-    ratio there, at the class's weight, is what the class is compared with.
-
-    Args:
-        symbols: shares of all symbols of all expressions, (s,).
-        member: (s,) bool, the class.
-        size: (s,) > 0, for instance the longer side of the symbol's box in pixels.
-        expression: (s,) int from 0, the symbol's expression.
-        bins: at most so many.
-        n_boot: resamplings; the bins stay where they are.
-
-    The value is NaN where nothing matches.
-    """
-    n = int(expression.max()) + 1
-    if not member.any():
-        return Interval(np.nan, np.nan, np.nan, np.nan, n=n, seeds=1)
-    edges = np.unique(np.quantile(size[member], np.linspace(0, 1, bins + 1)[1:-1]))
-    place = expression * (len(edges) + 1) + np.digitize(size, edges)
-    others = ~member & (size >= size[member].min()) & (size <= size[member].max())
-    held = [np.bincount(place[rows], x[rows], n * (len(edges) + 1)).reshape(n, -1)
-            for rows in (member, others) for x in symbols]
-
-    def ratio(drawn: np.ndarray) -> np.ndarray:
-        own, own_ink, rest, rest_ink = (drawn @ x for x in held)  # each (m, bins)
-        both = (own_ink > 0) & (rest_ink > 0)
-        zero, nan = np.zeros_like(own), np.full(len(own), np.nan)
-        expected = np.divide(own_ink * rest, rest_ink, out=zero, where=both).sum(1)
-        matched: np.ndarray = np.divide((own * both).sum(1), expected, out=nan, where=expected > 0)
-        return matched
-
-    return bootstrap(ratio, n, n_boot=n_boot)
-
-
-# --- pointing game, controls ----------------------------------------------------------------------
-
-
-class Pointing(NamedTuple):
-    """Pointing game of one map: in [0, 1] each. Means over expressions are compared."""
-
-    hit: float  # 1 if the strongest cell holds ink of the class; of tied cells, the share that do
-    area: float  # chance: share of the cells that do
-
-
-def pointing(saliency: np.ndarray, points: np.ndarray, member: np.ndarray, stride: float
-             ) -> Pointing:
-    """Does the strongest cell lie on a class (Zhang et al., arXiv:1608.00507), and by chance?
-
-    Args:
-        saliency: (h, w).
-        points: (n, 2), x and y in pixels, dense enough to touch each cell that the ink crosses.
-        member: (n,) bool, points of the class.
-        stride: pixels per cell.
-
-    Raises:
-        ValueError: shapes that do not fit, points off the grid by more than a cell.
-    """
-    saliency = np.asarray(saliency, np.float64)
-    points = _checked(points, saliency.shape, stride)
-    if len(member) != len(points):
-        raise ValueError(f"{len(member)} members for {len(points)} points")
-    last = np.array(saliency.shape[::-1]) - 1
-    column, row = np.clip((points[member] / stride).astype(int), 0, last).T
-    target = np.zeros(saliency.shape, bool)
-    target[row, column] = True
-    return Pointing(float(target[saliency == saliency.max()].mean()), float(target.mean()))
+# --- controls -------------------------------------------------------------------------------------
 
 
 def shuffled(saliency: np.ndarray, rng: np.random.Generator, cells: np.ndarray) -> np.ndarray:

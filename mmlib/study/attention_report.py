@@ -27,9 +27,7 @@ from mmlib.measure.attention import (
     class_shares,
     mean_map,
     on_ink,
-    pointing,
     shuffled,
-    size_matched_ratio,
     symbol_classes,
     symbol_shares,
 )
@@ -147,10 +145,9 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
            n_boot: int = 1000) -> list[dict[str, Any]]:
     """Rows {arm, metric, part, value, low, high, n}: part a class of symbols or '', n expressions, the interval resamples them.
 
-    Metrics, each 1 for no preference: `ratio`, of the saliency that lies on ink or a cell beside it; `matched`, the same against
-    other symbols of the same size; `pointing`, hits of the strongest cell over chance by area. `lead` (in a control's rows) is
-    our ratio minus the control's. Without a class: `on_ink`, the share of the saliency that lies there, and `in_ink`, the share
-    in cells that hold ink themselves; of the maps `entropy` and `overlap` as in `mmlib.losses.match`, and `positional`, the share
+    `ratio` is of the saliency that lies on ink or a cell beside it, 1 for no preference; `lead` (in a control's rows) is our
+    ratio minus the control's. Without a class: `on_ink`, the share of the saliency that lies there, and `in_ink`, the share in
+    cells that hold ink themselves; of the maps `entropy` and `overlap` as in `mmlib.losses.match`, and `positional`, the share
     of the maps' variance that a map of position alone explains (above 0 without any preference: borders are blank paper).
 
     Expressions whose symbols are not aligned with their tokens are left out. Raises ValueError when none is left.
@@ -163,7 +160,6 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
     rows = [*_diagnose(OURS, seen, n_boot), *_diagnose("untrained", plain, n_boot)]
     inks = [pack[int(i)] for i in indices]
     classes = [symbol_classes(ink) for ink in inks]
-    sizes = np.concatenate([_symbol_sizes(s, len(ink.symbols)) for s, ink in zip(seen, inks, strict=True)])
     counts = np.array([len(ink.symbols) for ink in inks])
     ours: np.ndarray | None = None
     for arm, maps in arms(seen, plain, seed).items():
@@ -172,8 +168,6 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
         rows += [_row(arm, name, "", interval(x, n_boot=n_boot)) for name, x in (("on_ink", on), ("in_ink", inside))]
         parts = [class_shares(s, c) for s, c in zip(symbols, classes, strict=True)]
         saliency, ink = (np.array([getattr(p, name) for p in parts]) for name in ("saliency", "ink"))  # (E, classes)
-        pointed = _pointing(maps, seen, classes)  # (E, classes, 2)
-        joined = Shares(*(np.concatenate([getattr(s, name) for s in symbols]) for name in ("saliency", "ink")))
         ours = saliency if ours is None else ours
         for c, name in enumerate(CLASSES):
             if not ink[:, c].any():
@@ -182,11 +176,6 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
             rows.append(_row(arm, "ratio", name, interval(saliency[:, c], ink[:, c], n_boot=n_boot), n))
             if arm != OURS:
                 rows.append(_row(arm, "lead", name, paired_difference(ours[:, c], saliency[:, c], ink[:, c], n_boot=n_boot), n))
-            rows.append(_row(arm, "pointing", name, interval(pointed[:, c, 0], pointed[:, c, 1], n_boot=n_boot), n))
-            member = np.concatenate([np.isin(np.arange(m), sorted(k[name])) for m, k in zip(counts, classes, strict=True)])
-            matched = size_matched_ratio(joined, member, sizes, np.repeat(np.arange(len(counts)), counts), n_boot=n_boot)
-            if np.isfinite(matched.value):
-                rows.append(_row(arm, "matched", name, matched, n))
     return rows
 
 
@@ -204,27 +193,6 @@ def _shares(maps: Sequence[np.ndarray], seen: Sequence[Seen], counts: np.ndarray
         on[i] = (values * s.length).sum() / s.length.sum()
         shares.append(symbol_shares(values / on[i], s.length, s.symbol, count))
     return shares, on
-
-
-def _pointing(maps: Sequence[np.ndarray], seen: Sequence[Seen], classes: Sequence[Mapping[str, set[int]]]) -> np.ndarray:
-    """Hit and chance by area, (E, classes, 2); both 0 where the expression has none of the class."""
-    found = np.zeros((len(seen), len(CLASSES), 2))
-    for i, (a, s, own) in enumerate(zip(maps, seen, classes, strict=True)):
-        for c, name in enumerate(CLASSES):
-            member = np.isin(s.symbol, sorted(own[name]))
-            if member.any():
-                found[i, c] = pointing(a, s.points, member, STRIDE)[:2]
-    return found
-
-
-def _symbol_sizes(seen: Seen, count: int) -> np.ndarray:
-    """The longer side of each symbol's box, in pixels, at least one: (count,)."""
-    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
-    known = seen.symbol >= 0
-    np.minimum.at(low, seen.symbol[known], seen.points[known])
-    np.maximum.at(high, seen.symbol[known], seen.points[known])
-    sizes: np.ndarray = np.maximum((high - low).max(1), 1.0)
-    return sizes
 
 
 def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any]]:

@@ -7,13 +7,10 @@ from mmlib.formula.ink import Ink, Symbol
 from mmlib.formula.latex import canonical
 from mmlib.measure.attention import (
     CLASSES,
-    Shares,
     class_shares,
     mean_map,
     on_ink,
-    pointing,
     shuffled,
-    size_matched_ratio,
     symbol_classes,
     symbol_shares,
     uniform_over_ink,
@@ -142,62 +139,6 @@ def test_shuffled_maps_prefer_no_class():
     assert ratio[0] / ratio[1] == pytest.approx(1, abs=0.1)
 
 
-def test_size_matching_removes_what_size_explains():
-    rng = np.random.default_rng(0)
-    size = np.exp(rng.normal(size=4000))
-    member = rng.random(4000) < 1 / (1 + size)  # small symbols are often members
-    ink = size / size.sum()
-    by_size = Shares(ink / (0.2 + size), ink)  # saliency favours small symbols, whatever their class
-    naive, others = (by_size.saliency[rows].sum() / ink[rows].sum() for rows in (member, ~member))
-    expression = np.arange(4000) // 10
-    matched = size_matched_ratio(by_size, member, size, expression, bins=20)
-    assert naive / others > 1.3
-    assert matched.value == pytest.approx(1, abs=0.1)
-    assert matched.low < matched.value < matched.high < 1.3
-    assert matched.n == 400
-    twice = Shares(by_size.saliency * np.where(member, 2, 1), ink)
-    assert size_matched_ratio(twice, member, size, expression, bins=20).value == pytest.approx(2, abs=0.2)
-
-
-def test_size_matching_equals_plain_loops():
-    rng = np.random.default_rng(1)
-    saliency, ink, size, member = rng.random(60), rng.random(60), rng.random(60), rng.random(60) < 0.5
-    edges = np.quantile(size[member], [0.25, 0.5, 0.75])
-    inside = (size >= size[member].min()) & (size <= size[member].max())
-    have = expected = 0.0
-    for low, high in zip([-1, *edges], [*edges, 2]):
-        of_bin = (size >= low) & (size < high)
-        own, rest = of_bin & member, of_bin & ~member & inside
-        if own.any() and rest.any():
-            have += saliency[own].sum()
-            expected += ink[own].sum() * saliency[rest].sum() / ink[rest].sum()
-    found = size_matched_ratio(Shares(saliency, ink), member, size, np.arange(60) // 5, bins=4)
-    assert found.value == pytest.approx(have / expected)
-
-
-def test_size_matching_without_a_match():
-    shares, expression = Shares(np.ones(4), np.ones(4)), np.arange(4)
-    far = size_matched_ratio(shares, np.array([1, 1, 0, 0], bool), np.array([1.0, 2, 50, 60]), expression)
-    nobody = size_matched_ratio(shares, np.zeros(4, bool), np.ones(4), expression)
-    for found in (far, nobody):
-        assert np.isnan([found.value, found.low, found.high]).all()
-
-
-def test_pointing_hits_and_chance(scene):
-    points, _, symbol, shape = scene
-    saliency = np.zeros(shape)
-    saliency[4, 3] = 1
-    long, short = (pointing(saliency, points, symbol == i, STRIDE) for i in (0, 1))
-    assert (short.hit, long.hit) == (1, 0)
-    assert short.area == pytest.approx(3 / 48)  # x from 20 to 34 crosses columns 2, 3, 4
-
-
-def test_pointing_of_a_constant_map_is_chance(scene):
-    points, _, symbol, shape = scene
-    result = pointing(np.ones(shape), points, symbol == 0, STRIDE)
-    assert result.hit == result.area == pytest.approx(8 / 48)
-
-
 def test_mean_map_averages_stretched_maps():
     left, wide = np.zeros((4, 4)), np.zeros((4, 8))
     left[:, 0], wide[:, :2] = 1, 1
@@ -217,5 +158,3 @@ def test_wrong_input_is_refused(scene):
         on_ink(np.ones(shape), points, length[1:], STRIDE)
     with pytest.raises(ValueError, match="off the grid"):
         on_ink(np.ones((6, 4)), points, length, STRIDE)
-    with pytest.raises(ValueError, match="141 members for 142"):
-        pointing(np.ones(shape), points, length[1:] > 0, STRIDE)
