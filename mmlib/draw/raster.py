@@ -37,7 +37,7 @@ def densify(points: Tensor, stroke: Tensor, step: float = STEP) -> tuple[Tensor,
 
 def arc_length(points: Tensor, stroke: Tensor) -> Tensor:
     """Ink length (n,) of each point: half of each segment that meets it, at least a dot's 1e-3."""
-    after = _to_next(points, stroke).norm(dim=1)
+    after: Tensor = _to_next(points, stroke).norm(dim=1)
     before = torch.roll(after, 1, 0) * (torch.roll(stroke, 1, 0) == stroke)
     return ((after + before) / 2).clamp(min=1e-3)
 

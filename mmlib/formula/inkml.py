@@ -196,6 +196,8 @@ def _token_symbols(
         refs = align(tokens, tree_from_mathml(math))
     except LatexError:
         return None
-    # The first symbol that names an element has it.
-    index = {s.ref: i for i, s in reversed(list(enumerate(symbols))) if s.ref is not None}
+    index: dict[str | None, int] = {}
+    for i, symbol in enumerate(symbols):
+        if symbol.ref is not None:
+            index.setdefault(symbol.ref, i)
     return None if refs is None else tuple(index.get(ref, -1) for ref in refs)

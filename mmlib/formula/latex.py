@@ -54,7 +54,9 @@ SYNONYMS = {
     r"\lbrack": "{ [ }", r"\rbrack": "{ ] }",
 }  # fmt: skip
 # By letter or by name: the ink is the same, and CROHME's ink truth has one symbol for either.
-_SPELLED = {("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots"}
+_SPELLED: dict[tuple[str, ...], str] = {
+    ("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots",
+}  # fmt: skip
 # These say how to draw, not what: size, spacing, upright or italic.
 _IGNORED = frozenset(
     r"""

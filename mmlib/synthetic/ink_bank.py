@@ -83,7 +83,7 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
     tree = to_tree(ink.tokens)
     renumber(tree)
     strokes = ink.strokes()
-    strokes_of = {
+    strokes_of: dict[str | None, tuple[int, ...]] = {
         ref: ink.symbols[symbol].strokes
         for ref, symbol in zip(align(ink.tokens, tree) or (), ink.token_symbols, strict=True)
         if ref is not None and symbol >= 0
