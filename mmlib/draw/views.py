@@ -177,10 +177,10 @@ def extremes(points: Tensor, owner: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return low.masked_fill(empty, 0), high.masked_fill(empty, 0)
 
 
-def valid_cells(extent: Tensor, height: int, width: int, stride: int = STRIDE) -> Tensor:
-    """(b, 1, H/stride, W/stride) float: 1 on the expression's own canvas, 0 on padding."""
-    column = torch.arange(width // stride, device=extent.device) * stride
-    row = torch.arange(height // stride, device=extent.device) * stride
+def valid_cells(extent: Tensor, height: int, width: int) -> Tensor:
+    """(b, 1, h, w) float: 1 on the expression's own canvas, 0 on padding."""
+    column = torch.arange(width // STRIDE, device=extent.device) * STRIDE
+    row = torch.arange(height // STRIDE, device=extent.device) * STRIDE
     rows = row[None, :, None] < extent[:, 1, None, None]
     columns = column[None, None, :] < extent[:, 0, None, None]
     return (rows & columns)[:, None].float()

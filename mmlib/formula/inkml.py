@@ -46,6 +46,7 @@ def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
     notes: dict[str, str] = {}
     for note in root.iterfind("{*}annotation"):
         notes.setdefault(note.get("type") or "", (note.text or "").strip())
+    # CROHME calls the label "truth"; MathWriting has it as written and normalised.
     latex = next((notes[k] for k in ("truth", "normalizedLabel", "label") if notes.get(k)), None)
     symbols = _symbols(root, stroke_of)
     tokens = token_symbols = label_error = None
@@ -170,7 +171,7 @@ def _symbols(root: etree._Element, stroke_of: dict[str, int]) -> tuple[Symbol, .
     symbols: list[Symbol] = []
     taken: set[int] = set()
     for group in root.iterfind(".//{*}traceGroup//{*}traceGroup"):
-        if group.find("{*}traceGroup") is not None:
+        if group.find("{*}traceGroup") is not None:  # no leaf
             continue
         views = ((v.get("traceDataRef") or "").lstrip("#") for v in group.iterfind("{*}traceView"))
         known = (stroke_of[view] for view in views if view in stroke_of)

@@ -27,19 +27,18 @@ MAX_LENGTH = 200_000  # characters: a thousand times a long label, read in less 
 _MAX_BRACES = 100
 
 TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\S", re.DOTALL)
-# Every token that stands for a symbol: CROHME's, and more of LaTeX for other data sets.
-KNOWN = frozenset(
-    r"""
+_BEYOND_CROHME = r"""
     \epsilon \varepsilon \zeta \eta \vartheta \iota \kappa \nu \xi \varpi \rho \varrho \varsigma
-    \tau \upsilon \varphi \chi \psi \omega \delta \Gamma \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi
-    \Omega \star \circ \bullet \oplus \otimes \cap \cup \wedge \vee \mp \setminus \equiv \sim \simeq
-    \approx \cong \propto \subset \subseteq \supset \supseteq \notin \ni \perp \ll \gg \leftarrow
-    \leftrightarrow \Rightarrow \Leftarrow \Leftrightarrow \mapsto \uparrow \downarrow \partial
-    \nabla \emptyset \hbar \ell \Re \Im \aleph \angle \triangle \neg \prod \oint \bigcup \bigcap
-    \langle \rangle \lfloor \rfloor \lceil \rceil \% \# \& \$ \_ \vdots \ddots \sec \csc \cot \sinh
-    \cosh \tanh \coth \arcsin \arccos \arctan \ln \lg \exp \max \min \sup \inf \limsup \liminf \arg
-    \det \dim \gcd \hom \ker \deg \Pr""".split()
-).union(CROHME_CLASSES, [DOT, r"\frac"], "*:;?@", "DJKOQUWZ")
+    \tau \upsilon \varphi \chi \psi \omega \delta \Gamma \Theta \Lambda \Xi \Pi \Sigma \Upsilon
+    \Phi \Psi \Omega \star \circ \bullet \oplus \otimes \cap \cup \wedge \vee \mp \setminus
+    \equiv \sim \simeq \approx \cong \propto \subset \subseteq \supset \supseteq \notin \ni \perp
+    \ll \gg \leftarrow \leftrightarrow \Rightarrow \Leftarrow \Leftrightarrow \mapsto \uparrow
+    \downarrow \partial \nabla \emptyset \hbar \ell \Re \Im \aleph \angle \triangle \neg \prod
+    \oint \bigcup \bigcap \langle \rangle \lfloor \rfloor \lceil \rceil \% \# \& \$ \_ \vdots
+    \ddots \sec \csc \cot \sinh \cosh \tanh \coth \arcsin \arccos \arctan \ln \lg \exp \max \min
+    \sup \inf \limsup \liminf \arg \det \dim \gcd \hom \ker \deg \Pr"""
+# Every token that stands for a symbol.
+KNOWN = frozenset((*CROHME_CLASSES, DOT, r"\frac", *"*:;?@", *"DJKOQUWZ", *_BEYOND_CROHME.split()))
 SYNONYMS = {
     "<": r"\lt", ">": r"\gt", r"\le": r"\leq", r"\ge": r"\geq", r"\leqslant": r"\leq",
     r"\geqslant": r"\geq", r"\ne": r"\neq", r"\to": r"\rightarrow", r"\gets": r"\leftarrow",
@@ -58,13 +57,12 @@ _SPELLED: dict[tuple[str, ...], str] = {
     ("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots",
 }  # fmt: skip
 # These say how to draw, not what: size, spacing, upright or italic.
-_IGNORED = frozenset(
-    r"""
+_DRAWING = r"""
     $ ~ \( \) \[ \] \, \; \: \! \> \/ \quad \qquad \thinspace \limits \nolimits \displaylimits
-    \displaystyle \textstyle \scriptstyle \scriptscriptstyle \big \Big \bigg \Bigg \bigl \bigr \Bigl
-    \Bigr \biggl \biggr \Biggl \Biggr \rm \it \mbox \hbox \text \textrm \textit \mathrm \mathit
-    \mathnormal \left \right \middle""".split()
-).union(["\\ "])
+    \displaystyle \textstyle \scriptstyle \scriptscriptstyle \big \Big \bigg \Bigg \bigl \bigr
+    \Bigl \Bigr \biggl \biggr \Biggl \Biggr \rm \it \mbox \hbox \text \textrm \textit \mathrm
+    \mathit \mathnormal \left \right \middle"""
+_IGNORED = frozenset((*_DRAWING.split(), "\\ "))
 
 
 class LatexError(ValueError):
@@ -77,6 +75,7 @@ def canonical(latex: str) -> list[str]:
         raise LatexError(f"{len(latex):,} characters are too many for one expression")
     pieces = [piece for token in TOKEN.findall(latex) for piece in _split(token)]
     tokens: list[str] = []
+    # After parsing, since braces may stand between the letters of a name, as in {l}og.
     for token in from_tree(to_tree(pieces)):
         tokens.append(token)
         if name := _SPELLED.get(tuple(tokens[-3:])):
@@ -201,7 +200,7 @@ class _Parser:
             if relation in found:
                 raise self.error(f"a second {relation} on one symbol")
             self.at += 1
-            if token == "'":
+            if token == "'":  # x'^2 and x^{\prime 2} are the same
                 primes.append(Node(r"\prime"))
             else:
                 found[relation] = self.argument()
@@ -227,6 +226,7 @@ class _Parser:
         if token not in KNOWN:
             raise self.error(f"'{token}' is not known")
         self.at += 1
+        # Braces are optional around one symbol: \frac12 and \sqrt x are LaTeX, too.
         if token == r"\frac":
             return Node(token, children={"Above": self.argument(), "Below": self.argument()})
         if token != r"\sqrt":
@@ -265,7 +265,7 @@ def _written(row: Sequence[Node], depth: int = 0) -> list[tuple[str, str | None]
             braced(node.children.get("Below", []))
         elif node.label == r"\sqrt":
             if row_above := node.children.get("Above"):
-                index = _written(row_above, depth + 1)
+                index = _written(row_above, depth + 1)  # the root's index, as 3 in \sqrt[3]{x}
                 if _closes_index([token for token, _ in index]):
                     index = [("{", None), *index, ("}", None)]
                 out += [("[", None), *index, ("]", None)]

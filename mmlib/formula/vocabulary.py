@@ -6,8 +6,8 @@ _SIGNS = "!()+,-./0123456789=[]|"
 _LETTERS = "ABCEFGHILMNPRSTVXYabcdefghijklmnopqrstuvwxyz"
 _COMMANDS = r"""
     \Delta \alpha \beta \cos \div \exists \forall \gamma \geq \gt \in \infty \int \lambda \ldots
-    \leq \lim \log \lt \mu \neq \phi \pi \pm \prime \rightarrow \sigma \sin \sqrt \sum \tan \theta \times
-    \{ \}"""
+    \leq \lim \log \lt \mu \neq \phi \pi \pm \prime \rightarrow \sigma \sin \sqrt \sum \tan
+    \theta \times \{ \}"""
 # The 101 symbol classes of CROHME 2014 to 2019. A fraction's bar has the class "-", its token is
 # \frac.
 CROHME_CLASSES = tuple(sorted({*_SIGNS, *_LETTERS, *_COMMANDS.split()}))
@@ -33,12 +33,7 @@ class Vocabulary:
     @classmethod
     def crohme(cls) -> "Vocabulary":
         """CROHME's classes, ``\\cdot`` and the structure tokens: the same ids in every run."""
-        return cls.from_tokens((*CROHME_CLASSES, DOT, *STRUCTURE))
-
-    @classmethod
-    def from_tokens(cls, tokens: Iterable[str]) -> "Vocabulary":
-        """The distinct tokens among those given, sorted."""
-        return cls(sorted(set(tokens) - set(cls.SPECIALS)))
+        return cls(sorted({*CROHME_CLASSES, DOT, *STRUCTURE}))
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Ids of tokens; an unknown token has the id ``unk``."""

@@ -170,7 +170,7 @@ class _Draw:
             return self.enumeration(n)
         if n < 3 or u >= min(0.22 + 0.06 * n, 0.74):
             return self.sum(n, 0)
-        count = 2 if n >= 9 and self.uniform() < 0.2 else 1
+        count = 2 if n >= 9 and self.uniform() < 0.2 else 1  # relations
         sides = self.split(n - count, count + 1)
         if self.uniform() < 0.5 and sides[0] > sides[-1]:  # what is defined is mostly shorter
             sides.reverse()
@@ -194,7 +194,7 @@ class _Draw:
         row: list[Node] = []
         if n >= 2 and self.uniform() < 0.05 and self.has("-"):
             row, n = [Node("-")], n - 1
-        count = 1
+        count = 1  # terms, more of them in long sums
         while 2 * count + 1 <= n and self.uniform() < min(0.17 + 0.055 * n / count, 0.75):
             count += 1
         for k, size in enumerate(self.split(n - count + 1, count)):
@@ -207,12 +207,13 @@ class _Draw:
     def term(self, n: int, depth: int) -> list[Node]:
         row: list[Node] = []
         while n:
+            # Often one factor spends all, which makes fractions and brackets large.
             most = n if self.uniform() < 0.55 else 1 + int(self.uniform() * n)
             made = self.factor(most, depth)
             # Numbers lead their term: two side by side would read as one, and few write x2.
-            if row and made[0].label.isdigit():
-                if row[-1].label.isdigit() or self.uniform() < 0.75:
-                    made = [Node(self.letter())]
+            late = row and made[0].label.isdigit()
+            if late and (row[-1].label.isdigit() or self.uniform() < 0.75):
+                made = [Node(self.letter())]
             row += made
             n -= _count(made)
         return row

@@ -53,7 +53,10 @@ def test_stepped_has_four_levels():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 10, 0, 1, "square"), "kind is 'square', expected one of fixed, linear, cosine, stepped"),
+        (
+            (0, 10, 0, 1, "square"),
+            "kind is 'square', expected one of fixed, linear, cosine, stepped",
+        ),
         ((0, 0, 0, 1, "linear"), "total is 0"),
         ((0, 10, -0.1, 1, "linear"), "start is -0.1"),
         ((0, 10, 0, 1.1, "linear"), "end is 1.1"),
@@ -68,7 +71,7 @@ def test_schedule_refuses(arguments, message):
 
 
 def ink(b=12, seed=0, least=4, most=14):
-    """Rows of scribbled symbols, 16 pixels each: points, owner, arc of b expressions of different lengths."""
+    """Points, owner, arc of b expressions of different lengths: rows of scribbled symbols."""
     rng = np.random.default_rng(seed)
     points, owner, arc = [], [], []
     for i in range(b):
@@ -128,7 +131,13 @@ def test_masked_length_is_the_nearest_that_whole_points_allow(ratio):
     points = torch.stack([torch.arange(10.0) ** 1.1, torch.zeros(10)], 1)
     for seed in range(5):
         made = mask_ink(
-            points, torch.zeros(10).long(), torch.ones(10), 1, ratio, block=(20, 20), random=seeded(seed)
+            points,
+            torch.zeros(10).long(),
+            torch.ones(10),
+            1,
+            ratio,
+            block=(20, 20),
+            random=seeded(seed),
         )
         assert made.masked.sum() == round(10 * ratio)
 
@@ -170,7 +179,9 @@ def test_attended_boxes_go_where_saliency_is():
     saliency = salient.float()
     by_share = {}
     for share in (0.0, 0.5, 1.0):
-        made = [mask_ink(points, owner, arc, 12, 0.15, seeded(s), share, saliency) for s in range(10)]
+        made = [
+            mask_ink(points, owner, arc, 12, 0.15, seeded(s), share, saliency) for s in range(10)
+        ]
         by_share[share] = np.mean(
             [float((arc * m.masked * salient).sum() / (arc * m.masked).sum()) for m in made]
         )
@@ -305,7 +316,8 @@ def test_channel_holds_the_masked_points_pixels():
     seen = (column >= 0) & (column < 280) & (row >= 0) & (row < 48)
     under = picture[owner[seen], 0, row[seen], column[seen]] > 0
     assert under[made.masked[seen]].all()
-    # A pixel that a box touches may hold a point outside the box, so a few visible points lie under as well.
+    # A pixel that a box touches may hold a point outside the box, so a few visible points lie
+    # under as well.
     assert (under & ~made.masked[seen]).float().mean() < 0.05
 
 

@@ -20,7 +20,7 @@ def flat(strokes, owners=None):
 
 
 def slow(strokes, owners, size, pens):
-    """Pixel by pixel: the largest coverage by a disc, discs at most STEP apart along each segment."""
+    """Pixel by pixel: the largest coverage by a disc, discs at most STEP apart."""
     b, height, width = size
     picture = np.zeros((b, 1, height, width))
     for stroke, e in zip(strokes, owners):
@@ -32,8 +32,9 @@ def slow(strokes, owners, size, pens):
             for column in range(width):
                 for x, y in discs:
                     distance = math.hypot(column + 0.5 - x, row + 0.5 - y)
-                    picture[e, 0, row, column] = max(picture[e, 0, row, column],
-                                                     min(1, max(0, pens[e] / 2 + 0.5 - distance)))
+                    picture[e, 0, row, column] = max(
+                        picture[e, 0, row, column], min(1, max(0, pens[e] / 2 + 0.5 - distance))
+                    )
     return picture
 
 
@@ -42,7 +43,10 @@ def test_every_pixel_is_the_slow_references(seed):
     rng = np.random.default_rng(seed)
     size, owners, pens = (2, 13, 18), [0, 0, 1, 1], [1.3, 3.1]
     # Some ink lies outside the canvas.
-    strokes = [[tuple(p) for p in rng.uniform(-4, 20, (rng.integers(1, 5), 2)).astype(np.float32)] for _ in owners]
+    strokes = [
+        [tuple(p) for p in rng.uniform(-4, 20, (rng.integers(1, 5), 2)).astype(np.float32)]
+        for _ in owners
+    ]
     drawn = rasterise(*flat(strokes, owners), size, torch.tensor(pens))
     assert drawn.shape == (2, 1, 13, 18)
     np.testing.assert_allclose(drawn.numpy(), slow(strokes, owners, size, pens), atol=2e-5)
@@ -62,9 +66,14 @@ def test_the_ink_moves_with_its_points():
 def test_the_area_of_a_line_is_its_length_times_the_pen(pen, angle):
     middle, half = torch.tensor([32.3, 31.9]), 20 * torch.tensor([math.cos(angle), math.sin(angle)])
     points = torch.stack([middle - half, middle + half])
-    area = rasterise(points, torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long), (1, 64, 64), pen).sum()
-    # Round ends add half a disc each; the dents between discs take a part of the thinnest pen, little of the others.
-    assert float(area) == pytest.approx(40 * pen + math.pi * (pen / 2) ** 2, rel=0.16 if pen == 1 else 0.06)
+    area = rasterise(
+        points, torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long), (1, 64, 64), pen
+    ).sum()
+    # Round ends add half a disc each; the dents between discs take a part of the thinnest pen,
+    # little of the others.
+    assert float(area) == pytest.approx(
+        40 * pen + math.pi * (pen / 2) ** 2, rel=0.16 if pen == 1 else 0.06
+    )
 
 
 def test_pixel_centres_are_at_one_half():
@@ -73,11 +82,18 @@ def test_pixel_centres_are_at_one_half():
     picture = rasterise(dot, zero, zero, (1, 6, 8), 1.0)[0, 0]
     assert picture[2, 3] == 1
     assert picture.sum() == 1  # a pen of one pixel on a pixel's centre fills that pixel alone
-    torch.testing.assert_close(picture, rasterise(dot, zero, zero, (1, 6, 8), 1.0).flip(-1)[0, 0].flip(-1))
+    torch.testing.assert_close(
+        picture, rasterise(dot, zero, zero, (1, 6, 8), 1.0).flip(-1)[0, 0].flip(-1)
+    )
 
 
 def test_ink_outside_is_clipped_not_wrapped():
-    for outside in ([(-5.0, 4.0), (-3.0, 4.0)], [(30.0, 4.0), (40.0, 4.0)], [(4.0, -9.0), (9.0, -9.0)], [(4.0, 60.0)]):
+    for outside in (
+        [(-5.0, 4.0), (-3.0, 4.0)],
+        [(30.0, 4.0), (40.0, 4.0)],
+        [(4.0, -9.0), (9.0, -9.0)],
+        [(4.0, 60.0)],
+    ):
         assert rasterise(*flat([outside]), (1, 8, 16), 2.0).sum() == 0
     # Nor does it fall into the next expression's picture.
     picture = rasterise(*flat([[(8.0, 7.5), (8.0, 20.0)]], [0]), (2, 8, 16), 2.0)
@@ -87,7 +103,11 @@ def test_ink_outside_is_clipped_not_wrapped():
 
 def test_no_ink_is_a_blank_picture():
     nothing = torch.zeros(0, dtype=torch.long)
-    assert rasterise(torch.zeros(0, 2), nothing, nothing, (2, 8, 16)).eq(torch.zeros(2, 1, 8, 16)).all()
+    assert (
+        rasterise(torch.zeros(0, 2), nothing, nothing, (2, 8, 16))
+        .eq(torch.zeros(2, 1, 8, 16))
+        .all()
+    )
 
 
 def test_wrong_shapes_are_named():

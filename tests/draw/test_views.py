@@ -33,14 +33,26 @@ def ink_batch(expressions):
             stroke += [number] * len(s)
             owner += [e] * len(s)
             number += 1
-    return InkBatch(torch.tensor(points, dtype=torch.float32), torch.tensor(stroke), torch.tensor(owner), len(expressions))
+    return InkBatch(
+        torch.tensor(points, dtype=torch.float32),
+        torch.tensor(stroke),
+        torch.tensor(owner),
+        len(expressions),
+    )
 
 
 def scribbles(b=3, seed=0, strokes=5):
     """Random expressions of several strokes, of different widths."""
     rng = np.random.default_rng(seed)
-    return ink_batch([[[tuple(p) for p in rng.uniform(0, 0.8, (6, 2)).cumsum(0) * 0.4 + (1.3 * s, 0)]
-                       for s in range(strokes + 2 * e)] for e in range(b)])
+    return ink_batch(
+        [
+            [
+                [tuple(p) for p in rng.uniform(0, 0.8, (6, 2)).cumsum(0) * 0.4 + (1.3 * s, 0)]
+                for s in range(strokes + 2 * e)
+            ]
+            for e in range(b)
+        ]
+    )
 
 
 def seeded(seed=0):
@@ -52,7 +64,9 @@ def test_every_kept_point_lies_on_ink(config):
     ink = scribbles()
     view = make_view(ink, config, seeded())
     column, row = view.points[view.kept].floor().long().unbind(1)
-    assert (view.picture[ink.owner[view.kept], 0, row, column] > 0.3).all()  # the pen covers its own pixel
+    assert (
+        view.picture[ink.owner[view.kept], 0, row, column] > 0.3
+    ).all()  # the pen covers its own pixel
     # And on its own expression's canvas.
     assert (view.points[view.kept] > 0).all()
     assert (view.points[view.kept] < view.extent[ink.owner[view.kept]]).all()
@@ -88,7 +102,9 @@ def test_a_view_does_not_depend_on_its_companions_when_still():
     whole = make_view(ink, MILD.still(), seeded())
     for e in range(ink.b):
         mine = ink.owner == e
-        alone = InkBatch(ink.points[mine], ink.stroke[mine] - ink.stroke[mine][0], ink.owner[mine] * 0, 1)
+        alone = InkBatch(
+            ink.points[mine], ink.stroke[mine] - ink.stroke[mine][0], ink.owner[mine] * 0, 1
+        )
         view = make_view(alone, MILD.still(), seeded(9))
         h, w = view.picture.shape[2:]
         torch.testing.assert_close(whole.picture[e, :, :h, :w], view.picture[0], atol=1e-5, rtol=0)
@@ -103,7 +119,9 @@ def test_still_has_no_randomness_and_keeps_the_scale():
     assert first.kept.all()
     one = ink.owner == 0
     span = first.points[one].amax(0) - first.points[one].amin(0)
-    torch.testing.assert_close(span, (ink.points[one].amax(0) - ink.points[one].amin(0)) * config.symbol)
+    torch.testing.assert_close(
+        span, (ink.points[one].amax(0) - ink.points[one].amin(0)) * config.symbol
+    )
     low = first.points[one].amin(0)
     torch.testing.assert_close(low, torch.full_like(low, config.margin))
 
@@ -116,7 +134,9 @@ def test_views_are_seeded():
     assert not torch.equal(first.points, other.points)
 
 
-@pytest.mark.parametrize("name", ["scale", "aspect", "rotate", "slant", "elastic", "stroke_shift", "stroke_scale"])
+@pytest.mark.parametrize(
+    "name", ["scale", "aspect", "rotate", "slant", "elastic", "stroke_shift", "stroke_scale"]
+)
 def test_each_amplitude_moves_points_and_zero_does_not(name):
     ink, still = scribbles(), MILD.still()
     assert torch.equal(warp(ink, still, seeded()), ink.points)
@@ -178,14 +198,16 @@ def test_a_crop_draws_the_kept_strokes_alone():
         kept = int(view.kept.sum()) // 2
         counts.add(kept)
         alone = make_view(ink_batch([bars[:1]]), MILD.still(), seeded())
-        assert float(view.picture.sum()) == pytest.approx(kept * float(alone.picture.sum()), rel=0.05)
+        assert float(view.picture.sum()) == pytest.approx(
+            kept * float(alone.picture.sum()), rel=0.05
+        )
         span = view.points[view.kept].amax(0) - view.points[view.kept].amin(0) + 2 * config.margin
         assert view.extent[0, 0] - span[0] < STRIDE  # the paper is cut to what is left
     assert counts >= {1, 2}
 
 
 def test_marks_follow_the_paper_and_are_not_drawn():
-    """Marks where the ink is move with it, but for the strokes' own jitter, and change nothing of the view."""
+    """Marks at the ink move with it, but for the strokes' jitter; the view stays as it is."""
     ink = scribbles()
     marks = Marks(ink.points, ink.owner)
     plain = replace(MILD, stroke_shift=0.0, stroke_scale=0.0)
@@ -211,14 +233,18 @@ def test_valid_cells_by_hand():
 
 
 def test_ink_cells_by_hand():
-    view = make_view(ink_batch([[[(0.0, 0.0), (2.0, 0.0)]]]), replace(MILD.still(), symbol=14.0, margin=3.0), seeded())
+    view = make_view(
+        ink_batch([[[(0.0, 0.0), (2.0, 0.0)]]]),
+        replace(MILD.still(), symbol=14.0, margin=3.0),
+        seeded(),
+    )
     # Points at pixels (3, 3) and (31, 3): cells 0 and 3 of the first row.
     assert ink_cells(view, 1, torch.zeros(2).long())[0, 0].nonzero().tolist() == [[0, 0], [0, 3]]
     view.kept[1] = False
     assert ink_cells(view, 1, torch.zeros(2).long())[0, 0].nonzero().tolist() == [[0, 0]]
 
 
-# --- sampling ---------------------------------------------------------------------------------------------------
+# --- sampling -----------------------------------------------------------------------------------
 
 
 def slow_sample(features, points, owner):
@@ -230,7 +256,9 @@ def slow_sample(features, points, owner):
         total = torch.zeros(features.shape[1], dtype=torch.float64)
         for i in range(h):
             for j in range(w):
-                total += max(0, 1 - abs(i - y)) * max(0, 1 - abs(j - x)) * features[e, :, i, j].double()
+                total += (
+                    max(0, 1 - abs(i - y)) * max(0, 1 - abs(j - x)) * features[e, :, i, j].double()
+                )
         rows.append(total)
     return torch.stack(rows)
 
@@ -240,11 +268,15 @@ def test_sample_is_plain_bilinear_interpolation():
     points = torch.rand(40, 2, generator=seeded(1)) * torch.tensor([8.0, 6.0]) - 1  # some outside
     owner = torch.randint(0, 2, (40,), generator=seeded(2))
     found = sample(features, points, owner)
-    torch.testing.assert_close(found.double(), slow_sample(features, points, owner), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found.double(), slow_sample(features, points, owner), atol=1e-5, rtol=1e-5
+    )
     # And PyTorch's own, whose unaligned corners put a cell's centre at +1/2 too.
     for e in (0, 1):
         grid = (points[owner == e] / torch.tensor([6.0, 4.0]) * 2 - 1).view(1, 1, -1, 2)
-        torch_own = F.grid_sample(features[e : e + 1], grid, align_corners=False, padding_mode="border")[0, :, 0].T
+        torch_own = F.grid_sample(
+            features[e : e + 1], grid, align_corners=False, padding_mode="border"
+        )[0, :, 0].T
         torch.testing.assert_close(found[owner == e], torch_own, atol=1e-5, rtol=1e-5)
 
 

@@ -11,14 +11,18 @@ from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
 
 strokes_of_points = st.lists(
     hnp.arrays(
-        np.float32, st.tuples(st.integers(1, 6), st.just(2)), elements=st.floats(-1000, 1000, width=32)
+        np.float32,
+        st.tuples(st.integers(1, 6), st.just(2)),
+        elements=st.floats(-1000, 1000, width=32),
     ),
     min_size=1,
     max_size=8,
 )
 
 
-@pytest.mark.parametrize("strokes", [[], [np.zeros((0, 2))], [np.zeros((2, 3))], [np.full((1, 2), np.nan)]])
+@pytest.mark.parametrize(
+    "strokes", [[], [np.zeros((0, 2))], [np.zeros((2, 3))], [np.full((1, 2), np.nan)]]
+)
 def test_from_strokes_refuses(strokes):
     with pytest.raises(InkError):
         Ink.from_strokes(strokes)
@@ -52,7 +56,9 @@ def test_typical_size_ignores_pen_bounces():
     boxes = [np.array([[20.0 * i, 0], [20.0 * i + 8, 10]]) for i in range(6)]
     dots = [np.array([[float(i), 3.0]]) for i in range(20)]
     clean, bouncing = Ink.from_strokes(boxes), Ink.from_strokes(boxes + dots)
-    assert typical_size(clean.points, clean.stroke) == typical_size(bouncing.points, bouncing.stroke)
+    assert typical_size(clean.points, clean.stroke) == typical_size(
+        bouncing.points, bouncing.stroke
+    )
 
 
 def test_typical_size_follows_symbols_on_crohme(crohme_root):
@@ -60,7 +66,9 @@ def test_typical_size_follows_symbols_on_crohme(crohme_root):
     for file in crohme.inkml_files(crohme.find("test_2014")):
         ink = crohme.read_member(*file)
         low, high = stroke_boxes(ink.points, ink.stroke)
-        sizes = [(high[list(s.strokes)].max(0) - low[list(s.strokes)].min(0)).max() for s in ink.symbols]
+        sizes = [
+            (high[list(s.strokes)].max(0) - low[list(s.strokes)].min(0)).max() for s in ink.symbols
+        ]
         errors.append(np.log(typical_size(ink.points, ink.stroke) / np.median(sizes)))
     assert len(errors) == 986
     assert abs(np.median(errors)) < 0.05

@@ -57,11 +57,14 @@ def test_channels_may_come_in_any_order():
 
 
 def test_segmentation_of_leaf_groups_only():
-    ink = read_inkml(b"""<ink><trace id="p">0 0</trace><trace id="q"> </trace><trace id="r">1 1</trace>
-      <trace id="s">2 2</trace><traceGroup><traceView traceDataRef="s"/><annotation>Segmentation</annotation>
+    ink = read_inkml(b"""<ink>
+      <trace id="p">0 0</trace><trace id="q"> </trace><trace id="r">1 1</trace>
+      <trace id="s">2 2</trace>
+      <traceGroup><traceView traceDataRef="s"/><annotation>Segmentation</annotation>
         <traceGroup><annotation>outer</annotation>
           <traceGroup><annotation>a</annotation><traceView traceDataRef="#r"/></traceGroup>
-          <traceGroup><annotation>b</annotation><traceView traceDataRef="r"/></traceGroup></traceGroup>
+          <traceGroup><annotation>b</annotation><traceView traceDataRef="r"/></traceGroup>
+        </traceGroup>
         <traceGroup><annotation>c</annotation><traceView traceDataRef="q"/></traceGroup>
         <traceGroup><annotation>d</annotation><traceView traceDataRef="gone"/></traceGroup>
       </traceGroup></ink>""")
@@ -78,7 +81,14 @@ def test_symbol_labels_are_canonical_tokens():
     )
     traces = "".join(f'<trace id="{i}">{i} 0</trace>' for i in range(len(labels)))
     ink = read_inkml(f"<ink>{traces}<traceGroup>{groups}</traceGroup></ink>".encode())
-    assert [s.label for s in ink.symbols] == [r"\geq", r"\sqrt", r"\prime", r"\{", r"\rightarrow", "-"]
+    assert [s.label for s in ink.symbols] == [
+        r"\geq",
+        r"\sqrt",
+        r"\prime",
+        r"\{",
+        r"\rightarrow",
+        "-",
+    ]
 
 
 def test_an_invalid_label_keeps_the_ink(inkml):
@@ -143,7 +153,9 @@ def test_external_entities_are_not_read(tmp_path):
 
 strokes_of_points = st.lists(
     hnp.arrays(
-        np.float32, st.tuples(st.integers(1, 6), st.just(2)), elements=st.floats(-1000, 1000, width=32)
+        np.float32,
+        st.tuples(st.integers(1, 6), st.just(2)),
+        elements=st.floats(-1000, 1000, width=32),
     ),
     min_size=1,
     max_size=8,

@@ -36,12 +36,15 @@ def text(latex: str) -> str:
         (["x^2", "x ^ {2}", "{x}^{ 2 }", "$x^2$", "{{x}^{{2}}}", "x^{2}{}"], "x ^ { 2 }"),
         ([r"\mbox{x}^\mathrm{2}", r"x\sp2", r"\displaystyle x\,^2"], "x ^ { 2 }"),
         (["x_1^2", "x^2_1", "{x_1}^2", "{x^2}_1", "{{x}_{1}}^{2}"], "x _ { 1 } ^ { 2 }"),
-        (["(a+b)^2", "{(a+b)}^2", r"\left(a+b\right)^2", r"\Bigg( a + b \Bigg) ^ {2}"], "( a + b ) ^ { 2 }"),
-        ([r"\frac32", r"\frac 3 2", r"\frac {3} {2}", r"\dfrac{3}2", r"{\frac{{3}}2}"], r"\frac { 3 } { 2 }"),
+        (["(a+b)^2", "{(a+b)}^2", r"\left(a+b\right)^2", r"\Bigg( a + b \Bigg) ^ {2}"],
+         "( a + b ) ^ { 2 }"),
+        ([r"\frac32", r"\frac 3 2", r"\frac {3} {2}", r"\dfrac{3}2", r"{\frac{{3}}2}"],
+         r"\frac { 3 } { 2 }"),
         ([r"\frac{\sqrt \pi} 2", r"\frac\sqrt\pi2"], r"\frac { \sqrt { \pi } } { 2 }"),
         ([r"\sqrt[3]x", r"\sqrt [ {3} ] { x }", r"\sqrt[3]{{x}}"], r"\sqrt [ 3 ] { x }"),
         ([r"\sqrt[{[a]}]{x}", r"\sqrt[{\lbrack a \rbrack}]{x}"], r"\sqrt [ { [ a ] } ] { x }"),
-        ([r"\sqrt[{\sqrt[3]{2}}]{x}", r"\sqrt[\sqrt[3]{2}]{x}"], r"\sqrt [ { \sqrt [ 3 ] { 2 } } ] { x }"),
+        ([r"\sqrt[{\sqrt[3]{2}}]{x}", r"\sqrt[\sqrt[3]{2}]{x}"],
+         r"\sqrt [ { \sqrt [ 3 ] { 2 } } ] { x }"),
         ([r"\sqrt x ^2", r"\sqrt{x}^2", r"{\sqrt{x}}^{2}"], r"\sqrt { x } ^ { 2 }"),
         ([r"x'", r"x^\prime", r"x^{\prime}", "x^{'}", "{x}'"], r"x ^ { \prime }"),
         (["x''", r"x^{\prime\prime}"], r"x ^ { \prime \prime }"),
@@ -72,8 +75,9 @@ def test_different_expressions_give_different_lists() -> None:
     labels = r"""
     x^2 x_2 x2 x^{22} x^22 x^{2^2} {x^2}^2 x_{2^2} x_2^2 2x {}^2x (x)^2 (x^2) \frac12 \frac21
     \frac{12}{} 1/2 \sqrt2 \sqrt[2]2 \sqrt22 \sqrt{22} \sqrt{2^2} \sqrt2^2 \sqrt[22]2 \frac{1}{2}^2
-    \frac{1}{2^2} 4\cdot5 4.5 4,5 4\ldots5 1\div2 \sin\theta \sin_\theta s\in x\prime x^\prime x_\prime
-    x^{\prime2} x^{2\prime} |x| ||x|| \Pi \pi \sum_i\sum^i \sum_i^i \sum{i}{i} \{x\} (x) [x] \sqrt{[x]}
+    \frac{1}{2^2} 4\cdot5 4.5 4,5 4\ldots5 1\div2 \sin\theta \sin_\theta s\in x\prime
+    x^\prime x_\prime x^{\prime2} x^{2\prime} |x| ||x|| \Pi \pi \sum_i\sum^i \sum_i^i \sum{i}{i}
+    \{x\} (x) [x] \sqrt{[x]}
     \sqrt[{[x]}]{x} a_{b_c} {a_b}_c a_{bc} a_b^c a_{b^c}"""
     lists = [tuple(canonical(label)) for label in labels.split()]
     assert len(set(lists)) == len(lists)
@@ -152,7 +156,9 @@ def rows(draw, labels: tuple[str, ...] = LABELS, depth: int = 3, least: int = 1)
         node = Node(draw(st.sampled_from(labels)))
         inner = rows(labels, depth - 1)
         kind = draw(st.sampled_from(["symbol", "frac", "sqrt", "empty"])) if depth else "symbol"
-        scripts = draw(st.sampled_from([(), (), ("Sub",), ("Sup",), ("Sub", "Sup")])) if depth else ()
+        scripts = (
+            draw(st.sampled_from([(), (), ("Sub",), ("Sup",), ("Sub", "Sup")])) if depth else ()
+        )
         if kind in ("frac", "sqrt"):
             node.label = "\\" + kind
             own = ("Above", "Below") if kind == "frac" else ("Inside",)
@@ -198,7 +204,7 @@ SPELLINGS = {
 
 
 def respell(row: list[Node], rng: random.Random) -> list[str]:
-    """Another spelling of a row, as pieces: braces more and fewer, scripts in any order, synonyms."""
+    """Another spelling of a row: braces more and fewer, scripts in any order, synonyms."""
     items: list[list[str]] = []
     for i, node in enumerate(row):
         kids = node.children
@@ -213,7 +219,9 @@ def respell(row: list[Node], rng: random.Random) -> list[str]:
             base = [rng.choice(SPELLINGS.get(node.label, (node.label,)))]
         if node.label and rng.random() < 0.3:
             base = ["{", *base, "}"]
-        scripts = [(mark, kids[name]) for mark, name in (("_", "Sub"), ("^", "Sup")) if name in kids]
+        scripts = [
+            (mark, kids[name]) for mark, name in (("_", "Sub"), ("^", "Sup")) if name in kids
+        ]
         rng.shuffle(scripts)
         for n, (mark, script) in enumerate(scripts):
             if n and node.label and rng.random() < 0.5:
@@ -229,8 +237,14 @@ def respell(row: list[Node], rng: random.Random) -> list[str]:
 def argument(row: list[Node], rng: random.Random) -> list[str]:
     bare = len(row) == 1 and row[0].label and not row[0].children.keys() & {"Sub", "Sup"}
     pieces = respell(row, rng)
-    # A synonym in front, such as \left or \mbox, leaves more than one token: only what is one keeps bare.
-    if bare and row[0].label not in ("[", r"\frac", r"\sqrt") and len(pieces) == 1 and rng.random() < 0.5:
+    # A synonym in front, such as \left or \mbox, leaves more than one token: only what is one
+    # keeps bare.
+    if (
+        bare
+        and row[0].label not in ("[", r"\frac", r"\sqrt")
+        and len(pieces) == 1
+        and rng.random() < 0.5
+    ):
         return pieces
     return ["{", *(["{", *pieces, "}"] if rng.random() < 0.2 else pieces), "}"]
 
@@ -241,7 +255,9 @@ def test_random_spellings_give_the_same_list(tree: list[Node], rng: random.Rando
     latex = ""
     for piece in respell(tree, rng):
         control_word = latex[-1:].isalpha() and "\\" in latex
-        latex += (" " if (control_word and piece[0].isalpha()) or rng.random() < 0.3 else "") + piece
+        latex += (
+            " " if (control_word and piece[0].isalpha()) or rng.random() < 0.3 else ""
+        ) + piece
     assert canonical(latex) == tokens, latex
 
 
@@ -291,7 +307,9 @@ def test_structure_ignores_labels_and_nothing_else() -> None:
 def crohme() -> dict[str, list[tuple[str, str, ElementTree.Element | None]]]:
     """Source to (id, label, MathML) of all that can be read."""
     folder = pytest.importorskip("mmlib.data.places").data_root() / "crohme"
-    archives = [folder / f"{name}.inkml.tar.xz" for name in ("train_2014", "test_2014", "test_2019")]
+    archives = [
+        folder / f"{name}.inkml.tar.xz" for name in ("train_2014", "test_2014", "test_2019")
+    ]
     if not all(path.is_file() for path in archives):
         pytest.skip(f"no CROHME under {folder}: set MMLIB_DATA")
     found: dict[str, list] = {}
@@ -307,7 +325,9 @@ def crohme() -> dict[str, list[tuple[str, str, ElementTree.Element | None]]]:
                 mathml = re.search("<math.*?</math>", inkml, re.DOTALL)
                 xml = ElementTree.fromstring(mathml[0]) if mathml else None
                 name = Path(member.name)
-                found.setdefault(name.parts[-2], []).append((name.stem, html.unescape(label[1]), xml))
+                found.setdefault(name.parts[-2], []).append(
+                    (name.stem, html.unescape(label[1]), xml)
+                )
     return found
 
 
@@ -328,7 +348,10 @@ def test_every_label_of_crohme_and_its_mathml(crohme: dict) -> None:
                 unknown |= {token for token in tokens if token not in vocabulary}
             with contextlib.suppress(LatexError):
                 # `canonical` makes \ldots of three dots, which MathBrush cut one by one.
-                agree += xml is not None and canonical(" ".join(from_tree(tree_from_mathml(xml)))) == tokens
+                agree += (
+                    xml is not None
+                    and canonical(" ".join(from_tree(tree_from_mathml(xml)))) == tokens
+                )
         agreement[source] = agree / len(expressions)
         total += agree
     print({source: f"{share:.2%}" for source, share in agreement.items()}, total)
@@ -343,7 +366,11 @@ def test_token_captions_say_the_same_as_the_labels(crohme: dict) -> None:
     from mmlib.data.places import data_root
 
     labels = {name: label for name, label, _ in crohme["test_2019"]}
-    lines = (data_root() / "crohme" / "captions_2019_sample.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (data_root() / "crohme" / "captions_2019_sample.tsv")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     assert len(lines) == 95
     for name, caption in (line.split("\t") for line in lines):
         assert canonical(caption) == canonical(labels[name])

@@ -8,9 +8,12 @@ from mmlib.formula.latex import LatexError, align, canonical, from_tree
 from mmlib.formula.mathml import tree_from_mathml
 from mmlib.formula.tree import Node
 
-MATHML = r"""<annotationXML xmlns="http://www.w3.org/2003/InkML"><math xmlns="http://www.w3.org/1998/Math/MathML">
-<mrow><munderover><mo xml:id="sum_1">sum</mo><mrow><mi xml:id="i_1">i</mi><mrow><mo xml:id="=_1">=</mo>
-<mn xml:id="1_1">1</mn></mrow></mrow><mo xml:id="infin_1">infin</mo></munderover><!-- a term --><mrow>
+MATHML = r"""<annotationXML xmlns="http://www.w3.org/2003/InkML">
+<math xmlns="http://www.w3.org/1998/Math/MathML">
+<mrow><munderover><mo xml:id="sum_1">sum</mo><mrow><mi xml:id="i_1">i</mi><mrow>
+<mo xml:id="=_1">=</mo><mn xml:id="1_1">1</mn></mrow></mrow>
+<mo xml:id="infin_1">infin</mo></munderover>
+<!-- a term --><mrow>
 <mfrac xml:id="_1"><msup><mi xml:id="x_1">x</mi><mn xml:id="2_1">2</mn></msup><msqrt xml:id="r_1">
 <mi xml:id="y_1">y</mi><mi xml:id="z_1">z</mi></msqrt></mfrac><mrow><mo xml:id="\lim_1">im</mo>
 <mroot xml:id="r_2"><mi xml:id="a_1">a</mi><mn xml:id="3_1">3</mn></mroot>
@@ -41,7 +44,10 @@ def test_mathml_gives_the_tree_and_the_ink_of_each_token() -> None:
     [
         ("<mi>sigma</mi><mo>in</mo><mi>X</mi>", r"\sigma\in X"),
         ("<mo>{</mo><mi>x</mi><mo>}</mo>", r"\{x\}"),
-        ("<mi>a</mi><mo>&lt;</mo><mi>b</mi><mo>le</mo><mi>c</mi><mo>rarr</mo><mi>d</mi>", r"a<b\le c\to d"),
+        (
+            "<mi>a</mi><mo>&lt;</mo><mi>b</mi><mo>le</mo><mi>c</mi><mo>rarr</mo><mi>d</mi>",
+            r"a<b\le c\to d",
+        ),
         ("<mo>|</mo><mi>x</mi><mo>|</mo>", "|x|"),
         (r"<msubsup><mo>\int</mo><mn>0</mn><mi>x</mi></msubsup>", r"\int_0^x"),
         ("<msup><mrow><mo>(</mo><mi>a</mi><mo>)</mo></mrow><mn>2</mn></msup>", "(a)^2"),

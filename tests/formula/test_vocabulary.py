@@ -9,7 +9,9 @@ from mmlib.formula.vocabulary import CROHME_CLASSES, Vocabulary
 def test_vocabulary_of_crohme() -> None:
     vocabulary = Vocabulary.crohme()
     assert len(CROHME_CLASSES) == 101
-    assert len(vocabulary) == len(vocabulary.tokens) == 101 + 1 + 5 + 4  # classes, \cdot, structure, specials
+    assert (
+        len(vocabulary) == len(vocabulary.tokens) == 101 + 1 + 5 + 4
+    )  # classes, \cdot, structure, specials
     assert list(vocabulary.tokens[4:]) == sorted(vocabulary.tokens[4:])
     specials = (vocabulary.pad, vocabulary.sos, vocabulary.eos, vocabulary.unk)
     assert [vocabulary.tokens[i] for i in specials] == ["<pad>", "<sos>", "<eos>", "<unk>"]
@@ -20,9 +22,12 @@ def test_vocabulary_of_crohme() -> None:
 
 
 def test_vocabulary_encodes_and_decodes() -> None:
-    vocabulary = Vocabulary.from_tokens(["b", "a", "b", "<eos>"])
+    vocabulary = Vocabulary(["a", "b"])
     assert vocabulary.tokens == ("<pad>", "<sos>", "<eos>", "<unk>", "a", "b")
     assert vocabulary.encode(["a", "z"]) == [4, vocabulary.unk]
-    assert vocabulary.decode([vocabulary.sos, 5, vocabulary.pad, 4, vocabulary.eos, 5]) == ["b", "a"]
+    assert vocabulary.decode([vocabulary.sos, 5, vocabulary.pad, 4, vocabulary.eos, 5]) == [
+        "b",
+        "a",
+    ]
     with pytest.raises(ValueError, match="once"):
         Vocabulary(["a", "a"])

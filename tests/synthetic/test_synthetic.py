@@ -1,4 +1,4 @@
-"""Synthetic ink: complete truth, geometry that says what the tokens say, and CROHME's statistics."""
+"""Synthetic ink: complete truth, geometry as the tokens say, and CROHME's statistics."""
 
 from collections import Counter
 from dataclasses import replace
@@ -42,7 +42,9 @@ def boxes(ink: Ink) -> list[np.ndarray]:
     strokes = ink.strokes()
     out = []
     for owner in ink.token_symbols:
-        points = np.concatenate([strokes[k] for k in ink.symbols[owner].strokes]) if owner >= 0 else None
+        points = (
+            np.concatenate([strokes[k] for k in ink.symbols[owner].strokes]) if owner >= 0 else None
+        )
         out.append(None if points is None else np.concatenate([points.min(0), points.max(0)]))
     return out
 
@@ -61,7 +63,9 @@ def same(a: Ink, b: Ink) -> bool:
 
 def test_an_expression_depends_on_seed_and_place_alone(bank):
     whole = synthetic_ink(6, seed=3, bank=bank)
-    (alone,) = synthetic_ink(1, seed=3, bank=HersheyBank(hands=12), start=4)  # a new bank has drawn nothing yet
+    (alone,) = synthetic_ink(
+        1, seed=3, bank=HersheyBank(hands=12), start=4
+    )  # a new bank has drawn nothing yet
     assert same(whole[4], alone)
     assert whole[4].id == alone.id
     assert len({ink.id for ink in whole}) == 6
@@ -78,7 +82,9 @@ def test_tokens_are_canonical_and_in_the_vocabulary(inks):
 def test_the_truth_is_complete(inks):
     for ink in inks:
         assert np.isfinite(ink.points).all()
-        assert sorted(k for symbol in ink.symbols for k in symbol.strokes) == list(range(ink.stroke[-1] + 1))
+        assert sorted(k for symbol in ink.symbols for k in symbol.strokes) == list(
+            range(ink.stroke[-1] + 1)
+        )
         assert sorted(i for i in ink.token_symbols if i >= 0) == list(range(len(ink.symbols)))
         for token, owner in zip(ink.tokens, ink.token_symbols):
             if owner >= 0:
@@ -91,7 +97,9 @@ def test_the_truth_is_complete(inks):
 
 def test_strokes_are_as_dense_as_a_pen(inks):
     assert 10 <= np.mean([len(ink.points) / len(ink.symbols) for ink in inks]) <= 40
-    steps = np.concatenate([np.hypot(*np.diff(s, axis=0).T) for ink in inks for s in ink.strokes() if len(s) > 1])
+    steps = np.concatenate(
+        [np.hypot(*np.diff(s, axis=0).T) for ink in inks for s in ink.strokes() if len(s) > 1]
+    )
     assert np.quantile(steps, 0.9) < 0.25  # of a digit's height
 
 
@@ -114,14 +122,18 @@ def test_lengths_and_nesting_follow_crohme(trees):
     symbols = [sum(token not in ("^", "_", "{", "}") for token in t) for t in tokens]
     levels = (0.25, 0.5, 0.75, 0.9, 0.95)
     assert np.quantile(symbols, levels) == pytest.approx([4, 8, 13, 19, 23], abs=1.5)
-    assert np.quantile([len(t) for t in tokens], levels) == pytest.approx([6, 13, 22, 32, 38], abs=2.5)
-    measured = {r"\frac": 0.28, r"\sqrt": 0.14, r"\sum": 0.06, r"\int": 0.06, r"\lim": 0.03, "^": 0.39,
-                "_": 0.27, "(": 0.29, "=": 0.37, "+": 0.38, ",": 0.04}  # fmt: skip
+    assert np.quantile([len(t) for t in tokens], levels) == pytest.approx(
+        [6, 13, 22, 32, 38], abs=2.5
+    )
+    measured = {r"\frac": 0.28, r"\sqrt": 0.14, r"\sum": 0.06, r"\int": 0.06, r"\lim": 0.03,
+                "^": 0.39, "_": 0.27, "(": 0.29, "=": 0.37, "+": 0.38, ",": 0.04}  # fmt: skip
     for token, expected in measured.items():
         assert share(token in t for t in tokens) == pytest.approx(expected, abs=0.05), token
 
     def depth(row, relations):
-        inner = [depth(r, relations) + (side in relations) for n in row for side, r in n.children.items()]
+        inner = [
+            depth(r, relations) + (side in relations) for n in row for side, r in n.children.items()
+        ]
         return max(inner, default=0)
 
     scripts = [depth(tree, ("Sub", "Sup")) for tree in trees]
@@ -168,7 +180,9 @@ def test_a_root_spans_its_content_and_a_bracket_holds_it(bank):
     tall = written(r"( \frac { \frac { a } { b } } { c } )", bank)
     assert all(b[0][1] < b[5][3] and b[0][3] > b[12][1] for b in tall)
     low = written("( a )", bank)
-    assert np.median([b[-1][3] - b[-1][1] for b in tall]) > 1.4 * np.median([b[-1][3] - b[-1][1] for b in low])
+    assert np.median([b[-1][3] - b[-1][1] for b in tall]) > 1.4 * np.median(
+        [b[-1][3] - b[-1][1] for b in low]
+    )
 
 
 def test_limits_stand_above_and_below_sums(bank):
@@ -189,7 +203,17 @@ def test_rows_read_from_left_to_right(inks):
 
 @pytest.mark.parametrize(
     "latex",
-    ["{}^2 x", r"\frac{}{x}", r"x \sqrt{}", ") (", "| | |", "[ a )", "( )", r"\sum^{n}", "x^{y^{z^{w}}}"],
+    [
+        "{}^2 x",
+        r"\frac{}{x}",
+        r"x \sqrt{}",
+        ") (",
+        "| | |",
+        "[ a )",
+        "( )",
+        r"\sum^{n}",
+        "x^{y^{z^{w}}}",
+    ],
 )
 def test_odd_expressions_can_be_written(latex, bank):
     ink = compose(canonical(latex), bank, np.random.default_rng(0))
@@ -270,7 +294,9 @@ def test_inkml_keeps_synthetic_truth(inks, tmp_path):
     write_inkml(ink, tmp_path / "s.inkml")
     back = read_inkml(tmp_path / "s.inkml")
     assert back.tokens == ink.tokens
-    assert [(s.label, s.strokes) for s in back.symbols] == [(s.label, s.strokes) for s in ink.symbols]
+    assert [(s.label, s.strokes) for s in back.symbols] == [
+        (s.label, s.strokes) for s in ink.symbols
+    ]
 
 
 def test_real_ink_makes_a_bank(crohme_root):
@@ -279,7 +305,11 @@ def test_real_ink_makes_a_bank(crohme_root):
     cut = InkBank(real)
     assert len(cut.labels) > 30
     rng = np.random.default_rng(0)
-    digits = [g.bottom - g.top for label in sorted(cut.labels & set("123456789")) for g in [cut.draw(label, rng)]]
+    digits = [
+        g.bottom - g.top
+        for label in sorted(cut.labels & set("123456789"))
+        for g in [cut.draw(label, rng)]
+    ]
     assert np.median(digits) == pytest.approx(1, abs=0.2)
     tokens = [label for label in "x+y" if label in cut.labels]
     assert len(compose(tokens, cut, rng).symbols) == len(tokens)
