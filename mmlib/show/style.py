@@ -1,4 +1,4 @@
-"""The style of every figure: settings, a look for each arm, curves, bars, formulas.
+"""The style of every figure: settings, a look for each arm, curves, formulas.
 
 `style()` is a context; `save` writes PNG and SVG that are the same bytes for the same data.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
-import numpy as np
 import seaborn as sns
 from matplotlib.mathtext import MathTextParser
 from matplotlib.rcsetup import cycler
@@ -127,35 +126,6 @@ def curve(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
     ax.set(xlabel=x, ylabel=y)
     beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(ax.get_lines()) > 5 else {}
     ax.legend(**beside)
-
-
-def bars_with_intervals(
-    ax: Axes, frame: pd.DataFrame, label: str = "arm", value: str = "value"
-) -> None:
-    """One horizontal bar per row, in the frame's order from the top, with interval and number.
-
-    `label` names the row and chooses its look; columns `low` and `high` may be missing or NaN.
-    """
-    chosen = looks(frame[label])
-    bounds = frame.reindex(columns=["low", "high"]).to_numpy(float)
-    for i, (name, number, (bottom, top)) in enumerate(zip(frame[label], frame[value], bounds)):
-        color = chosen[name].color
-        ax.barh(i, number, color=color, height=0.7)
-        ax.plot([bottom, top], [i, i], color=GREY if color == BLACK else BLACK, lw=1.2)
-        end = (np.nanmax([number, top, 0.0]), i)
-        ax.annotate(f"{number:.3g}", end, (4, 0), textcoords="offset points", va="center")
-    ax.set(yticks=range(len(frame)), yticklabels=list(frame[label]))
-    ax.set(ylim=(len(frame) - 0.5, -0.5), xlabel=value)
-    ax.margins(x=0.12)
-
-
-def annotate_n(ax: Axes, n: int, seeds: int = 1) -> None:
-    """State in the corner what a panel was computed from."""
-    text = f"n = {n:,} expressions, {seeds} seed{'s' * (seeds != 1)}"
-    ax.annotate(
-        text, (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize="small",
-        color=GREY,
-    )  # fmt: skip
 
 
 # Names of TeX that matplotlib's mathtext lacks.

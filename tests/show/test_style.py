@@ -88,26 +88,6 @@ def test_curves_are_means_over_seeds(ax):
     assert len(ax.collections) == 1  # a band for two seeds, none for one
 
 
-def test_bars_say_their_numbers(ax):
-    frame = pd.DataFrame(
-        {
-            "arm": ["simclr", "supervised"],
-            "value": [0.5, 0.25],
-            "low": [0.4, np.nan],
-            "high": [0.6, np.nan],
-        }
-    )
-    plots.bars_with_intervals(ax, frame)
-    plots.annotate_n(ax, 1199, 3)
-    assert [bar.get_width() for bar in ax.patches] == [0.5, 0.25]
-    assert [text.get_text() for text in ax.texts] == [
-        "0.5",
-        "0.25",
-        "n = 1,199 expressions, 3 seeds",
-    ]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["simclr", "supervised"]
-
-
 def test_markdown_table():
     frame = pd.DataFrame({"arm": ["a|b", None], "n": [986, 2], "TER": [0.12345, np.nan]})
     assert markdown_table(frame) == "\n".join(
