@@ -45,8 +45,7 @@ def content_digest(path: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def hold_out(pack: Pack, train: np.ndarray, valid: np.ndarray,
-             seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(pack: Pack, train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A split (train, valid) as it is, or a random tenth held out where one of them is too small.
 
     Raises DataError for fewer than ten expressions.
@@ -56,6 +55,6 @@ def hold_out(pack: Pack, train: np.ndarray, valid: np.ndarray,
     if len(pack) < 10:
         raise DataError(f"{pack.path.stem}: {len(pack)} expressions are too few to hold some out; "
                         "give ten or more")
-    order = np.random.default_rng([seed, 23]).permutation(len(pack))
+    order = np.random.default_rng([0, 23]).permutation(len(pack))
     cut = max(1, round(HELD_SHARE * len(pack)))
     return np.sort(order[cut:]), np.sort(order[:cut])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 LONGEST = 1_600  # pixels of the longer side that is worked on
+STEEPEST = 0.2  # radians by which a ruled page may be tilted
 DARK = 0.75  # of the paper's light: what is darker may be ink
 
 
@@ -67,17 +68,17 @@ def long_rows(ink: np.ndarray) -> np.ndarray:
     return rows
 
 
-def slope_of_rules(even: np.ndarray, most: float = 0.2) -> float:
+def slope_of_rules(even: np.ndarray) -> float:
     """Angle in radians by which to turn a ruled page level; 0 where there are no rules.
 
     even: (H, W), paper 1. The angle, positive where rows rise to the right, is the one at which ink
-    projects on the sharpest rows (Bloomberg et al., 1995), among `most` to either side. It is taken
-    only where it makes long rows that were not there.
+    projects on the sharpest rows (Bloomberg et al., 1995), among `STEEPEST` to either side. It is
+    taken only where it makes long rows that were not there.
     """
     from skimage.transform import rescale, rotate
 
     small = 1 - rescale(even, min(1.0, 500 / max(even.shape)), anti_aliasing=True)
-    angles = np.linspace(-most, most, 81)
+    angles = np.linspace(-STEEPEST, STEEPEST, 81)
 
     def turned(angle: float) -> np.ndarray:
         page: np.ndarray = rotate(small, np.degrees(angle), resize=False, cval=0.0)

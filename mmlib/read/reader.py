@@ -65,7 +65,7 @@ class Reader:
         return _load(path, device, path.stat().st_mtime_ns)
 
     def read(self, inks: list[tuple[np.ndarray, np.ndarray, float]], beam: int = 5,
-             longest: int = 120, sizes: Sequence[float] = (1.0,)) -> list[list[Reading]]:
+             sizes: Sequence[float] = (1.0,)) -> list[list[Reading]]:
         """Read inks; hypotheses of each, best first.
 
         inks: (points (n, 2) in any unit, stroke (n,), typical symbol size in that unit), as
@@ -75,7 +75,7 @@ class Reader:
         device = self.model.scalars["gamma"].device
         samples = [unlabelled(points, stroke, size) for points, stroke, size in inks]
         found = read_samples(self.model, samples, self.vocabulary, self.view, beam, device=device,
-                             longest=longest, sizes=sizes)
+                             sizes=sizes)
         readings = []
         for hypotheses in found:
             decoded = [(self.vocabulary.decode(h.tokens), h.score) for h in hypotheses]
