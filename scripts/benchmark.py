@@ -48,12 +48,13 @@ from mmlib.measure.intervals import paired_difference
 from mmlib.models.decoder import Cache
 from mmlib.models.layers import autocast, channels_last, native_bfloat16
 from mmlib.models.layers import default_device as device
-from mmlib.models.recogniser import LARGE, ModelConfig, Recogniser
+from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.read.reader import THREE_SIZES, Reader
 from mmlib.store.runs import commit, elsewhere, hardware, results_root, utc, versions, views_of, write_atomic
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train.loop import Paused
+from mmlib.train.profiles import LARGE, preset
 from scripts.rivals import DENSENET, LOSSES, MODELS, OURS, SIZES, TRAININGS
 from scripts.rivals import steps as steps_of
 from scripts.rivals import train as train_rival
@@ -238,7 +239,7 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> l
     found = [row("arithmetic that a large product reaches", [arithmetic / 1e9], "GFLOP/s"),
              row("traffic that a copy reaches", [traffic / 1e9], "GB/s")]
     for stage, module in STAGES.items():
-        config = module.Config.preset(profile, dataset=dataset, seed=0)
+        config = preset(module, profile, dataset=dataset, seed=0)
         config = replace(config, eval_pictures=10**9, **({"init": "none"} if hasattr(config, "init") else {}))
         views = views_of(stage)
         with FlopCounterMode(display=False) as flops, Traffic() as moved:
@@ -262,7 +263,7 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> l
 def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> list[dict[str, Any]]:
     """Pictures a second of fine-tuning's input with an encoder that does nothing: drawing samples (one process), rendering, and
     both; and the share of a training step that rendering takes."""
-    config = finetune.Config.preset(profile, dataset=dataset)
+    config = preset("finetune", profile, dataset=dataset)
     corpus = load_corpus(dataset)
     augmenter = Augmenter(corpus.pack, corpus.train[:1_000], config.augment, corpus.vocabulary)
     feed = Feed([(augmenter, None)], config.batch_area, config.batch_most, 0, scale=config.view.scale)

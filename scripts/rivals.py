@@ -23,11 +23,14 @@ from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
-from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, Encoded, ModelConfig, Recogniser
+from mmlib.models.recogniser import Encoded, ModelConfig, Recogniser
 from mmlib.models.search import prefixes
 from mmlib.store.runs import Run, elsewhere, results_root, write_atomic
 from mmlib.train import finetune
-from mmlib.train.loop import Loop, accelerator, feeding, optimizer
+from mmlib.train.loop import Loop
+from mmlib.train.optimiser import optimizer
+from mmlib.train.profiles import LARGE, LARGE_SYMBOL, preset
+from mmlib.train.stage import accelerator, feeding
 
 SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: those that CoMER was measured at
 LR = 2e-3  # of all: at the desk profile's 5e-3 ours learned more slowly, with side losses and without
@@ -129,7 +132,7 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
     Paused at a limit or a signal; the same call goes on.
     """
     tools, corpus = accelerator(), load_corpus(dataset)
-    desk = finetune.Config.preset("desk")
+    desk = preset("finetune", "desk")
     config = Config(**vars(desk) | {
         "name": name, "dataset": dataset, "init": "none", "pictures": pictures, "model": configured(name, model), "composed": 0.0,
         "point_weight": side * desk.point_weight, "guide_weight": side * desk.guide_weight,
@@ -180,6 +183,6 @@ def train(name: str, pictures: int = 20_000, dataset: str = "auto", model: Model
                 return {"loss": float(nats.sum() / tokens.sum()), "n": len(look)}
 
             loop = Loop(this, tools, {"model": learner}, optim, config.optim, config.pictures, step, feed, evaluate,
-                        config.eval_pictures, trunks=False, progress=progress)
+                        config.eval_pictures, progress=progress)
             this.finish(**loop.train(max_steps=max_steps), parameters=sum(p.numel() for p in learner.parameters()))
     return this

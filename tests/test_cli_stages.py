@@ -7,6 +7,7 @@ import pytest
 from mmlib.cli import main
 from mmlib.store.run import find_runs
 from mmlib.train import attend, finetune, pretrain
+from mmlib.train.profiles import preset
 
 SMALL = ["--profile", "smoke", "--pictures", "12", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000"]
 FINETUNE = ["finetune", *SMALL, "--init", "none", "--eval-most", "2"]
@@ -60,10 +61,10 @@ def test_the_options_are_the_runs_configuration():
     assert run.config["labels"] == 0.5
     assert run.config["guide_weight"] == 0
     assert run.config["augment"]["relabel"] == 0.0
-    assert run.config["augment"]["symbol"] == finetune.Config.preset("smoke").augment.symbol  # what is not named stays
+    assert run.config["augment"]["symbol"] == preset("finetune", "smoke").augment.symbol  # what is not named stays
     assert run.config["view"]["pen"] == [1.0, 1.5]
     assert run.config["model"]["decoder"]["layers"] == 3
-    assert run.config["model"]["decoder"]["d"] == finetune.Config.preset("smoke").model.decoder.d
+    assert run.config["model"]["decoder"]["d"] == preset("finetune", "smoke").model.decoder.d
 
 
 @pytest.mark.parametrize("stage", [pretrain, attend])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -42,8 +42,8 @@ class EncoderConfig:
     kernels: tuple[int, ...] = (4, 2)  # of each level's first convolution, if not 'residual'
     widths: tuple[int, ...] = (64, 160)  # channels of each level
     blocks: tuple[int, ...] = (2, 2)  # residual blocks of each level
-    form: str = field(default="patches", metadata={"neutral": "patches"})  # or 'residual'
-    coarse: int = field(default=0, metadata={"neutral": 0})  # residual blocks at stride 16
+    form: str = "patches"  # or 'residual'
+    coarse: int = 0  # residual blocks at stride 16
     context: int = 3  # Transformer blocks at stride 16, after the residual ones
     context_d: int = 192
     heads: int = 6

@@ -29,25 +29,6 @@ class ModelConfig:
     slots: bool = True  # slots as extra memory
 
 
-# The smoke profile's: everything runs, in seconds, and nothing is learned worth having.
-TINY = ModelConfig(EncoderConfig(widths=(32, 64), blocks=(1, 1), context=1, context_d=64, heads=4,
-                                 d=64),
-                   DecoderConfig(d=64, heads=4, layers=2, hidden=128), maps=4)
-
-# The grid's of ablations: learns to read in minutes on one core, with about a quarter of the desk
-# model's operations.
-SMALL = ModelConfig(EncoderConfig(widths=(48, 96), blocks=(1, 2), context=2, context_d=96, heads=4,
-                                  d=96),
-                    DecoderConfig(d=96, heads=4, layers=2, hidden=288))
-
-# The paper profile's: the size of the field's models (CoMER has 6.4 million parameters), in half
-# precision below 16 MiB. What is larger than the desk's is the encoder, which a reading runs once;
-# the decoder's every step must fetch all of its weights.
-LARGE = ModelConfig(EncoderConfig(form="residual", widths=(128, 192), blocks=(2, 2), coarse=2,
-                                  context=1, context_d=288, heads=8))
-LARGE_SYMBOL = 20.0  # pixels of a typical symbol that it reads
-
-
 class Encoded(NamedTuple):
     """What encoding a batch gives."""
 

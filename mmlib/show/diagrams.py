@@ -37,6 +37,7 @@ from mmlib.synthetic.hershey import HersheyBank
 from mmlib.train import attend
 from mmlib.train.objectives.contrast import common_points
 from mmlib.train.pretrain import HARD
+from mmlib.train.profiles import preset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +88,7 @@ class Shown:
         config = replace(HARD, symbol=symbol, pen=pen, margin=HARD.margin * scale, crop=0.25)
         first = make_view(batch, replace(config, crop=0.0), rng)
         second = make_view(batch, config, rng)
-        return cls(ink, batch, first, second, replace(attend.Config.preset("desk"), view=config))
+        return cls(ink, batch, first, second, replace(preset("attend", "desk"), view=config))
 
     def masked(
         self, done: float, saliency: torch.Tensor | None = None

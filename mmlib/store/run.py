@@ -290,21 +290,25 @@ class Run:
         """
         if not self.weights.is_file():
             raise FileNotFoundError(
-                f"{self.name} has no weights here (they are not committed): train it again"
+                f"{self.name} has no weights here (they are not committed): delete its folder and "
+                "train it again"
             )
         if self.done and self.environment["weights"] != digest(self.weights):
             raise RunError(f"{self.weights} is not the file that the run wrote when it finished")
         return load_weights(self.weights)
 
-    def finish(self, **summary: Any) -> None:
-        """Mark the run as done, with a summary of numbers, and remove its checkpoints."""
+    def finish(self, minutes: float | None = None, **summary: Any) -> None:
+        """Mark the run as done, with a summary of numbers, and remove its checkpoints.
+
+        minutes: what it took, if another file says it too; by default what it took until now.
+        """
         if not self._writes:
             return
         environment = {
             "commit": commit(),
             "versions": versions(),
             "hardware": hardware(),
-            "minutes": round(self.minutes, 2),
+            "minutes": round(self.minutes, 2) if minutes is None else minutes,
             "seed": self.config.get("seed"),
             "utc": utc(),
             "weights": digest(self.weights) if self.weights.is_file() else None,

@@ -27,7 +27,7 @@ from mmlib.store.files import RunError
 from mmlib.store.run import Run
 from mmlib.study import records, results
 from mmlib.study.evaluate import evaluate
-from mmlib.train import attend, finetune, pretrain
+from mmlib.train import attend, finetune, pretrain, profiles
 from mmlib.train.cost import training_cost, views_of
 from mmlib.train.loop import Paused
 
@@ -58,7 +58,7 @@ READ = {"crohme": ("test_2014", "test_2016", "test_2019", "valid"), "synthetic":
 
 def budget(profile: str = PROFILE) -> tuple[int, int, int]:
     """Pictures that the whole method spends on stages 1, 2 and 3 in a profile."""
-    presets = {name: stage.Config.preset(profile) for name, stage in STAGES.items()}
+    presets = {name: profiles.preset(name, profile) for name in STAGES}
     first, second, labelled = (
         preset.pictures * views_of(name, asdict(preset)) for name, preset in presets.items()
     )
@@ -261,10 +261,10 @@ def configs(
     preset: changes to the profile's presets, for all arms alike.
     """
     found = {}
-    for name, stage in STAGES.items():
+    for name in STAGES:
         if name in chain:
             own = {"labels": cell.labels, "init": "none"} if name == "finetune" else {}
-            common = stage.Config.preset(profile, dataset=dataset, seed=cell.seed, **own)
+            common = profiles.preset(name, profile, dataset=dataset, seed=cell.seed, **own)
             found[name] = changed(changed(common, preset.get(name, {})), chain[name])
     return found
 

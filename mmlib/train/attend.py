@@ -1,22 +1,20 @@
-"""Stage 2: a self-supervised attention network, trained by a progressive spatial masking curriculum, with no labels.
+"""Stage 2: a self-supervised attention network, trained by progressive masking, without labels.
 
-A teacher (moving average of the student) sees the whole expression; the student sees it under another warp with a share r(t)
-of its ink length masked visibly, and must match the teacher: slot by slot, at masked ink points, and map by map at
-corresponding ink points. r(t) rises, and with it the share of boxes placed where the teacher attends.
+An EMA teacher sees the whole expression. The student sees it under another warp, with a share r(t)
+of its ink length under a visible mask, and must match the teacher: slot by slot, at masked ink
+points, and map by map at corresponding ink points. r(t) rises, and with it the share of the mask
+that is placed where the teacher attends.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mmlib.data.augment import AugmentConfig, Augmenter
-from mmlib.data.batches import Feed
-from mmlib.data.corpus import load_corpus
 from mmlib.data.sample import Batch, collate
 from mmlib.draw.masks import BLOCK, InkMask, mask_ratio, mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
@@ -25,58 +23,45 @@ from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
 from mmlib.models.layers import channels_last, ema_update
-from mmlib.models.recogniser import LARGE, LARGE_SYMBOL, SMALL, TINY
 from mmlib.store.run import Run
 from mmlib.train.health import on_grid, positional
-from mmlib.train.loop import Loop, OptimConfig, accelerator, feeding, half, initial_run, optimizer
+from mmlib.train.loop import LossAndNumbers
+from mmlib.train.optimiser import OptimConfig, optimizer
 from mmlib.train.pretrain import HARD
+from mmlib.train.stage import Stage, train
 
-CODE_VERSION = "3"
-
-# The student sees a window of the expression, the teacher all of it: were both to see all, maps that attend to the ends of the
-# ink, wherever they lie, would agree under any warp without looking at content.
+# The student sees a window of the expression, the teacher all of it. If both saw all, maps that
+# attend to the ends of the ink would agree under any warp without looking at content.
 WINDOW = replace(HARD, crop=0.35, rotate=0.06, slant=0.25)
+SUPPORT = 0.3  # of a teacher's map that the student must see for its slot to count
+SCHEDULE_STEPS = 10_000  # the masking schedules count steps; ours goes by the share of the budget
 
 
 @dataclass(frozen=True)
 class Config:
     """Stage 2, every choice."""
 
-    dataset: str = "auto"
+    dataset: str = "auto"  # 'crohme', 'synthetic', a path, or 'auto': CROHME where it is found
     seed: int = 0
-    init: str = "pretrain"  # 'pretrain' (the profile's own run), 'none' (random weights) or a run's folder name
+    arm: str = ""  # of the study that asks for it; no part of the run's hash
+    init: str = "pretrain"  # 'pretrain' (the profile's own run), 'none' (random), or a run's name
     pictures: int = 8_000  # expressions seen, each by teacher and student
-    batch_area: float = 1_600.0
-    batch_most: int = 64
+    batch_area: float = 1_600.0  # square typical symbols per batch and view
+    batch_most: int = 64  # expressions per batch
     maps: int = 8  # k
-    ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length masked, at the start and the end
+    ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length masked, at start and end
     attended: tuple[float, float] = (0.0, 0.7)  # share of boxes placed where the teacher attends
     schedule: str = "linear"  # of both: 'fixed', 'linear', 'cosine', 'stepped'
     block: tuple[float, float] = BLOCK  # half sides of a box, in typical symbols
-    points: int = 32  # ink points an expression that are matched
+    points: int = 32  # ink points per expression that are matched
     momentum: float = 0.99  # of the teacher
     encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
-    eval_pictures: int = 2_000
-    eval_most: int = field(default=256, metadata={"neutral": 256})  # validation expressions in a look
+    eval_pictures: int = 2_000  # between two validations
+    eval_most: int = 256  # expressions of the validation subset
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     view: ViewConfig = WINDOW  # the student's; the teacher's is the same without the crop
-
-    @classmethod
-    def preset(cls, profile: str, **overrides: Any) -> Config:
-        """smoke: seconds; ablate: minutes, for the grid of `mmlib.study.grid`; desk: about 10 minutes on 2 cores; paper: one GPU."""
-        return replace(PRESETS[profile], **overrides)
-
-
-PRESETS = {
-    "smoke": Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=OptimConfig(lr=3e-3, warmup=100),
-                    encoder=TINY.encoder, maps=TINY.maps),
-    "ablate": Config(pictures=2_000, eval_pictures=1_000, optim=OptimConfig(warmup=400), encoder=SMALL.encoder),
-    "desk": Config(),
-    "paper": Config(pictures=300_000, batch_area=40_000.0, batch_most=1_024, points=16, eval_pictures=50_000,
-                    encoder=LARGE.encoder, maps=LARGE.maps, view=replace(WINDOW, symbol=LARGE_SYMBOL)),
-}
 
 
 class Student(nn.Module):
@@ -95,123 +80,122 @@ class Student(nn.Module):
 def encoder_weights(run: Run) -> dict[str, Tensor]:
     """The encoder's weights of a finished run, in full precision."""
     weights, _ = run.load_weights()
-    return {k.removeprefix("encoder."): v.float() for k, v in weights.items() if k.startswith("encoder.")}
+    encoder = {k: v.float() for k, v in weights.items() if k.startswith("encoder.")}
+    return {k.removeprefix("encoder."): v for k, v in encoder.items()}
 
 
-def at_points(features: Tensor, attention: Attention, view: View, owner: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def at_points(
+    features: Tensor, attention: Attention, view: View, owner: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
     """Features (m, d) and map values (m, k) at the chosen ink points."""
     cells, owner = view.cells[chosen], owner[chosen]
     return sample(features, cells, owner), sample(attention.maps, cells, owner)
 
 
 def choose_points(ink: InkBatch, each: int, rng: torch.Generator) -> Tensor:
-    """Indices of at most `each` random ink points an expression, ascending."""
+    """Indices of at most `each` random ink points per expression, ascending."""
     chance = torch.rand(len(ink.owner), generator=rng).to(ink.owner.device)
-    order = torch.argsort(ink.owner + chance / 2)
+    order = torch.argsort(ink.owner + chance / 2)  # by expression, then by chance
     start = torch.searchsorted(ink.owner, torch.arange(ink.b, device=ink.owner.device))
-    return order[torch.arange(len(order), device=order.device) - start[ink.owner] < each].sort().values
+    rank = torch.arange(len(order), device=order.device) - start[ink.owner]
+    return order[rank < each].sort().values
 
 
-def mask_by_curriculum(view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor, rng: torch.Generator
-                       ) -> tuple[InkMask, Tensor]:
+def mask_by_curriculum(
+    view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor, rng: torch.Generator
+) -> tuple[InkMask, Tensor]:
     """Mask the student's view as the curriculum says at the share `done` of stage 2.
 
-    saliency: (n,) of the teacher at the ink points. Returns the mask and the two-channel picture (b, 2, H, W): masked ink
-    gone, the mask marked.
+    saliency: (n,) of the teacher at the ink points. Returns the mask and the picture (b, 2, H, W):
+    the ink that is left, and the mask channel.
     """
-    steps = 10_000  # the schedules count steps; ours go by pictures
-    ratio = mask_ratio(round(done * steps), steps, *config.ratio, config.schedule)
-    attended = mask_ratio(round(done * steps), steps, *config.attended, config.schedule)
-    return mask_view(view, ink, ratio, config.view.symbol, rng, config.block, attended_share=attended, saliency=saliency)
+    step = round(done * SCHEDULE_STEPS)
+    ratio = mask_ratio(step, SCHEDULE_STEPS, *config.ratio, config.schedule)
+    attended = mask_ratio(step, SCHEDULE_STEPS, *config.attended, config.schedule)
+    return mask_view(view, ink, ratio, config.view.symbol, rng, config.block,
+                     attended_share=attended, saliency=saliency)
 
 
 def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:
-    """Share (b, k) of each teacher map's mass, over its sampled ink points (m, k), that the student sees unmasked (m,)."""
+    """Share (b, k) of each teacher map's mass that the student sees unmasked.
+
+    maps: (m, k) at the sampled ink points; visible: (m,) bool; owner: (m,) in [0, b).
+    """
     total = maps.new_zeros(b, maps.shape[1]).index_add_(0, owner, maps)
-    return maps.new_zeros(b, maps.shape[1]).index_add_(0, owner, maps * visible[:, None]) / total.clamp(min=1e-9)
+    seen = maps.new_zeros(b, maps.shape[1]).index_add_(0, owner, maps * visible[:, None])
+    return seen / total.clamp(min=1e-9)
 
 
-def run(config: Config, profile: str = "desk", max_minutes: float | None = None, max_steps: int | None = None,
-        progress: bool = True) -> Run:
-    """Train the attention network, or load what was trained before. Raises Paused at a limit."""
-    tools = accelerator()
-    with tools.main_process_first():  # the others find its packs
-        corpus = load_corpus(config.dataset)
-    config = replace(config, view=corpus.view(config.view))
-    before = (config.init, profile, config.dataset, config.seed, max_minutes, max_steps)
-    start = initial_run(*before, weights=False)
-    inputs = {"data": corpus.identity, "init": start.name if start else "none"}
-    this = Run.open("attend", profile, config, inputs, CODE_VERSION)
-    if this.done:
-        return this
-    if start and not start.weights.is_file():
-        start = initial_run(*before)
-    with this.lock(tools.is_main_process):
-        torch.manual_seed(config.seed)
+class Attend(Stage):
+    """Student and teacher; the teacher is what is kept."""
+
+    name, code_version = "attend", "3"
+
+    def build(self) -> None:
+        config = self.config
         student = Student(config.encoder, config.maps)
-        student.predictor.requires_grad_(config.match.points > 0)  # what no loss reaches; see `finetune.build`
-        if start:
-            student.encoder.load_state_dict(encoder_weights(start))
-        channels_last(student)
-        teacher = copy.deepcopy(student).requires_grad_(False)
+        # What no loss reaches is frozen: several processes wait for every gradient.
+        student.predictor.requires_grad_(config.match.points > 0)
+        if self.start:
+            student.encoder.load_state_dict(encoder_weights(self.start))
+        self.network = channels_last(student, self.tools.device)
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
         if not config.encoder_rate:
             student.encoder.requires_grad_(False)
-        optim = optimizer([student.attention, student.predictor], config.optim, slow=[student.encoder],
-                          factor=config.encoder_rate)
-        loss_fn = MatchLoss(replace(config.match, gather=tools.num_processes > 1))
-        feed = Feed([(Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary), None)], config.batch_area,
-                    config.batch_most, config.seed, **feeding(tools))
-        held = Feed([(Augmenter(corpus.pack, corpus.validation_subset(config.eval_most), AugmentConfig(), corpus.vocabulary), None)],
-                    config.batch_area, 32, 0).epoch(0)
-        student, optim = tools.prepare(student, optim)
-        teacher.to(tools.device)
+        self.match = MatchLoss(replace(config.match, gather=self.tools.num_processes > 1))
 
-        def match(batch: Batch, done: float, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            batch = batch.to(tools.device)
-            ink, bare = batch.ink, tools.unwrap_model(student)
-            whole, part = make_view(ink, replace(config.view, crop=0.0), rng), make_view(ink, config.view, rng)
-            chosen = choose_points(ink, config.points, rng)
-            owner = ink.owner[chosen]
-            with torch.no_grad():
-                features, attention = teacher(whole.picture, whole.valid)
-                target, maps_there = at_points(features, attention, whole, ink.owner, chosen)
-                saliency = sample(attention.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
-            mask, picture = mask_by_curriculum(part, ink, done, config, saliency, rng)
-            features, seen = student(picture, part.valid)
-            shown = part.kept[chosen]
-            visible = support(maps_there, shown & ~mask.masked[chosen], owner, ink.b) > 0.3
-            common, there = chosen[shown], maps_there[shown]
-            here, maps_here = at_points(features, seen, part, ink.owner, common)
-            drawn = ink_cells(part, ink.b, ink.owner)
-            loss, numbers = loss_fn(
-                student_slots=seen.slots, teacher_slots=attention.slots, visible=visible, pred=bare.predictor(here),
-                target=target[shown], masked=mask.masked[common], student_at_points=maps_here, teacher_at_points=there,
-                owner=ink.owner[common], maps=seen.maps, valid=part.valid[:, 0] > 0, ink=drawn[:, 0])
-            return loss, numbers
+    def optimizer(self) -> torch.optim.Optimizer:
+        student = self.bare
+        return optimizer([student.attention, student.predictor], self.config.optim,
+                         slow=[student.encoder], factor=self.config.encoder_rate)
 
-        def step(batch: Batch, pictures: int) -> tuple[Tensor, dict[str, Any]]:
-            rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
-            done = min(1.0, pictures / config.pictures)
-            loss, numbers = match(batch, done, rng)
-            return loss, numbers
+    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
+        config, ink = self.config, batch.ink
+        whole = make_view(ink, replace(config.view, crop=0.0), rng)
+        window = make_view(ink, config.view, rng)
+        chosen = choose_points(ink, config.points, rng)
+        with torch.no_grad():
+            features, attention = self.teacher(whole.picture, whole.valid)
+            target, there = at_points(features, attention, whole, ink.owner, chosen)
+            saliency = sample(attention.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
+        mask, picture = mask_by_curriculum(window, ink, done, config, saliency, rng)
+        features, seen = self.network(picture, window.valid)
+        in_window = window.kept[chosen]
+        unmasked = in_window & ~mask.masked[chosen]
+        common = chosen[in_window]
+        here, maps_here = at_points(features, seen, window, ink.owner, common)
+        return self.match(
+            student_slots=seen.slots, teacher_slots=attention.slots,
+            visible=support(there, unmasked, ink.owner[chosen], ink.b) > SUPPORT,
+            pred=self.bare.predictor(here), target=target[in_window], masked=mask.masked[common],
+            student_at_points=maps_here, teacher_at_points=there[in_window],
+            owner=ink.owner[common], maps=seen.maps, valid=window.valid[:, 0] > 0,
+            ink=ink_cells(window, ink.b, ink.owner)[:, 0],
+        )
 
-        def after_step(pictures: int) -> None:
-            ema_update(teacher, tools.unwrap_model(student), 1 - config.momentum)
+    def after_step(self, done: float) -> None:
+        ema_update(self.teacher, self.bare, 1 - self.config.momentum)
 
-        def evaluate(pictures: int) -> dict[str, float]:
-            rows, grids = [], []
-            for number, samples in enumerate(held):
-                batch = collate(samples).to(tools.device)
-                _, numbers = match(batch, min(1.0, pictures / config.pictures), torch.Generator().manual_seed(number))
-                rows.append({k: float(v) for k, v in numbers.items()})
-                still = make_view(batch.ink, config.view.still(), torch.Generator().manual_seed(0))
-                grids.append(on_grid(teacher(still.picture, still.valid)[1].maps, still.valid))
-            return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]} | {"positional": positional(grids)}
+    def validate(self, done: float) -> dict[str, float]:
+        """The terms of the loss, and the share of the teacher's maps that position explains."""
+        rows, grids = [], []
+        for number, samples in enumerate(self.held_out):
+            batch = collate(samples).to(self.tools.device)
+            _, numbers = self.loss(batch, torch.Generator().manual_seed(number), done)
+            rows.append({k: float(v) for k, v in numbers.items()})
+            still = make_view(batch.ink, self.config.view.still(), torch.Generator().manual_seed(0))
+            _, attention = self.teacher(still.picture, still.valid)
+            grids.append(on_grid(attention.maps, still.valid))
+        means = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
+        return means | {"positional": positional(grids)}
 
-        loop = Loop(this, tools, {"student": student, "teacher": teacher}, optim, config.optim, config.pictures, step, feed,
-                    evaluate, config.eval_pictures, after_step=after_step, trunks=False, progress=progress)
-        last = loop.train(max_minutes, max_steps)
-        this.save_weights(half(teacher.state_dict()), {"config": this.config})
-        this.finish(**last)
-        tools.wait_for_everyone()
-    return this
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return {"student": self.network, "teacher": self.teacher}
+
+    @property
+    def result(self) -> nn.Module:
+        return self.teacher
+
+
+run = partial(train, Attend)

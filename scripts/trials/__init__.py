@@ -24,7 +24,10 @@ from mmlib.store.machine import commit, hardware, utc, versions
 from mmlib.store.run import Run
 from mmlib.store.weights import load_weights
 from mmlib.synthetic.compose import synthetic_ink
-from mmlib.train.loop import Loop, OptimConfig
+from mmlib.train import stage as common
+from mmlib.train.loop import Loop
+from mmlib.train.optimiser import OptimConfig
+from mmlib.train.profiles import preset
 
 OUTCOMES = results_root() / "trials"  # before a trial sets its own results folder
 STAGES = ("pretrain", "attend", "finetune")
@@ -87,13 +90,13 @@ def train(name: str, pictures: int, init: str = "none", checkpoint_seconds: floa
     """A stage's smoke run in small, with a checkpoint every so many seconds; the finished run."""
     small_corpus()
     stage = importlib.import_module(f"mmlib.train.{name}")
-    stage.Loop = functools.partial(Loop, checkpoint_minutes=checkpoint_seconds / 60)
+    common.Loop = functools.partial(Loop, checkpoint_minutes=checkpoint_seconds / 60)
     options: dict[str, Any] = {"batch_area": 150.0} if name == "pretrain" else {"init": init}
     if name == "finetune":
         options |= {"eval_most": 4, "composed": 0.0, "batch_area": 200.0}
     optim = OptimConfig(lr=3e-3, warmup=30)
-    config = stage.Config.preset(
-        "smoke", pictures=pictures, batch_most=6, eval_pictures=max(1, pictures // 2),
+    config = preset(
+        stage, "smoke", pictures=pictures, batch_most=6, eval_pictures=max(1, pictures // 2),
         optim=optim, **({"batch_area": 150.0} | options),
     )  # fmt: skip
     run: Run = stage.run(config, "smoke", progress=False)

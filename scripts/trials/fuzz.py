@@ -44,6 +44,7 @@ from mmlib.store.weights import save_weights
 from mmlib.study import records
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import finetune
+from mmlib.train.profiles import preset
 from scripts.reproduce import parameters_of
 from scripts.trials import Campaign
 
@@ -118,7 +119,7 @@ def sample_pictures() -> list[bytes]:
 def sample_weights(path: Path) -> bytes:
     """The file of a small recogniser with random weights."""
     vocabulary = Vocabulary.crohme()
-    config = finetune.Config.preset("smoke")
+    config = preset("finetune", "smoke")
     run = Run.open("finetune", "smoke", config, {}, "0")
     torch.manual_seed(0)
     about = {"config": run.config, "vocabulary": list(vocabulary.tokens), "run": "x",

@@ -38,9 +38,9 @@ SETUP = """
 from mmlib.show import widgets
 from mmlib.show.pad import Draw
 from mmlib.data.corpus import synthetic_pack
-from mmlib.models.recogniser import TINY
 from mmlib.train import attend
 from mmlib.train import pretrain
+from mmlib.train.profiles import TINY, preset
 pack = synthetic_pack("test")
 some = [i for i in range(len(pack)) if pack.flat.aligned[i] and 4 <= len(pack[i].symbols) <= 9][:3]
 network = attend.Student(TINY.encoder, TINY.maps).eval()
@@ -49,7 +49,7 @@ PANELS = {  # in the order of their cells
     "browse": "widgets.browse(pack)",
     "views": "widgets.views(pack, some, pretrain.HARD)",
     "curriculum": (
-        "widgets.curriculum(network, attend.Config.preset('smoke'), attend.WINDOW, pack, some)"
+        "widgets.curriculum(network, preset('attend', 'smoke'), attend.WINDOW, pack, some)"
     ),
     "attention": "widgets.attention({'random': network}, attend.WINDOW, pack, some)",
     "errors": "widgets.errors([pack[i] for i in some], [pack.tokens(i)[1:] for i in some])",

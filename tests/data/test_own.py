@@ -13,13 +13,14 @@ from mmlib.data.errors import DataError
 from mmlib.data.own import hold_out, load_own
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.inkml import write_inkml
-from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.read.batch import best_tokens, read_pack
 from mmlib.read.reader import Reader
 from mmlib.show.ink import drawing
 from mmlib.store.files import digest
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train.cost import training_cost
+from mmlib.train.profiles import TINY, preset
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_folder_called_as_a_data_set_is_ones_own(folder, monkeypatch):
 
 def small(stage, folder, **more):
     options = {"pictures": 16, "eval_pictures": 16, "batch_area": 200.0, **more}
-    return stage.Config.preset("smoke", dataset=str(folder), **options)
+    return preset(stage, "smoke", dataset=str(folder), **options)
 
 
 @pytest.mark.slow
@@ -162,4 +163,4 @@ def test_no_labels_are_said_so_where_they_are_needed(folder):
     (folder / "caption.txt").unlink()
     corpus = load_corpus(str(folder))
     with pytest.raises(DataError, match="no labels to fine-tune on"):
-        finetune.training_indices(finetune.Config.preset("smoke"), corpus)
+        finetune.training_indices(preset("finetune", "smoke"), corpus)

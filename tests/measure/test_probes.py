@@ -9,7 +9,7 @@ from mmlib.formula.ink import Ink
 from mmlib.measure import probes
 from mmlib.measure.probes import RELATIONS, relations
 from mmlib.models.encoder import Encoder
-from mmlib.models.recogniser import TINY
+from mmlib.train.profiles import TINY
 
 VIEW = ViewConfig()
 

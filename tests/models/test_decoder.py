@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmlib.models.decoder import Cache, Decoder, DecoderConfig, Memory
-from mmlib.models.recogniser import TINY
+from mmlib.train.profiles import TINY
 
 V, CELLS = 11, 7
 

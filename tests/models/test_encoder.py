@@ -12,8 +12,8 @@ from mmlib.models.attention import AttentionNetwork
 from mmlib.models.encoder import ChannelNorm, Encoder
 from mmlib.models.heads import pool
 from mmlib.models.layers import dot_attention, ema_update, positions_2d
-from mmlib.models.recogniser import TINY
 from mmlib.models.residual import BatchNorm
+from mmlib.train.profiles import TINY
 
 SIZES = [(5, 9), (3, 4), (2, 7)]  # cells high and wide: odd and even
 

@@ -8,7 +8,8 @@ from mmlib.draw.views import valid_cells
 from mmlib.models import encoder, packing
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.packing import Moves, Packed, Padded, Sheet, packed, sheet, shelves
-from mmlib.models.recogniser import SMALL, Recogniser
+from mmlib.models.recogniser import Recogniser
+from mmlib.train.profiles import SMALL
 
 
 def padded(b: int = 9, high: int = 13, wide: int = 22, inputs: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

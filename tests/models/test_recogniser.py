@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from mmlib.models.recogniser import TINY, ModelConfig, Recogniser
+from mmlib.models.recogniser import ModelConfig, Recogniser
+from mmlib.train.profiles import TINY
 
 V = 13
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import MARGIN, SCORED, SINGLE, Hypothesis, _score, beam_search, both_directions, few_rows, prefixes
+from mmlib.train.profiles import TINY
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 PAD, SOS, EOS, UNK = VOCABULARY.pad, VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.unk

@@ -17,13 +17,13 @@ from mmlib.formula.ink import Ink, InkError, typical_size
 from mmlib.formula.inkml import write_inkml
 from mmlib.formula.latex import canonical
 from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
-from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import Hypothesis
 from mmlib.read.reader import Reader, Reading, pretty, recognize
 from mmlib.read.source import ink_of, several_rows
 from mmlib.store.files import RunError
 from mmlib.store.weights import save_weights
-from mmlib.train.finetune import Config
+from mmlib.train.profiles import TINY, preset
 
 VOCABULARY = Vocabulary.crohme()
 
@@ -36,7 +36,7 @@ def weights(tmp_path_factory):
     with torch.no_grad():
         model.decoder.logits.bias[[VOCABULARY.sos, VOCABULARY.eos]] += 4  # short readings
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_weights(path, model.state_dict(), {"config": asdict(Config.preset("smoke")), "vocabulary": list(VOCABULARY.tokens),
+    save_weights(path, model.state_dict(), {"config": asdict(preset("finetune", "smoke")), "vocabulary": list(VOCABULARY.tokens),
                                             "run": "toy", "pictures": 7, "minutes": 0.5})
     return path
 
@@ -79,7 +79,7 @@ def test_a_reader_is_its_weights(reader, weights):
     assert reader.model.config == TINY
     assert not reader.model.training
     assert reader.vocabulary.tokens == VOCABULARY.tokens
-    assert reader.view == Config.preset("smoke").view
+    assert reader.view == preset("finetune", "smoke").view
     assert (reader.run, reader.pictures, reader.minutes) == ("toy", 7, 0.5)
     assert Reader.load(weights) is reader  # loaded once
     assert Reader.load(weights.parent) is reader  # or from its folder
@@ -105,7 +105,7 @@ def test_what_is_no_recogniser_is_named(tmp_path):
     save_weights(tmp_path / "other.safetensors", {"w": torch.zeros(1)}, {})
     with pytest.raises(RunError, match=r"other\.safetensors"):
         Reader.load(tmp_path / "other.safetensors")
-    twice = {"config": asdict(Config.preset("smoke")), "vocabulary": [*VOCABULARY.tokens, "x"]}
+    twice = {"config": asdict(preset("finetune", "smoke")), "vocabulary": [*VOCABULARY.tokens, "x"]}
     save_weights(tmp_path / "twice.safetensors", {"w": torch.zeros(1)}, twice)
     with pytest.raises(RunError, match=r"twice\.safetensors .* each token once"):
         Reader.load(tmp_path / "twice.safetensors")

@@ -9,10 +9,10 @@ import torch
 from mmlib import cli
 from mmlib.data.batches import Feed
 from mmlib.draw.views import View
-from mmlib.models.recogniser import TINY
 from mmlib.store.files import project_root
 from mmlib.train import pretrain
 from mmlib.train.loop import Paused
+from mmlib.train.profiles import TINY, preset
 from scripts import benchmark, rivals
 
 
@@ -48,8 +48,8 @@ def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     monkeypatch.setattr("mmlib.data.corpus.SYNTHETIC", {"train": (80, 1), "test": (6, 2)})
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
-    config = pretrain.Config.preset(
-        "smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8
+    config = preset(
+        "pretrain", "smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8
     )
     ended = benchmark.trained("pretrain", config, 100)
     assert ended[:, 2].sum() >= 8

@@ -15,13 +15,14 @@ from mmlib.formula.ink import Ink
 from mmlib.formula.inkml import read_inkml
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.recognition import token_errors
-from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import widgets
 from mmlib.show.pad import Draw, on_pad
 from mmlib.train import attend
 from mmlib.train.attend import WINDOW
 from mmlib.train.pretrain import HARD
+from mmlib.train.profiles import TINY, preset
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_views_follow_every_slider(pack, some):
 
 
 def test_curriculum_moves_with_the_stage(pack, some, network):
-    panel = widgets.curriculum(network, attend.Config.preset("smoke"), WINDOW, pack, some)
+    panel = widgets.curriculum(network, preset("attend", "smoke"), WINDOW, pack, some)
     for name, value in (("done", 1.0), ("schedule", "fixed"), ("draw", 3), ("expression", "3")):
         assert follows(panel, name, value), name
 

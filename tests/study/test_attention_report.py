@@ -9,15 +9,15 @@ from mmlib import cli
 from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import STRIDE, make_view
 from mmlib.measure.attention import CLASSES, symbol_classes, uniform_over_ink
-from mmlib.models.recogniser import TINY
 from mmlib.show.ink import view_ink
 from mmlib.store.run import Run
 from mmlib.study import attention_report as report
 from mmlib.study import records
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import attend
+from mmlib.train.profiles import TINY, preset
 
-CONFIG = attend.Config.preset("smoke")
+CONFIG = preset("attend", "smoke")
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.models.recogniser import LARGE, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.study import records, results
 from mmlib.study.publish import LARGEST
+from mmlib.train.profiles import LARGE
 
 BARE = ("torch", "torchvision", "numpy", "accelerate", "safetensors")
 
@@ -40,13 +41,13 @@ from dataclasses import replace
 from mmlib.data import corpus
 corpus.SYNTHETIC = {'train': (80, 1), 'test': (6, 2)}
 corpus.Corpus.composed.__defaults__ = corpus.Corpus.composed_name.__defaults__ = (40,)
-from mmlib.models.recogniser import TINY
-from mmlib.train import attend, finetune, pretrain
+from mmlib.train.profiles import PROFILES, TINY, Profile
 few = {'pictures': 6, 'eval_pictures': 6, 'batch_area': 60.0, 'batch_most': 3}
-parts = {pretrain: {'encoder': TINY.encoder}, attend: {'encoder': TINY.encoder, 'maps': TINY.maps},
-         finetune: {'model': TINY, 'eval_most': 2}}
-for stage, changes in parts.items():
-    stage.PRESETS['paper'] = replace(stage.PRESETS['paper'], **few, **changes)
+paper = PROFILES['paper']
+PROFILES['paper'] = Profile(
+    replace(paper.pretrain, **few, encoder=TINY.encoder),
+    replace(paper.attend, **few, encoder=TINY.encoder, maps=TINY.maps),
+    replace(paper.finetune, **few, model=TINY, eval_most=2))
 from mmlib.study.grid import COMPARED, ablate, cells, packs
 from mmlib.train.loop import Paused
 if sys.argv[1] == 'prepare':

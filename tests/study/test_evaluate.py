@@ -10,7 +10,7 @@ from mmlib.data.errors import DataError
 from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.read.batch import read_samples
 from mmlib.read.reader import Reader
 from mmlib.store.run import Run, find_runs, run_hash

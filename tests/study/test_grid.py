@@ -14,7 +14,9 @@ from mmlib.study import records, results
 from mmlib.study.evaluate import labels_used
 from mmlib.study.grid import ARMS, COMPARED, GRID, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, Cell
 from mmlib.train.cost import training_cost, views_of
-from mmlib.train.loop import Paused, initial_run
+from mmlib.train.loop import Paused
+from mmlib.train.profiles import preset
+from mmlib.train.stage import find_start
 
 TOTAL, LABELLED = sum(ablate.budget()), ablate.budget()[2]
 
@@ -45,7 +47,7 @@ def test_other_profiles_compare_equal_budgets(profile):
     ours, same, total = (ablate.configs(Cell(arm), arms[arm], profile) for arm in COMPARED)
     assert list(ours) == list(STAGES)
     assert {name: config.pictures for name, config in ours.items()} == {
-        name: stage.Config.preset(profile).pictures for name, stage in STAGES.items()}
+        name: preset(stage, profile).pictures for name, stage in STAGES.items()}
     assert same["finetune"].pictures == ours["finetune"].pictures
     assert total["finetune"].pictures == sum(ablate.budget(profile))
     for one in (same, total):  # alike but for where they start, or how long they learn
@@ -80,7 +82,7 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
                 if max_minutes == 0:
                     raise Paused(this.name)
                 if before != "none":
-                    initial_run(before, "ablate", "crohme", 0).load_weights()
+                    find_start(before).load_weights()
                 with this.lock():
                     trained.append(this.name)
                     this.save_weights({}, {})

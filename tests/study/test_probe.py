@@ -11,7 +11,8 @@ from mmlib.store.run import Run, find_runs
 from mmlib.study import probe as stage
 from mmlib.study import records
 from mmlib.train import finetune, pretrain
-from mmlib.train.loop import half
+from mmlib.train.profiles import preset
+from mmlib.train.stage import half
 
 SMALL = {"fitted": 120, "read": 40, "views": 8}
 
@@ -30,7 +31,7 @@ def results(tmp_path, monkeypatch):
 
 def trained(module=pretrain, seed=3, **changes):
     """A finished run of a stage whose weights were never trained."""
-    config = module.Config.preset("smoke", seed=seed, **changes)
+    config = preset(module, "smoke", seed=seed, **changes)
     run = Run.open(module.__name__.rpartition(".")[2], "smoke", config, {"data": "none"})
     torch.manual_seed(seed)
     model = pretrain.Contrast(config.encoder if module is pretrain else config.model.encoder)

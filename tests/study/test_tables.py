@@ -17,7 +17,7 @@ from mmlib.formula.ink import typical_size
 from mmlib.formula.latex import canonical
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.recognition import Outcomes
-from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import figures, readings
 from mmlib.show import style as plots
@@ -27,6 +27,7 @@ from mmlib.study import claims, comparisons, grid_results, records, subsets, tab
 from mmlib.study import results as study_results
 from mmlib.study.grid import SYNTHETIC
 from mmlib.train import attend, finetune, pretrain
+from mmlib.train.profiles import TINY, preset
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def results(tmp_path, monkeypatch):
 
 def train(stage, start="none", rows=(), done=True, **changes):
     """A run of a stage that trained nothing."""
-    config = stage.Config.preset("desk", dataset="crohme", **changes)
+    config = preset(stage, "desk", dataset="crohme", **changes)
     run = Run.open(stage.__name__.split(".")[-1], "desk", config, {"data": "d", "init": start})
     with run.lock():
         for row in rows:

@@ -1,4 +1,4 @@
-"""The training loop: schedules, pauses and trunks change when a run is computed, never what it computes."""
+"""The training loop: schedules and pauses change when a run is computed, never what it computes."""
 
 import copy
 import itertools
@@ -17,7 +17,9 @@ from mmlib.store.files import RunError
 from mmlib.store.run import Run
 from mmlib.train import health
 from mmlib.train import loop as loop_module
-from mmlib.train.loop import Loop, OptimConfig, Paused, accelerator, half, initial_run, learning_rate, optimizer
+from mmlib.train.loop import Loop, Paused
+from mmlib.train.optimiser import OptimConfig, learning_rate, optimizer
+from mmlib.train.stage import accelerator, find_start, half
 
 OPTIM = OptimConfig(lr=0.05, warmup=10, decay=0.25)
 
@@ -80,7 +82,7 @@ class Config:
 
 
 class Toy:
-    """A regression whose batches, like a Feed's, depend on their number alone; a teacher follows the student."""
+    """A regression whose batches, like a Feed's, depend on their number alone; an EMA teacher stands beside the student."""
 
     def __init__(self, config=Config(), name="toy", step=None, evaluate=None, every=20):
         self.run = Run.open(name, "smoke", config, {"data": "numbers"}, "1")
@@ -174,10 +176,6 @@ def test_a_run_is_not_gone_on_with_by_another_number_of_processes(monkeypatch):
         Toy().train()
     monkeypatch.undo()
     Toy().train()
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
-    assert Toy(Config(pictures=90)).loop._load_trunk() is None
-    monkeypatch.undo()
-    assert Toy(Config(pictures=90)).loop._load_trunk() is not None
 
 
 def test_logged_means_are_over_the_steps_since_the_last_row():
@@ -217,65 +215,6 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
     assert again.seen[0][0] == 7
     assert same(whole, again)
     assert whole.rows() == again.rows()
-
-
-# --- trunks -------------------------------------------------------------------------------------------------------
-
-
-def test_a_longer_run_goes_on_from_a_shorter_ones_trunk_bit_for_bit(tmp_path, monkeypatch):
-    long = Config(pictures=120)
-    alone = Toy(long)
-    alone.train()
-    elsewhere(monkeypatch, tmp_path, "other")
-    Toy().train()
-    continued = Toy(long)
-    continued.train()
-    assert len(continued.seen) < len(alone.seen)
-    assert 45 <= continued.seen[0][1] < 50  # the shorter run's last state before its decay, three quarters of 60
-    assert same(alone, continued)
-    assert alone.rows() == continued.rows()
-    # The trunk that it leaves itself serves a third.
-    third = Toy(Config(pictures=160))
-    third.train()
-    assert third.seen[0][1] >= 90
-
-
-def test_a_trunk_beyond_the_steady_part_is_not_used(tmp_path, monkeypatch):
-    alone = Toy()
-    alone.train()
-    elsewhere(monkeypatch, tmp_path, "other")
-    Toy(Config(pictures=120)).train()  # leaves a trunk at 90
-    shorter = Toy()
-    shorter.train()
-    assert shorter.seen[0] == (0, 0)
-    assert same(alone, shorter)
-
-
-@pytest.mark.parametrize("other", [{"seed": 1}, {"optim": replace(OPTIM, lr=0.01)}])
-def test_another_configuration_has_another_trunk(other):
-    Toy().train()
-    toy = Toy(Config(pictures=120, **other))
-    toy.train()
-    assert toy.seen[0] == (0, 0)
-
-
-def test_a_damaged_trunk_is_named(results):
-    Toy().train()
-    (trunk,) = results.glob("trunks/*/*.safetensors")
-    trunk.write_bytes(trunk.read_bytes()[:100])
-    with pytest.raises(RunError, match=trunk.name):
-        Toy(Config(pictures=120)).train()
-
-
-def test_minutes_of_the_trunk_count():
-    Toy().train()
-    toy = Toy(Config(pictures=120))
-    (trunk,) = toy.loop._trunk().glob("*.jsonl")
-    rows = [r["minutes"] for r in toy.run.metrics()]
-    assert rows == []
-    toy.train()
-    assert len(toy.run.metrics()) > len(trunk.read_text().splitlines()) > 0
-    assert toy.run._before > 0
 
 
 # --- signals ------------------------------------------------------------------------------------------------------
@@ -420,14 +359,14 @@ def test_a_collapse_is_said_aloud_with_the_number(monkeypatch):
     assert len(said) == 2  # at 40 and at the end
 
 
-# --- looks at the validation split --------------------------------------------------------------------------------
+# --- validation --------------------------------------------------------------------------------
 
 
 def test_evaluation_every_so_many_pictures_and_at_the_end():
-    looks = []
+    validated = []
 
     def evaluate(pictures):
-        looks.append(pictures)
+        validated.append(pictures)
         assert not torch.is_grad_enabled()
         assert not toy.model.training
         return {"score": pictures / 100}
@@ -435,13 +374,13 @@ def test_evaluation_every_so_many_pictures_and_at_the_end():
     toy = Toy(evaluate=evaluate)
     summary = toy.train()
     ends = list(itertools.accumulate(3 + n % 3 for n, _ in toy.seen))
-    assert looks == [next(p for p in ends if p >= 20), next(p for p in ends if p >= 40), ends[-1]]
-    assert summary["score"] == looks[-1] / 100
-    assert [r["valid_score"] for r in toy.rows() if "valid_score" in r] == [p / 100 for p in looks]
+    assert validated == [next(p for p in ends if p >= 20), next(p for p in ends if p >= 40), ends[-1]]
+    assert summary["score"] == validated[-1] / 100
+    assert [r["valid_score"] for r in toy.rows() if "valid_score" in r] == [p / 100 for p in validated]
     assert toy.model.training
     plain = Toy(name="plain")
     plain.train()
-    assert same(plain, toy)  # looking changes nothing
+    assert same(plain, toy)  # validation changes nothing
 
 
 # --- what a run keeps and starts from -----------------------------------------------------------------------------
@@ -460,51 +399,12 @@ def test_half_precision_spares_running_variances():
 
 
 def test_the_run_to_start_from():
-    assert initial_run("none", "smoke", "synthetic", 0) is None
+    assert find_start("none") is None
     toy = Toy()
     toy.train()
-    toy.run.save_weights(half(toy.model.state_dict()), {})
     toy.run.finish()
-    found = initial_run(toy.run.name, "smoke", "synthetic", 0)
-    assert found.name == toy.run.name
-    assert found.done
+    assert find_start(toy.run.name).done
+    with pytest.raises(FileNotFoundError, match=f"{toy.run.name} has no weights here"):
+        find_start(toy.run.name).load_weights()
     with pytest.raises(RunError, match="toy-smoke-missing"):
-        initial_run("toy-smoke-missing", "smoke", "synthetic", 0)
-
-
-def test_a_run_whose_weights_are_not_here_is_trained_again(monkeypatch):
-    """As in a fresh clone, where a finished run's folder is committed and its weights are not."""
-    import importlib
-
-    trained = []
-
-    class Stage:
-        class Config:
-            preset = staticmethod(lambda profile, **options: None)
-
-        @staticmethod
-        def run(config, profile, max_minutes, max_steps):
-            toy = Toy()
-            if not toy.run.done:
-                trained.append(toy.run.name)
-                toy.train()
-                toy.run.save_weights(half(toy.model.state_dict()), {})
-                toy.run.finish()
-            return toy.run
-
-    monkeypatch.setattr(importlib, "import_module", lambda name: Stage)
-    first = initial_run("pretrain", "smoke", "synthetic", 0)
-    assert initial_run("pretrain", "smoke", "synthetic", 0).name == first.name
-    assert len(trained) == 1
-    first.weights.unlink()
-    kept = {path.name: path.read_bytes() for path in first.folder.iterdir()}
-    assert initial_run("pretrain", "smoke", "synthetic", 0, weights=False).folder == first.folder
-    assert len(trained) == 1
-    again = initial_run("pretrain", "smoke", "synthetic", 0)
-    assert len(trained) == 2
-    assert initial_run("pretrain", "smoke", "synthetic", 0).folder == again.folder
-    assert len(trained) == 2
-    assert again.done
-    assert (again.name, again.folder.parent.parent.name) == (first.name, "retrained")
-    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == kept
-    assert again.load_weights()
+        find_start("toy-smoke-missing")

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.data.sample import collate, from_pack
+from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.draw.views import STRIDE, ViewConfig, ink_cells, make_view
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool
@@ -16,10 +16,11 @@ from mmlib.store.files import RunError
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import pretrain
 from mmlib.train.cost import training_cost, views_of
-from mmlib.train.loop import OptimConfig, optimizer
 from mmlib.train.objectives import OBJECTIVES, find_objective
 from mmlib.train.objectives.byol import momentum_at
 from mmlib.train.objectives.contrast import common_points, point_classes
+from mmlib.train.optimiser import OptimConfig, optimizer
+from mmlib.train.profiles import preset
 
 SMALL = EncoderConfig(widths=(16, 32), blocks=(1, 1), context=0, d=32)
 
@@ -53,15 +54,15 @@ def seeded(seed=0):
 
 def made(name, symbol=8.0, **changes):
     torch.manual_seed(0)
-    config = pretrain.Config.preset("smoke", objective=name, encoder=SMALL, **changes)
+    config = preset("pretrain", "smoke", objective=name, encoder=SMALL, **changes)
     return find_objective(name)(replace(config, view=replace(pretrain.HARD, symbol=symbol, crop=0.2)))
 
 
 @torch.no_grad()
-def looked(objective, batch):
+def validated(objective, batch):
     for module in objective.modules.values():
         module.eval()
-    numbers = objective.look(batch, seeded(99))
+    numbers = objective.validate(batch, seeded(99))
     for module in objective.modules.values():
         module.train()
     return numbers
@@ -175,10 +176,10 @@ def test_a_step_of_byol_is_lightlys(batches):
 
 
 def test_byol_learns_and_does_not_collapse(batches):
-    before = looked(made("byol"), batches[1])
+    before = validated(made("byol"), batches[1])
     objective, losses = trained("byol", batches[0])
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
-    after = looked(objective, batches[1])
+    after = validated(objective, batches[1])
     assert after["spread"] > max(0.35, before["spread"])  # agreement was not bought by one answer for all
 
 
@@ -186,7 +187,7 @@ def test_spread_tells_a_collapse(batches, monkeypatch):
     objective = made("byol")
     for rows, wanted in ((torch.ones(20, 128), 0.0), (torch.randn(20, 128, generator=seeded()), 1.0)):
         monkeypatch.setattr(objective, "embed", lambda batch, rng, rows=rows: (rows, rows, rows))
-        assert objective.look(batches[0], seeded())["spread"] == pytest.approx(wanted, abs=0.06)
+        assert objective.validate(batches[0], seeded())["spread"] == pytest.approx(wanted, abs=0.06)
 
 
 # --- the masked autoencoder -------------------------------------------------------------------------------------------
@@ -226,17 +227,17 @@ def test_the_loss_is_of_masked_pixels_alone(batches):
 def test_the_autoencoder_draws_better_than_blank_paper(batches):
     objective, losses = trained("mae", batches[0], steps=50)
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
-    numbers = looked(objective, batches[1])
+    numbers = validated(objective, batches[1])
     assert numbers["unexplained"] < 0.95  # better than the best single grey, which is better than blank
     network, stub = objective.network, Stub()
     stub.answer = lambda picture: torch.zeros_like(picture[:, :1])
     objective.network = stub
-    blank = looked(objective, batches[1])
+    blank = validated(objective, batches[1])
     assert numbers["error"] < 0.8 * blank["error"]
     assert blank["unexplained"] > 1
     # It uses what it sees: another expression's features draw worse.
     stub.answer = lambda picture: network(picture.flip(0), stub.valid.flip(0))
-    assert looked(objective, batches[1])["error"] > numbers["error"]
+    assert validated(objective, batches[1])["error"] > numbers["error"]
 
 
 # --- positives and negatives --------------------------------------------------------------------------------------------

@@ -19,12 +19,13 @@ from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.match import MatchConfig, MatchLoss
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
-from mmlib.models.recogniser import TINY, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import prefixes
 from mmlib.store.run import find_runs
 from mmlib.train import pretrain
 from mmlib.train.finetune import symbol_classes
 from mmlib.train.launch import launch
+from mmlib.train.profiles import TINY, preset
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 VOCABULARY = Vocabulary.crohme()
@@ -97,10 +98,10 @@ def test_two_processes_give_the_losses_and_gradients_of_the_joint_batch(tmp_path
 
 
 SMALL = ["--profile", "smoke", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000", "--pictures", "24"]
-UNUSED = '{"modulate": false, "slots": false}'  # an attention network that no loss reaches
+UNUSED = ["--model.no-modulate", "--model.no-slots"]  # an attention network that no loss reaches
 STAGES = [("pretrain", []), ("pretrain", ["--balance", "1"]), ("pretrain", ["--balance", "0"]), ("attend", ["--init", "none"]),
           ("finetune", ["--init", "none", "--eval-most", "2"]),
-          ("finetune", ["--init", "none", "--eval-most", "2", "--model", UNUSED])]
+          ("finetune", ["--init", "none", "--eval-most", "2", *UNUSED])]
 
 
 @pytest.mark.slow
@@ -108,9 +109,11 @@ def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
     """All three stages under `torchrun`, of an encoder with batch norm: paused after a step, then finished. Also where a head or
     the attention network has no part in the loss."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
-    code = ("import sys\nfrom dataclasses import replace\nfrom mmlib.models import recogniser\n"
-            "encoder = replace(recogniser.TINY.encoder, form='residual', coarse=1)\n"
-            "recogniser.TINY = replace(recogniser.TINY, encoder=encoder)\n"
+    code = ("import sys\nfrom dataclasses import replace\nfrom mmlib.train.profiles import PROFILES, TINY, Profile\n"
+            "model = replace(TINY, encoder=replace(TINY.encoder, form='residual', coarse=1))\n"
+            "smoke = PROFILES['smoke']\n"
+            "PROFILES['smoke'] = Profile(replace(smoke.pretrain, encoder=model.encoder),\n"
+            "    replace(smoke.attend, encoder=model.encoder), replace(smoke.finetune, model=model))\n"
             "from mmlib.cli import main\nfrom mmlib.data import corpus\n"
             "corpus.SYNTHETIC = {'train': (80, 1), 'test': (20, 2)}\n"
             f"for stage, options in {STAGES}:\n    assert main([stage, *{SMALL}, *options, *sys.argv[1:]]) == 0\n"
@@ -145,7 +148,7 @@ def test_a_notebook_launches_two_processes(tmp_path, monkeypatch, capfd):
     """After this process has used its threads and an Accelerator of its own, as a notebook has; and a failure is told."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     torch.rand(300, 300) @ torch.rand(300, 300)
-    config = pretrain.Config.preset("smoke", pictures=24, batch_most=4, batch_area=150.0, eval_pictures=1_000)
+    config = preset("pretrain", "smoke", pictures=24, batch_most=4, batch_area=150.0, eval_pictures=1_000)
     pretrain.run(replace(config, seed=1, pictures=4), "smoke", progress=False)
     run = launch(pretrain, config, "smoke", processes=2, progress=False)
     assert run.done

@@ -8,19 +8,24 @@ import pytest
 import torch
 
 from mmlib.data.augment import AugmentConfig, Augmenter
-from mmlib.data.corpus import load_corpus
 from mmlib.data.sample import collate
+from mmlib.data.corpus import load_corpus
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.models.recogniser import TINY, Recogniser
-from mmlib.read.batch import best_tokens, read_pack
+from mmlib.losses.contrast import match_rate
+from mmlib.models.recogniser import Recogniser
 from mmlib.store.files import RunError
 from mmlib.store.weights import load_weights
+from mmlib.read.batch import best_tokens, read_pack
 from mmlib.study.evaluate import switched_off
 from mmlib.train import attend, finetune, pretrain
-from mmlib.train.loop import OptimConfig, Paused
+from mmlib.train import stage as stage_module
+from mmlib.train.loop import Paused
 from mmlib.train.objectives import OBJECTIVES
+from mmlib.train.objectives.contrast import common_points
+from mmlib.train.optimiser import OptimConfig
+from mmlib.train.profiles import TINY, preset
 
 VOCABULARY = Vocabulary.crohme()
 
@@ -53,7 +58,7 @@ def tiny(stage, pictures=24, **changes):
     """The smoke preset in small: batches of a few expressions."""
     few = {"eval_most": 2, "composed": 0.0, "batch_area": 150.0, "init": "none"} if stage is finetune else {"batch_area": 120.0}
     few |= {"init": "none"} if stage is attend else {}
-    return stage.Config.preset("smoke", pictures=pictures, batch_most=4, eval_pictures=1_000,
+    return preset(stage, "smoke", pictures=pictures, batch_most=4, eval_pictures=1_000,
                                optim=OptimConfig(lr=3e-3, warmup=8), **(few | changes))
 
 
@@ -62,20 +67,20 @@ def tiny(stage, pictures=24, **changes):
 
 def test_common_points_are_in_both_views_and_few(batch):
     views = [make_view(batch.ink, replace(pretrain.HARD, crop=0.6), seeded(s)) for s in (1, 2)]
-    chosen = pretrain.common_points(*views, batch.ink, 5, seeded())
+    chosen = common_points(*views, batch.ink, 5, seeded())
     assert (views[0].kept & views[1].kept)[chosen].all()
     assert (chosen.diff() > 0).all()
     for e in range(batch.ink.b):
         both = int((views[0].kept & views[1].kept & (batch.ink.owner == e)).sum())
         assert int((batch.ink.owner[chosen] == e).sum()) == min(5, both)
-    other = pretrain.common_points(*views, batch.ink, 5, seeded(1))
+    other = common_points(*views, batch.ink, 5, seeded(1))
     assert chosen.tolist() != other.tolist()
 
 
 def test_matched_counts_nearest_partners():
     a = torch.eye(4)
-    assert pretrain.matched(a, 3 * a) == 1.0
-    assert pretrain.matched(a, a[[1, 0, 2, 3]]) == 0.5
+    assert match_rate(a, 3 * a) == 1.0
+    assert match_rate(a, a[[1, 0, 2, 3]]) == 0.5
 
 
 # --- pieces of stage 2 --------------------------------------------------------------------------------------------
@@ -214,8 +219,8 @@ def test_sequence_loss_by_hand():
 
 def test_averaged_weights_lag_behind_the_last(monkeypatch):
     plain, seen = finetune.run(tiny(finetune), "smoke", progress=False), []
-    state = finetune.half
-    monkeypatch.setattr(finetune, "half", lambda weights: seen.append(weights) or state(weights))
+    state = stage_module.half
+    monkeypatch.setattr(stage_module, "half", lambda weights: seen.append(weights) or state(weights))
     averaged = finetune.run(tiny(finetune, average=4), "smoke", progress=False)
     training = [[row for row in losses(run) if "loss" in row] for run in (averaged, plain)]
     assert training[0] == training[1]  # what is trained is the same
@@ -305,18 +310,6 @@ def test_a_stage_pauses_resumes_and_is_the_same(name, tmp_path, monkeypatch):
     # A run that is done is loaded, not trained.
     again = stage.run(config, "smoke", max_steps=0, progress=False)
     assert again.summary == resumed.summary
-
-
-@pytest.mark.parametrize("name", ["mae", "byol", "attend", "finetune"])
-def test_a_longer_stage_goes_on_from_the_trunk_as_if_alone(name, tmp_path, monkeypatch):
-    stage, changes = RUNS[name]
-    long = tiny(stage, pictures=28, **changes)
-    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "alone"))
-    alone = stage.run(long, "smoke", progress=False)
-    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "after"))
-    stage.run(tiny(stage, pictures=16, **changes), "smoke", progress=False)
-    after = stage.run(long, "smoke", progress=False)
-    assert same_weights(after, alone)
 
 
 def test_the_stages_hand_on_their_weights(corpus):

@@ -1,6 +1,7 @@
-"""What stage 1 may learn by, a file each: `pretrain.Config.objective` names one of `OBJECTIVES`. A new one is a file and a line.
+"""What stage 1 may learn by, a file each: `pretrain.Config.objective` names one of `OBJECTIVES`.
 
-`Objective` says what such a file gives. Data, views, encoder, optimiser and loop are stage 1's, the same for all.
+A new one is a file, with an `Objective`, and a line here. Data, views, encoder, optimiser and loop
+are stage 1's, the same for all.
 """
 
 from __future__ import annotations
@@ -19,10 +20,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def find_objective(name: str) -> type[Objective]:
-    """The objective of that name; RunError for an unknown one."""
+    """The objective of that name. Raises RunError for an unknown one."""
     if name not in OBJECTIVES:
         raise RunError(f"stage 1 has no objective {name!r}; it has {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]
-
-
-__all__ = ["OBJECTIVES", "Objective", "find_objective"]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmlib.data.sample import Batch
+from mmlib.train.loop import LossAndNumbers
 
 
 class Objective:
-    """One objective. Its network, whose encoder is called `encoder`, is trained and kept; stage 1 replaces it by the one that is
-    prepared for this machine. What an expression costs is counted in pictures, as the budget is: `views`."""
+    """One objective. Its network, whose encoder is called `encoder`, is trained and kept.
 
-    views = 2  # pictures drawn of each expression
-    trunks = True  # False where a step depends on the budget, so that runs of different budgets share no steps
+    Stage 1 replaces the network by the one that is prepared for this machine.
+    """
+
+    views: ClassVar[int] = 2  # pictures drawn of each expression: what it costs of the budget
     network: nn.Module
 
     def __init__(self, config: Any, gather: bool = False):
@@ -27,12 +29,15 @@ class Objective:
         """All that a checkpoint keeps, by name."""
         return {"model": self.network}
 
-    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of a batch on the device, and numbers to log. `rng` draws its views, `done` is the budget's share spent."""
+    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
+        """The loss of a batch on the device, and numbers to log.
+
+        `rng` draws its views; `done` is the share of the budget that is spent.
+        """
         raise NotImplementedError
 
-    def look(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
-        """Numbers of a held-out batch, without gradient; stage 1 takes their mean over expressions."""
+    def validate(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
+        """Numbers of a held-out batch, without gradient; stage 1 takes their mean."""
         raise NotImplementedError
 
     def after_step(self, done: float) -> None:

@@ -1,9 +1,10 @@
-"""BYOL (arXiv:2006.07733): predict the other view's projection by a moving average of oneself; positives alone, no negatives.
+"""BYOL (arXiv:2006.07733): predict the other view's projection by an EMA target; no negatives.
 
-The encoder's features are pooled over ink cells, as for global contrast. Heads and course of the average are the paper's: a
-projection and a predictor of two layers with batch normalisation between, the target's momentum rising along a cosine to 1 at
-the budget's end. Only the sizes are ours (256 hidden, 128 out), and the momentum's start, for budgets of some hundred steps.
-The two views of a batch are normalised together; each process normalises its own.
+The encoder's features are pooled over ink cells, as for global contrast. Heads and course of the
+target are the paper's: a projection and a predictor of two layers with batch normalisation between,
+the target's momentum rising along a cosine to 1 at the budget's end. Only the sizes are ours (256
+hidden, 128 out), and the momentum's start, for budgets of some hundred steps. The two views of a
+batch are normalised together; each process normalises its own.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from mmlib.data.sample import Batch
 from mmlib.draw.views import ink_cells, make_view
+from mmlib.losses.contrast import match_rate
 from mmlib.losses.rivals import byol_loss
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
 from mmlib.models.layers import ema_update
+from mmlib.train.loop import LossAndNumbers
 from mmlib.train.objectives.base import Objective
-from mmlib.train.objectives.contrast import matched
 
 
 class Online(nn.Module):
@@ -33,25 +35,27 @@ class Online(nn.Module):
     def __init__(self, config: EncoderConfig, out: int = 128):
         super().__init__()
         self.encoder = Encoder(config)
-        self.projector, self.predictor = projection(config.d, out=out, norm=True), projection(out, out=out, norm=True)
+        self.projector = projection(config.d, out=out, norm=True)
+        self.predictor = projection(out, out=out, norm=True)
 
     def forward(self, views: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Views of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w); the projections z and their
-        predictions p, both (views b, 128), view by view."""
+        """Projections z and their predictions p, both (views b, 128), view by view.
+
+        views: of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w).
+        """
         pictures, valid, inks = zip(*views, strict=True)
-        z = self.projector(torch.cat(list(map(pool, encode_all(self.encoder, pictures, valid), inks))))
+        features = encode_all(self.encoder, pictures, valid)
+        z = self.projector(torch.cat(list(map(pool, features, inks))))
         return z, self.predictor(z)
 
 
 def momentum_at(done: float, start: float) -> float:
-    """Momentum of the target at the share `done` of the budget: from `start` along half a cosine to 1."""
+    """Momentum of the target at the share `done` of the budget: half a cosine from `start` to 1."""
     return 1 - (1 - start) * (math.cos(math.pi * min(max(done, 0.0), 1.0)) + 1) / 2
 
 
 class ByolObjective(Objective):
     """`byol_loss` both ways between two views; an expression costs two pictures."""
-
-    trunks = False  # the momentum's course depends on the budget
 
     def __init__(self, config: Any, gather: bool = False):
         super().__init__(config, gather)
@@ -63,25 +67,29 @@ class ByolObjective(Objective):
         return {"model": self.network, "target": self.target}
 
     def embed(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """z and p of the network and z of the target, each (2b, d): first views, then second views."""
-        drawn = [make_view(batch.ink, self.config.view, rng) for _ in range(2)]
-        views = [(v.picture, v.valid, ink_cells(v, batch.ink.b, batch.ink.owner)) for v in drawn]
+        """z and p of the network and z of the target, each (2b, d): first views, second views."""
+        ink = batch.ink
+        drawn = [make_view(ink, self.config.view, rng) for _ in range(2)]
+        views = [(v.picture, v.valid, ink_cells(v, ink.b, ink.owner)) for v in drawn]
         with torch.no_grad():
-            there, _ = self.target(views)
-        return *self.network(views), there
+            target, _ = self.target(views)
+        return *self.network(views), target
 
-    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> tuple[Tensor, dict[str, Any]]:
-        _, p, there = self.embed(batch, rng)
-        return byol_loss(p, there.roll(batch.ink.b, 0), gather=self.gather), {}  # each predicts the other view
+    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
+        _, p, target = self.embed(batch, rng)
+        other = target.roll(batch.ink.b, 0)  # each predicts the other view
+        return byol_loss(p, other, gather=self.gather), {}
 
-    def look(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
-        """Retrieval of the other view within the batch; spread of z on the unit sphere (arXiv:2011.10566, 4.1): times the root of
-        its width, 1 for directions without preference and 0 for a collapsed projection."""
+    def validate(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
+        """Retrieval of the other view within the batch, and spread of z on the unit sphere.
+
+        Spread (arXiv:2011.10566, 4.1) is times the root of z's width: 1 for directions without
+        preference and 0 for a collapsed projection.
+        """
         z, _, _ = self.embed(batch, rng)
         first, second = z.chunk(2)
         spread = F.normalize(z.float(), dim=1).std(0, correction=0).mean() * math.sqrt(z.shape[1])
-        return {"global_match": matched(first, second), "spread": float(spread)}
+        return {"global_match": float(match_rate(first, second)), "spread": float(spread)}
 
     def after_step(self, done: float) -> None:
-        """The target follows."""
         ema_update(self.target, self.network, 1 - momentum_at(done, self.config.momentum))

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from mmlib.models.recogniser import TINY, Recogniser
-from mmlib.train import muon
-from mmlib.train.loop import OptimConfig, optimizer
-from mmlib.train.muon import COEFFICIENTS, Muon, _iterated, orthogonalised
+from mmlib.models.recogniser import Recogniser
+from mmlib.train import optimiser
+from mmlib.train.optimiser import COEFFICIENTS, Muon, OptimConfig, _iterated, optimizer, orthogonalised
+from mmlib.train.profiles import TINY
 
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch):
     """As on a device without bfloat16; the test that is about bfloat16 says so."""
-    monkeypatch.setattr(muon, "native_bfloat16", lambda device: False)
+    monkeypatch.setattr(optimiser, "native_bfloat16", lambda device: False)
 
 
 def by_svd(matrix, iterations=5):
@@ -38,7 +38,7 @@ def test_orthogonalised_keeps_the_singular_vectors(shape):
 @pytest.mark.parametrize("shape", [(3, 96, 96), (2, 24, 300), (2, 300, 24)])
 def test_in_bfloat16_the_singular_vectors_are_kept_too(monkeypatch, shape):
     """Even of ill-conditioned matrices, whose Gram matrix's rounded powers would drift apart."""
-    monkeypatch.setattr(muon, "native_bfloat16", lambda device: True)
+    monkeypatch.setattr(optimiser, "native_bfloat16", lambda device: True)
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * torch.logspace(0, -3, shape[-1])
     found = orthogonalised(matrices)
     assert found.dtype == torch.float32
@@ -56,7 +56,7 @@ def test_doubles_stay_doubles():
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 4, 3, 3)])
 def test_a_step_moves_each_weight_of_a_shape_by_its_own_orthogonalised_momentum(monkeypatch, native, shape):
-    monkeypatch.setattr(muon, "native_bfloat16", lambda device: native)
+    monkeypatch.setattr(optimiser, "native_bfloat16", lambda device: native)
     rng = torch.Generator().manual_seed(6)
     weights = [nn.Parameter(torch.randn(shape, generator=rng)) for _ in range(3)]
     if len(shape) == 4:

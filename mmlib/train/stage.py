@@ -1,0 +1,203 @@
+"""What the three stages have in common: one training, from its configuration to its weights.
+
+A stage says what is its own (`Stage`): the network, the loss of a batch, the validation numbers.
+`train` does the rest: it opens the run, builds, trains, keeps the weights.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mmlib.data.augment import AugmentConfig, Augmenter
+from mmlib.data.batches import Feed
+from mmlib.data.corpus import Corpus, load_corpus
+from mmlib.data.sample import Batch
+from mmlib.models.layers import native_bfloat16
+from mmlib.store.files import results_root
+from mmlib.store.run import Run
+from mmlib.train.loop import Loop, LossAndNumbers
+from mmlib.train.optimiser import optimizer
+
+VALIDATION_MOST = 32  # expressions of a validation batch
+
+
+class Stage:
+    """One stage's own part of a training.
+
+    Raises what its data and its start raise: DataError, RunError, FileNotFoundError.
+    """
+
+    name: ClassVar[str]
+    code_version: ClassVar[str]
+    network: nn.Module  # what is trained; `train` replaces it by what suits the device
+
+    def __init__(self, config: Any, corpus: Corpus, tools: Accelerator):
+        """Settle the configuration; nothing is built yet."""
+        self.config = replace(config, view=corpus.view(config.view))
+        self.corpus, self.tools = corpus, tools
+        self.start = find_start(getattr(config, "init", "none"))
+
+    def inputs(self) -> dict[str, str]:
+        """The identities of all that the run depends on beside its configuration."""
+        start = self.start.name if self.start else "none"
+        return {"data": self.corpus.identity, "init": start}
+
+    def build(self) -> None:
+        """Make the network, on its device, with the weights that it starts from."""
+        raise NotImplementedError
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return optimizer([self.network], self.config.optim)
+
+    def prepare(self) -> torch.optim.Optimizer:
+        """Let network and optimiser be what suits the device and the processes."""
+        self.network, optim = self.tools.prepare(self.network, self.optimizer())
+        return optim
+
+    def feed(self) -> Feed:
+        """The training batches: all expressions of the training split as they were written."""
+        augmenter = self.augmenter(self.corpus.train)
+        area, most = self.config.batch_area, self.config.batch_most
+        return Feed([(augmenter, None)], area, most, self.config.seed, **feeding(self.tools))
+
+    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
+        """The loss of a batch on the device, and numbers to log.
+
+        `rng` draws its views; `done` is the share of the budget that is spent.
+        """
+        raise NotImplementedError
+
+    def after_step(self, done: float) -> None:
+        """What follows a step of the optimiser."""
+
+    def prepare_validation(self) -> None:
+        """Draw the batches of the validation subset, once."""
+        subset = self.corpus.validation_subset(self.config.eval_most)
+        feed = Feed([(self.augmenter(subset), None)], self.config.batch_area, VALIDATION_MOST, 0)
+        self.held_out = feed.epoch(0)
+
+    def validate(self, done: float) -> dict[str, float]:
+        """Numbers of the validation subset."""
+        raise NotImplementedError
+
+    @property
+    def bare(self) -> Any:
+        """The network as it was built, whatever it is wrapped in."""
+        return self.tools.unwrap_model(self.network)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """All that a checkpoint keeps, by name."""
+        return {"model": self.network}
+
+    @property
+    def result(self) -> nn.Module:
+        """The module whose weights the run ends with."""
+        return self.bare
+
+    def metadata(self, run: Run, pictures: int, minutes: float) -> dict[str, Any]:
+        """What stands beside the configuration in the weights' file."""
+        return {}
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of the run beside the last validation's."""
+        return {}
+
+    def augmenter(self, indices: np.ndarray) -> Augmenter:
+        return Augmenter(self.corpus.pack, indices, AugmentConfig(), self.corpus.vocabulary)
+
+
+def train(
+    kind: type[Stage],
+    config: Any,
+    profile: str = "desk",
+    max_minutes: float | None = None,
+    max_steps: int | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train a stage, or load what was trained before with this very configuration.
+
+    Raises Paused at a limit or a signal; the same call goes on.
+    """
+    tools = accelerator()
+    with tools.main_process_first():  # the others find its packs
+        corpus = load_corpus(config.dataset)
+        stage = kind(config, corpus, tools)
+    config = stage.config
+    run = Run.open(stage.name, profile, config, stage.inputs(), stage.code_version)
+    if run.done:
+        return run
+
+    def spent(pictures: int) -> float:
+        return min(1.0, pictures / config.pictures)
+
+    def loss(batch: Batch, pictures: int) -> LossAndNumbers:
+        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
+        return stage.loss(batch.to(tools.device), rng, spent(pictures))
+
+    with run.lock(tools.is_main_process):
+        torch.manual_seed(config.seed)
+        stage.build()
+        stage.prepare_validation()
+        feed = stage.feed()
+        optim = stage.prepare()
+        loop = Loop(
+            run, tools, stage.modules, optim, config.optim, config.pictures, loss, feed,
+            validate=lambda pictures: stage.validate(spent(pictures)), every=config.eval_pictures,
+            after_step=lambda pictures: stage.after_step(spent(pictures)), progress=progress,
+        )
+        last = loop.train(max_minutes, max_steps)
+        minutes = round(run.minutes, 2)
+        metadata = {"config": run.config, **stage.metadata(run, loop.pictures, minutes)}
+        run.save_weights(half(stage.result.state_dict()), metadata)
+        run.finish(minutes, **last, **stage.summary())
+        tools.wait_for_everyone()
+    return run
+
+
+def find_start(name: str) -> Run | None:
+    """The run whose weights a stage starts from; None for random weights and for a weights file.
+
+    Raises RunError if there is no such run.
+    """
+    if name in ("none", "recogniser"):
+        return None
+    kept, again = (results_root() / place / name for place in ("runs", "retrained/runs"))
+    here = (kept / "weights.safetensors").is_file() or not again.is_dir()
+    return Run.load(kept if here else again)
+
+
+def accelerator() -> Accelerator:
+    """bf16 autocast on CUDA and on CPUs that multiply bfloat16 natively; else full precision."""
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        return Accelerator(mixed_precision="bf16")
+    return Accelerator(mixed_precision="bf16" if native_bfloat16() else "no", cpu=True)
+
+
+def feeding(tools: Accelerator) -> dict[str, Any]:
+    """How a `Feed` serves this process: its share of the batches, and workers for a GPU."""
+    workers = 0
+    if tools.device.type == "cuda":
+        workers = min(12, max(1, (os.cpu_count() or 1) // tools.num_processes - 2))
+    return {"share": (tools.process_index, tools.num_processes), "workers": workers}
+
+
+def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision, on the CPU: what a finished run keeps.
+
+    Batch norm's running variances may not fit, so they stay as they are.
+    """
+
+    def kept(name: str, value: Tensor) -> torch.dtype:
+        exact = "running_" in name or not value.is_floating_point()
+        return value.dtype if exact else torch.float16
+
+    return {k: v.detach().to("cpu", kept(k, v)).contiguous() for k, v in state.items()}
