@@ -23,7 +23,7 @@ help:  ## this list
 
 reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synthetic|crohme (smoke: up to 10 min on 2 cores)
 	@echo "Notebooks 01 to 07, PROFILE=$(PROFILE) DATASET=$(DATASET)."
-	@$(BIN)/mmlib reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
+	@$(BIN)/python -m scripts.reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
 test: $(STAMP)  ## all tests, notebooks too (about 10 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
 	@OMP_NUM_THREADS=1 $(BIN)/python $(SUITE) $(ARGS)
@@ -38,10 +38,10 @@ test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs
 	@$(BIN)/python -m pytest tests/browser $(ARGS)
 
 figures: $(STAMP)  ## redraw figures and tables from the committed results alone (2 min)
-	@$(BIN)/mmlib figures $(ARGS)
+	@$(BIN)/python -m scripts.figures $(ARGS)
 
 docs: $(STAMP)  ## the README and the executed notebooks as pages that open offline, in site/ (1 min)
-	@$(BIN)/mmlib docs $(ARGS)
+	@$(BIN)/python -m scripts.site $(ARGS)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab $(ARGS) notebooks

@@ -1,10 +1,12 @@
-"""How fast it is, and why: `mmlib benchmark [SECTION…]`, each section in a process of its own, kept in `results/benchmarks.json`.
+"""How fast it is, and why: `python -m scripts.benchmark [SECTION…]`, each section in a process of its own, kept in
+`results/benchmarks.json`.
 
 Every number is a median over repeats, with quartiles, beside the hardware, threads and commit that gave it. Machines are shared
 and noisy: times that are compared are measured in one section, alternating. A loss is of one training. Under another allocator,
 and where that keeps freed memory, a section has a file of its own:
 
-    LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0 mmlib benchmark training
+    LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0 \\
+        python -m scripts.benchmark training
 
     reading   seconds to read a picture, by picture size, beam and batch; memory
     steps     seconds of one decoding step against the length written so far: flat with a cache
@@ -18,6 +20,7 @@ and where that keeps freed memory, a section has a file of its own:
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -51,10 +54,15 @@ from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import beam_search
 from mmlib.read.reader import THREE_SIZES, Reader
-from mmlib.store.runs import commit, elsewhere, hardware, results_root, utc, versions, views_of, write_atomic
-from mmlib.train import attend, finetune, pretrain
+from mmlib.store.files import elsewhere, results_root, write_atomic
+from mmlib.store.machine import commit, hardware, utc, versions
+from mmlib.train.attend import Attend
+from mmlib.train.cost import views_of
+from mmlib.train.finetune import Finetune
 from mmlib.train.loop import Paused
+from mmlib.train.pretrain import Pretrain
 from mmlib.train.profiles import LARGE, preset
+from mmlib.train.stage import Stage, train
 from scripts.rivals import DENSENET, LOSSES, MODELS, OURS, SIZES, TRAININGS
 from scripts.rivals import steps as steps_of
 from scripts.rivals import train as train_rival
@@ -62,7 +70,7 @@ from scripts.rivals import train as train_rival
 BEAMS = (1, 5, 10)
 KEEPING = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0"  # jemalloc's settings that give no freed memory back
 WRITTEN = 30  # tokens of a reading whose time does not depend on what is read
-STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
+STAGES: dict[str, type[Stage]] = {"pretrain": Pretrain, "attend": Attend, "finetune": Finetune}
 
 
 def wait() -> None:
@@ -209,26 +217,29 @@ def peaks(repeats: int = 5) -> tuple[float, float]:
 def trained(stage: str, config: Any, count: int) -> np.ndarray:
     """Time a stage's own loop over `count` steps from random weights: (count, 3) of seconds a step, of which waiting for its
     batch, and expressions. Nothing of the stage is written again here: its feed is watched."""
-    module: Any = STAGES[stage]
     marks: list[tuple[float, float, int]] = []
 
-    class Watched(Feed):
-        def __call__(self, start: int = 0) -> Generator[tuple[int, Batch]]:
-            batches = super().__call__(start)
-            while True:
-                asked = time.perf_counter()
-                batch = next(batches)
-                marks.append((asked, time.perf_counter(), batch[0]))
-                yield batch
+    kind: type[Stage] = STAGES[stage]
 
-    module.Feed = Watched
+    class Watched(kind):  # type: ignore[misc, valid-type]
+        def feed(self) -> Callable[[int], Generator[tuple[int, Batch]]]:
+            served = super().feed()
+
+            def watched(start: int) -> Generator[tuple[int, Batch]]:
+                batches = served(start)
+                while True:
+                    asked = time.perf_counter()
+                    batch = next(batches)
+                    marks.append((asked, time.perf_counter(), batch[0]))
+                    yield batch
+
+            return watched
+
     with tempfile.TemporaryDirectory() as folder, elsewhere("MMLIB_RESULTS", folder):  # what is trained to be timed is not kept
         try:
-            module.run(config, "desk", max_steps=count, progress=False)
+            train(Watched, config, "desk", max_steps=count, progress=False)
         except Paused:
             marks.append((time.perf_counter(), 0.0, 0))
-        finally:
-            module.Feed = Feed
     asked, given, pictures = np.array(marks).T
     return np.stack([np.diff(asked), (given - asked)[:-1], pictures[:-1]], 1)
 
@@ -238,8 +249,8 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> l
     arithmetic, traffic = peaks()
     found = [row("arithmetic that a large product reaches", [arithmetic / 1e9], "GFLOP/s"),
              row("traffic that a copy reaches", [traffic / 1e9], "GB/s")]
-    for stage, module in STAGES.items():
-        config = preset(module, profile, dataset=dataset, seed=0)
+    for stage in STAGES:
+        config = preset(stage, profile, dataset=dataset, seed=0)
         config = replace(config, eval_pictures=10**9, **({"init": "none"} if hasattr(config, "init") else {}))
         views = views_of(stage)
         with FlopCounterMode(display=False) as flops, Traffic() as moved:
@@ -416,3 +427,15 @@ def lines(about: dict[str, Any]) -> list[str]:
     known = ("what", "median", "low", "high", "n", "unit")
     return [f"  {r['what']:44} {', '.join(f'{k} {v}' for k, v in r.items() if k not in known):60} "
             f"{r['median']:10.4g} [{r['low']:.4g}, {r['high']:.4g}] {r['unit']} (n = {r['n']})" for r in about["rows"]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser("scripts.benchmark", description="Measure speed and memory, and keep the results.")
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help=", ".join(SECTIONS))
+    run_all(parser.parse_args(argv).sections)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -36,7 +36,7 @@ SIZES = ((96, 384), (128, 512))  # height and width of a picture in pixels: thos
 LR = 2e-3  # of all: at the desk profile's 5e-3 ours learned more slowly, with side losses and without
 TRAININGS = {"cross-entropy alone": False, "with side losses": True}  # whether stage 3's side losses take part
 LOSSES = "losses.csv"  # of a run: tokens of both directions, nats, id
-CODE_VERSION = f"1-{finetune.CODE_VERSION}"  # the step is like stage 3's
+CODE_VERSION = f"1-{finetune.Finetune.code_version}"  # the step is like stage 3's
 
 
 class DenseNetEncoder(torch.nn.Module):

@@ -1,9 +1,9 @@
 """The command line builds the stages' own dataclasses, and says what went wrong in one line."""
 
-import dataclasses
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 
@@ -12,59 +12,51 @@ from mmlib import cli
 from mmlib.data.errors import DataError
 from mmlib.store.files import RunError, project_root
 from mmlib.train.loop import Paused
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    dataset: str = "synthetic"  # what to train on
-    seed: int = 0
-    rate: float = 1e-3  # peak learning rate, 100 % of it after warm-up
-    wide: bool = False
-    sizes: tuple[int, ...] = (8, 16)
-    mask_share: tuple[float, float] = (0.0, 0.5)
-    limit: int | None = None  # expressions
-
-    @classmethod
-    def preset(cls, profile, **overrides):
-        return cls(**({"rate": 1e-4} if profile == "desk" else {}) | overrides)
+from mmlib.train.profiles import preset
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """A stage that notes what it was called with."""
+    """Stages that note what they were called with."""
     calls = []
 
-    def run(config, profile="desk", max_minutes=None, max_steps=None):
+    def launch(stage, config, profile, max_minutes=None, max_steps=None):
         calls.append((config, profile, max_minutes, max_steps))
         if max_steps:
             raise Paused("x: paused at 7 of 10 pictures; the same command goes on from here")
-        return types.SimpleNamespace(name="x", summary={"loss": 0.5})
+        return types.SimpleNamespace(name="finetune-smoke-1", summary={"loss": 0.5})
 
-    module = types.SimpleNamespace(Config=Config, run=run)
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: {"mmlib.train.pretrain": module}[name])
+    monkeypatch.setattr("mmlib.train.launch.launch", launch)
     return calls
 
 
 def test_defaults_are_the_presets(calls, capsys):
     assert cli.main(["pretrain"]) == 0
     assert cli.main(["pretrain", "--profile", "desk"]) == 0
-    assert calls == [(Config(), "smoke", None, None), (Config(rate=1e-4), "desk", None, None)]
+    smoke, desk = (preset("pretrain", profile) for profile in ("smoke", "desk"))
+    assert calls == [(smoke, "smoke", None, None), (desk, "desk", None, None)]
     assert "done {'loss': 0.5}" in capsys.readouterr().out
 
 
 def test_each_field_is_a_typed_option(calls, capsys):
     options = (
-        "--dataset crohme --seed 3 --rate 0.5 --wide --sizes 4 5 6 --mask-share 0.1 0.2 --limit 10 --max-minutes 1.5 --max-steps 7"
+        "--profile desk --dataset crohme --seed 3 --labels 0.5 --full-data --mask-share 0.1 0.2 --model.no-slots "
+        "--model.encoder.widths 32 64 --optim.betas 0.8 0.9 --view.scale 0.2 --max-minutes 1.5 --max-steps 7"
     )
-    assert cli.main(["pretrain", *options.split()]) == 0
-    config = Config(dataset="crohme", seed=3, rate=0.5, wide=True, sizes=(4, 5, 6), mask_share=(0.1, 0.2), limit=10)
-    assert calls == [(config, "smoke", 1.5, 7)]
+    assert cli.main(["finetune", *options.split()]) == 0
+    base = preset("finetune", "desk")
+    encoder = replace(base.model.encoder, widths=(32, 64))
+    config = replace(
+        base, dataset="crohme", seed=3, labels=0.5, full_data=True, mask_share=(0.1, 0.2), view=replace(base.view, scale=0.2),
+        model=replace(base.model, slots=False, encoder=encoder), optim=replace(base.optim, betas=(0.8, 0.9)))
+    assert calls == [(config, "desk", 1.5, 7)]
     assert "paused" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "wrong", [["--seed", "x"], ["--mask-share", "0.5"], ["--colour", "red"], ["--see", "1"]]
-)
+@pytest.mark.parametrize("wrong", [
+    ["--seed", "x"], ["--optim.betas", "0.5"], ["--colour", "red"], ["--see", "1"], ["--profile", "office"],
+    ["--optim.lr", "fast"], ["--optim.speed", "1"], ["--encoder.widths", "a"], ["--optim", "5"],
+])  # fmt: skip
 def test_a_wrong_option_is_refused(calls, wrong, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["pretrain", *wrong])
@@ -76,9 +68,15 @@ def test_a_wrong_option_is_refused(calls, wrong, capsys):
 def test_the_comments_behind_the_fields_are_the_help(calls, capsys):
     with pytest.raises(SystemExit):
         cli.main(["pretrain", "--help"])
-    out = " ".join(capsys.readouterr().out.split())
-    assert "what to train on" in out
-    assert "peak learning rate, 100 % of it after warm-up" in out
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "square typical symbols per batch and view" in out
+    assert "the last share of the budget, over which the rate falls to zero" in out
+
+
+def test_an_unknown_command_is_refused_with_those_there_are(capsys):
+    for wrong in (["recognise"], ["data"], ["data", "fetch"], []):
+        assert cli.main(wrong) == 2
+        assert "recognize" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,15 +108,6 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setitem(sys.modules, "mmlib.data.prepare", types.SimpleNamespace(prepare=fail))
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["data", "prepare"])
-
-
-def test_the_notebooks_get_their_parameters(monkeypatch):
-    seen = []
-    monkeypatch.setattr("scripts.reproduce.reproduce", lambda *args: seen.append(args))
-    monkeypatch.setitem(sys.modules, "mmlib.show.diagrams", types.SimpleNamespace(write=lambda: seen.append("diagrams")))
-    assert cli.main(["reproduce", "02", "03", "-p", "profile", "desk", "-p", "seed", "1"]) == 0
-    assert cli.main(["figures"]) == 0
-    assert seen == [(["02", "03"], {"profile": "desk", "seed": "1"}, None, False), "diagrams", (["06"], {}, None, False)]
 
 
 @pytest.fixture
@@ -155,17 +144,17 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(reading, tmp_path, 
     assert reading[-1][-1] == (0.86, 1.0)
     capsys.readouterr()
     for option in ("--best", "--beam", "--sizes"):
-        for wrong in ("0", "-1", "x"):
-            with pytest.raises(SystemExit):
-                cli.main(["recognize", "a.png", f"{option}={wrong}"])
+        for wrong in ("0", "-1"):
+            assert cli.main(["recognize", "a.png", f"{option}={wrong}"]) == 2
+        with pytest.raises(SystemExit):
+            cli.main(["recognize", "a.png", f"{option}=x"])
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "'x' is no size from 0.25 to 4" in shown.err
+    assert "mmlib: --sizes has -1, and must lie from 0.25 to 4" in shown.err
+    assert cli.main(["recognize"]) == 2
 
 
-def test_fine_tuning_ends_by_saying_how_to_read_with_it(monkeypatch, capsys):
-    module = types.SimpleNamespace(Config=Config, run=lambda *_: types.SimpleNamespace(name="finetune-smoke-1", summary={}))
-    monkeypatch.setattr(cli.importlib, "import_module", lambda _: module)
+def test_fine_tuning_ends_by_saying_how_to_read_with_it(calls, capsys):
     assert cli.main(["finetune"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "read with: mmlib recognize --reader finetune-smoke-1 FILE"
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmlib.cli import main
 from mmlib.store.run import find_runs
-from mmlib.train import attend, finetune, pretrain
+from mmlib.train import attend, pretrain
 from mmlib.train.profiles import preset
 
 SMALL = ["--profile", "smoke", "--pictures", "12", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000"]
@@ -54,7 +54,7 @@ def test_a_recorded_evaluation_keeps_what_figures_need_of_its_split(results, cap
 
 def test_the_options_are_the_runs_configuration():
     changes = ["--seed", "3", "--no-full-data", "--labels", "0.5", "--guide-weight", "0",
-               "--augment", '{"relabel": 0.0}', "--view", '{"pen": [1.0, 1.5]}', "--model", '{"decoder": {"layers": 3}}']
+               "--augment.relabel", "0", "--view.pen", "1", "1.5", "--model.decoder.layers", "3"]
     assert main([*FINETUNE, *changes, "--max-steps", "1"]) == 0
     (run,) = find_runs("finetune", "smoke", done=False)
     assert run.config["seed"] == 3

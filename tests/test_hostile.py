@@ -19,7 +19,7 @@ import zlib
 import numpy as np
 import pytest
 
-from mmlib.cli import DOCUMENTED, config_from
+from mmlib.cli import DOCUMENTED, UsageError, main
 from mmlib.data import archives
 from mmlib.data.errors import DataError
 from mmlib.data.own import load_own
@@ -32,7 +32,6 @@ from mmlib.read.reader import Reader
 from mmlib.store.files import RunError, project_root
 from mmlib.store.run import Run
 from mmlib.store.weights import load_weights
-from mmlib.train import finetune, pretrain
 
 
 @pytest.fixture(autouse=True)
@@ -224,36 +223,13 @@ def test_no_code_is_ever_read_from_data():
 # --- configurations ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("option", "message"), [
-    ({"optim": {"speed": 1}}, "optim has no field 'speed'; it has muon, lr"),
-    ({"optim": {"lr": "fast"}}, "optim.lr is 'fast', which is no float"),
-    ({"optim": {"lr": float("nan")}}, "optim.lr is nan"),
-    ({"optim": {"muon": 1}}, "optim.muon is 1"),
-    ({"optim": {"betas": [0.9]}}, "optim.betas"),
-    ({"optim": 5}, "must be a JSON object"),
-    ({"optim": None}, "must be a JSON object"),
-    ({"model": {"encoder": {"widths": ["a"]}}}, "model.encoder.widths"),
-    ({"model": {"encoder": [1]}}, "model.encoder is"),
-])  # fmt: skip
-def test_a_part_of_the_configuration_that_does_not_fit_is_named(option, message):
-    import argparse
-
-    with pytest.raises(RunError, match=re.escape(message)):
-        config_from(argparse.Namespace(profile="smoke", **option), finetune.Config)
-
-
-def test_what_fits_is_taken():
-    import argparse
-
-    given = argparse.Namespace(profile="smoke", optim={"lr": 1, "betas": [0.8, 0.9]}, encoder={"widths": [32, 64]})
-    config = config_from(given, pretrain.Config)
-    assert config.optim.betas == (0.8, 0.9)
-    assert config.optim.lr == 1
-    assert config.encoder.widths == (32, 64)
+def test_a_number_that_is_none_is_refused_in_one_line(capsys):
+    assert main(["finetune", "--init", "none", "--optim.lr", "nan"]) == 2
+    assert capsys.readouterr().err.startswith("mmlib: a configuration holds only numbers")
 
 
 def test_the_documented_errors_exist():
-    kinds = {kind.__name__ for kind in (InkError, LatexError, DataError, PackError, RunError, FileNotFoundError, PermissionError)}
+    kinds = {kind.__name__ for kind in (UsageError, InkError, LatexError, DataError, PackError, RunError, FileNotFoundError, PermissionError)}
     assert kinds == DOCUMENTED
 
 

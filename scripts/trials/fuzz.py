@@ -43,7 +43,6 @@ from mmlib.store.run import Run
 from mmlib.store.weights import save_weights
 from mmlib.study import records
 from mmlib.synthetic.compose import synthetic_ink
-from mmlib.train import finetune
 from mmlib.train.profiles import preset
 from scripts.reproduce import parameters_of
 from scripts.trials import Campaign

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib import cli
-from mmlib.data.batches import Feed
 from mmlib.draw.views import View
 from mmlib.store.files import project_root
-from mmlib.train import pretrain
 from mmlib.train.loop import Paused
 from mmlib.train.profiles import TINY, preset
 from scripts import benchmark, rivals
-
-
-def test_the_command_line_knows_the_sections():
-    assert tuple(benchmark.SECTIONS) == cli.BENCHMARKS
 
 
 def test_calls_take_turns_and_the_first_round_does_not_count():
@@ -42,7 +35,7 @@ def test_traffic_is_what_is_read_and_written():
 
 @pytest.mark.slow
 def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
-    """Paused after so many steps, or at the end of its budget; its feed is the library's again, and
+    """Paused after so many steps, or at the end of its budget, and
     its results are not kept.
     """
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
@@ -59,7 +52,6 @@ def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
         assert (times[:, 0] > times[:, 1]).all()
         assert (times[:, 1] >= 0).all()
     assert np.isfinite(ended).all()
-    assert pretrain.Feed is Feed
     assert os.environ["MMLIB_RESULTS"] == str(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -18,6 +18,7 @@ from mmlib.study import evaluate as module
 from mmlib.study import records, results
 from mmlib.study.evaluate import Config, evaluate, occluded
 from mmlib.study.grid import Cell, recorded_cells
+from mmlib.train.profiles import TINY
 
 VOCABULARY = Vocabulary.crohme()
 

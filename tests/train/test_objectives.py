@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.data.sample import collate, from_pack
 from mmlib.data.pack import Pack, normalised, write_pack
+from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import STRIDE, ViewConfig, ink_cells, make_view
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool
 from mmlib.store.files import RunError
+from mmlib.store.run import Run
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import pretrain
 from mmlib.train.cost import training_cost, views_of
@@ -114,7 +115,7 @@ def test_an_unknown_objective_names_those_there_are():
 def test_what_a_run_cost_is_counted_in_its_objectives_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     for config, views in (({"seed": 0}, 2), ({"objective": "byol"}, 2), ({"objective": "mae"}, 1)):
-        run = pretrain.Run.open("pretrain", "smoke", config, {})
+        run = Run.open("pretrain", "smoke", config, {})
         with run.lock():
             run.finish(pictures=100)
         assert training_cost(run)[0] == 100 * views

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from mmlib.data.augment import AugmentConfig, Augmenter
-from mmlib.data.sample import collate
 from mmlib.data.corpus import load_corpus
+from mmlib.data.sample import collate
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.contrast import match_rate
 from mmlib.models.recogniser import Recogniser
+from mmlib.read.batch import best_tokens, read_pack
 from mmlib.store.files import RunError
 from mmlib.store.weights import load_weights
-from mmlib.read.batch import best_tokens, read_pack
 from mmlib.study.evaluate import switched_off
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train import stage as stage_module
