@@ -36,10 +36,10 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2, gather: bool = Fal
     joint = len(all1)
     logits = torch.cat([z1, z2]) @ torch.cat([all1, all2]).T / temperature  # (2b, 2 joint)
     row, own = torch.arange(2 * b, device=z1.device), start + torch.arange(b, device=z1.device)
-    positive = torch.cat([own + joint, own])
+    positive = torch.cat([own + joint, own])  # the other view of the same expression
     if weights is not None:
         logits = logits + _negative_log_weights(weights, own, joint).repeat(2, 2)
-    itself = torch.zeros_like(logits, dtype=torch.bool)
+    itself = torch.zeros_like(logits, dtype=torch.bool)  # a view is no negative of itself
     itself[row, torch.cat([own, own + joint])] = True
     logits = logits.masked_fill(itself, -torch.inf)
     total = F.cross_entropy(logits, positive, reduction="sum")
@@ -81,7 +81,7 @@ def local_info_nce(u1: Tensor, u2: Tensor, owner: Tensor, position1: Tensor, pos
     other.fill_diagonal_(True)  # the positive is never left out
     total = u1.new_zeros(())
     for anchors, candidates, position in ((u1, all2, position1), (u2, all1, position2)):
-        x, y = position.detach().float().unbind(1)
+        x, y = position.detach().float().unbind(1)  # in place: (n, n) tables are the cost here
         far = (x[:, None] - x).square_().add_((y[:, None] - y).square_()) > radius**2
         logits = anchors @ candidates.T / temperature + bias  # (n, n of all processes)
         # Points of other processes are of other expressions, so only our own columns lose any.
@@ -94,6 +94,7 @@ def _negative_log_weights(weights: Tensor, own: Tensor, joint: int) -> Tensor:
     """Log of the weights as a bias on the logits, zero at each anchor's own column."""
     if weights.shape != (len(own), joint):
         raise ValueError(f"weights has shape {tuple(weights.shape)}, expected {(len(own), joint)}")
+    # Added to a logit, log w multiplies its term of the denominator by w.
     return weights.detach().log().scatter(1, own[:, None], 0.0)
 
 
@@ -140,7 +141,7 @@ class ContrastLoss(nn.Module):
                 local_weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Take what the two functions take; return the total and the detached terms."""
         total, terms = z1.new_zeros((), dtype=torch.float32), {}
-        if self.balance > 0:
+        if self.balance > 0:  # a head without a share has no gradient, and needs none
             terms["global"] = nt_xent(z1, z2, self.global_temperature, self.gather, global_weights)
             total = total + self.balance * terms["global"]
         if self.balance < 1:

@@ -41,6 +41,7 @@ def gather_rows(x: Tensor, gather: bool = True) -> tuple[Tensor, int]:
     found = [torch.empty_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(found, count)
     counts: list[int] = torch.cat(found).tolist()
+    # All-gather wants equal shapes: pad to the most rows, and cut again.
     padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
     rows = _Gather.apply(padded)  # type: ignore[no-untyped-call]
     return torch.cat([part[:n] for part, n in zip(rows, counts)]), sum(counts[: dist.get_rank()])

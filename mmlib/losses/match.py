@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmlib.losses.gather import gather_rows, mean_over_processes
 from mmlib.losses.shapes import full_precision, require
 
-TINY = 1e-12
+TINY = 1e-12  # logarithms and quotients are of no less: a map may vanish at all sampled points
 
 
 @full_precision
@@ -42,7 +42,7 @@ def slot_info_nce(student: Tensor, teacher: Tensor, visible: Tensor, temperature
     teacher, start = gather_rows(teacher, gather)
     logits = torch.einsum("bkd,cld->bkcl", student, teacher) / temperature
     own = start + torch.arange(b, device=device)
-    slot = torch.arange(k, device=device)
+    slot = torch.arange(k, device=device)  # left out: other slots of the same expression
     same = (own[:, None] == torch.arange(len(teacher), device=device))[:, None, :, None]
     left_out = same & (slot[:, None] != slot)[None, :, None, :]
     logits = logits.masked_fill(left_out, -torch.inf).flatten(2)  # (b, k, k of all expressions)
@@ -62,7 +62,7 @@ def masked_point_match(pred: Tensor, target: Tensor, masked: Tensor,
         gather: the mean over all processes.
     """
     require("pred: n d, target: n d, masked: n", pred=pred, target=target, masked=masked)
-    keep = masked.nonzero().squeeze(1)
+    keep = masked.nonzero().squeeze(1)  # visible points teach nothing: the student sees them
     pred, target = F.normalize(pred[keep], dim=1), F.normalize(target.detach()[keep], dim=1)
     total = (2 - 2 * (pred * target).sum(1)).sum()
     return mean_over_processes(total, len(keep), gather)

@@ -63,7 +63,7 @@ def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabula
     assert ink.symbol is not None
     known = (ink.symbol >= 0) & view.kept
     cell = cells[:, 1].clamp(0, h - 1) * w + cells[:, 0].clamp(0, w - 1)
-    held = attention.new_zeros(b * symbols * h * w)
+    held = attention.new_zeros(b * symbols * h * w)  # 1 where a cell holds the symbol's ink
     held[((ink.owner * symbols + ink.symbol) * h * w + cell)[known]] = 1
     held = held.view(b, symbols, h * w)
     length = (batch.tokens != vocabulary.pad).sum(1, keepdim=True)
@@ -71,4 +71,5 @@ def guide_loss(attention: Tensor, view: View, batch: Batch, vocabulary: Vocabula
     rows, directions, steps = torch.nonzero(written >= 0, as_tuple=True)
     on_symbol = held[rows, written[rows, directions, steps]]
     mass = (attention[rows, directions, steps, : h * w] * on_symbol).sum(-1)
+    # Attention with no mass there at all still costs a finite amount.
     return mean_over_processes(-(mass + 1e-3).log().sum(), len(mass), gather)

@@ -24,6 +24,7 @@ def require(spec: str, /, **tensors: Tensor) -> dict[str, int]:
         name, letters = part.split(":")
         name, axes = name.strip(), letters.split()
         shape = tuple(tensors[name].shape)
+        # The first tensor that names an axis fixes its size.
         wanted = [int(a) if a.isdigit() else sizes.get(a) for a in axes]
         if len(shape) != len(axes) or any(w not in (None, s) for w, s in zip(wanted, shape)):
             known = ", ".join(f"{a}={sizes[a]}" for a in axes if a in sizes)

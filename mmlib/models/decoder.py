@@ -136,7 +136,7 @@ class DecoderLayer(nn.Module):
         y = dot_attention(q, k, v, causal=True) if cache is None else cache.attend(index, q, k, v)
         x = x + self.drop(self.out(pack.pack(y.transpose(1, 2).reshape(rows, t, d))))
 
-        key, value = memory.projected[index]
+        key, value = memory.projected[index]  # computed once for all steps
         b = len(key)
         # The rows of a picture become queries of one attention.
         q = self.split(pack.spread(self.query(self.norm2(x))).view(b, rows // b * t, d))
@@ -145,7 +145,7 @@ class DecoderLayer(nn.Module):
             logits = q @ key.transpose(-1, -2) / math.sqrt(q.shape[-1]) + memory.bias.to(q.dtype)
             attention = logits.float().softmax(-1)
             y = attention.to(value.dtype) @ value
-            weights = attention[:, 0].reshape(rows, t, -1)
+            weights = attention[:, 0].reshape(rows, t, -1)  # of the first head
         else:
             y = dot_attention(q, key, value, memory.bias)
         x = x + self.drop(self.cross(pack.pack(y.transpose(1, 2).reshape(rows, t, d))))

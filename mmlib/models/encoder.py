@@ -85,7 +85,7 @@ class ContextBlock(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.up, self.down = nn.Linear(d, 3 * d), nn.Linear(3 * d, d)
-        for last in (self.out, self.down):
+        for last in (self.out, self.down):  # at first the block adds nothing
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
@@ -171,7 +171,7 @@ class Encoder(nn.Module):
             x = self._convolve(x, own)
         if self.shrink is not None and self.grow is not None:
             x = zero_padding(x + self._surroundings(x, valid, self.shrink, self.grow), own)
-        if self.alone:
+        if self.alone:  # batch norm and wide kernels need the cells in their places
             pack = packed(valid.flatten(1) > 0)
             cells = self.out(self.norm(pack.pack(x.permute(0, 2, 3, 1).flatten(1, 2))))
             x = pack.spread(cells).unflatten(1, valid.shape[2:])
@@ -203,7 +203,7 @@ class Encoder(nn.Module):
                       ) -> Tensor:
         """What the blocks at half the resolution see of x (b, c, h, w), at x's resolution."""
         b, _, h, w = x.shape
-        odd = (0, w % 2, 0, h % 2)
+        odd = (0, w % 2, 0, h % 2)  # half the resolution needs even sides
         valid = F.pad(valid, odd)
         coarse = shrink(F.pad(x, odd), unless_full(valid))
         valid = F.max_pool2d(valid, 2)

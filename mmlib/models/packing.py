@@ -81,21 +81,18 @@ def _up(n: int, step: int) -> int:
 
 
 class Padded:
-    """Sequences (b, t, c) left as they are: `Packed` where packing does not pay."""
+    """Sequences of `shape` (b, t), left as they are; `Packed` says what each method does."""
 
     def __init__(self, shape: tuple[int, ...]):
-        self.shape = shape  # (b, t)
+        self.shape = shape
 
     def pack(self, x: Tensor) -> Tensor:
-        """(b, t, c) to (b, t, c)."""
         return x
 
     def along(self, x: Tensor) -> Tensor:
-        """What belongs to the t places of every sequence, (t, c), in a shape that broadcasts."""
         return x
 
     def spread(self, x: Tensor) -> Tensor:
-        """(b, t, c) to (b, t, c)."""
         return x
 
 
@@ -119,7 +116,7 @@ class Packed(Padded):
         return self._moves.forth(x.flatten(0, 1))
 
     def along(self, x: Tensor) -> Tensor:
-        """(t, c) to (n, c)."""
+        """What belongs to the t places of every sequence, (t, c), row by row: (n, c)."""
         return x[self._moves.index % self.shape[1]]
 
     def spread(self, x: Tensor) -> Tensor:
