@@ -25,7 +25,8 @@ from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
 from mmlib.models.recogniser import Encoded, ModelConfig, Recogniser
 from mmlib.models.search import prefixes
-from mmlib.store.runs import Run, elsewhere, results_root, write_atomic
+from mmlib.store.files import elsewhere, results_root, write_atomic
+from mmlib.store.run import Run
 from mmlib.train import finetune
 from mmlib.train.loop import Loop
 from mmlib.train.optimiser import optimizer

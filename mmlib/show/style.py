@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib.mathtext import MathTextParser
 from matplotlib.rcsetup import cycler
 
-from mmlib.store.runs import figures_root
+from mmlib.store.files import figures_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ def style() -> Iterator[None]:
 def save(fig: Figure, name: str, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write ``<name>.png`` (200 dpi) and ``<name>.svg``, without dates; returns both paths.
 
-    folder: default `mmlib.store.runs.figures_root`; made if missing.
+    folder: default `mmlib.store.files.figures_root`; made if missing.
     """
     folder = figures_root() if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from mmlib.store.runs import RunError, project_root
+from mmlib.store.files import RunError, project_root
 from scripts.reproduce import find_notebooks, parameters_of
 
 try:

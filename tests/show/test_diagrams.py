@@ -14,7 +14,7 @@ from mmlib.formula.ink import Ink
 from mmlib.read.reader import Reader
 from mmlib.show import diagrams, readings
 from mmlib.show.ink import as_batch, seen_by_student
-from mmlib.store.runs import project_root
+from mmlib.store.files import project_root
 
 
 @pytest.fixture(scope="module")
