@@ -1,4 +1,4 @@
-"""The three stages: their losses against slow references, and runs that pause, resume and continue unchanged."""
+"""The three stages: their pieces, and runs that pause, resume and continue unchanged."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +11,7 @@ from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.corpus import load_corpus
 from mmlib.data.sample import collate
 from mmlib.draw.raster import arc_length
-from mmlib.draw.views import STRIDE, ViewConfig, make_view
+from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.contrast import match_rate
 from mmlib.models.recogniser import Recogniser
@@ -135,86 +135,6 @@ def test_the_class_of_a_bar_is_the_token_it_stands_for(batch):
                 bars += VOCABULARY.tokens[classes[row, symbol]] == r"\frac"
     assert bars > 0
     assert ((classes == -1) == (batch.labels == -1)).all()
-
-
-def slow_sample(features, x, y):
-    """Bilinear between cell centres at a point in cells; features (d, h, w)."""
-    _, h, w = features.shape
-    x, y = min(max(x - 0.5, 0), w - 1), min(max(y - 0.5, 0), h - 1)
-    return sum(max(0, 1 - abs(i - y)) * max(0, 1 - abs(j - x)) * features[:, i, j] for i in range(h) for j in range(w))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("most", [10_000, 15])
-def test_point_loss_is_the_slow_references(batch, most):
-    torch.manual_seed(0)
-    model, view = Recogniser(len(VOCABULARY), TINY), make_view(batch.ink, ViewConfig(), seeded())
-    features = torch.randn(5, TINY.encoder.d, *view.valid.shape[2:], generator=seeded(1))
-    batch.ink.symbol[::7] = -1  # loose ink says nothing
-    classes = finetune.symbol_classes(batch)
-    known = [n for n in range(len(batch.ink.owner)) if batch.ink.symbol[n] >= 0]
-    losses = []
-    for n in known[:: max(1, len(known) // most)]:
-        e = int(batch.ink.owner[n])
-        logits = model.symbols(slow_sample(features[e], *(view.points[n] / STRIDE).tolist()))
-        losses.append(-logits.log_softmax(0)[classes[e, batch.ink.symbol[n]]])
-    found = finetune.point_loss(model, features, view, batch.ink, classes, most)
-    torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-4, rtol=1e-4)
-
-
-def test_point_loss_without_known_ink_is_zero_with_a_gradient(batch):
-    model, view = Recogniser(len(VOCABULARY), TINY), make_view(batch.ink, ViewConfig(), seeded())
-    features = torch.randn(5, TINY.encoder.d, *view.valid.shape[2:], requires_grad=True)
-    batch.ink.symbol[:] = -1
-    loss = finetune.point_loss(model, features, view, batch.ink, finetune.symbol_classes(batch))
-    assert loss == 0
-    loss.backward()
-    assert features.grad.abs().max() == 0
-
-
-def test_guide_loss_is_the_slow_references(batch):
-    view = make_view(batch.ink, ViewConfig(), seeded())
-    b, t = batch.tokens.shape
-    h, w = view.valid.shape[2:]
-    attention = torch.rand(b, 2, t + 1, h * w + 4, generator=seeded(1)).softmax(-1)  # slots come last
-    losses = []
-    for e in range(b):
-        length = int((batch.tokens[e] != VOCABULARY.pad).sum())
-        for at in range(length):
-            symbol = int(batch.token_symbols[e, at])
-            if symbol < 0:
-                continue
-            cells = {(int(y // STRIDE), int(x // STRIDE)) for x, y in
-                     view.points[(batch.ink.owner == e) & (batch.ink.symbol == symbol)].tolist()}
-            for direction, step in ((0, at), (1, length - 1 - at)):  # r2l writes the last token first
-                mass = sum(float(attention[e, direction, step, i * w + j]) for i, j in cells)
-                losses.append(-np.log(mass + 1e-3))
-    found = finetune.guide_loss(attention, view, batch, VOCABULARY)
-    assert float(found) == pytest.approx(np.mean(losses), rel=1e-4)
-
-
-def test_guide_loss_is_least_where_the_ink_is(batch):
-    view = make_view(batch.ink, ViewConfig(), seeded())
-    b, t = batch.tokens.shape
-    h, w = view.valid.shape[2:]
-    logits = torch.zeros(b, 2, t + 1, h * w, requires_grad=True)
-    optim = torch.optim.Adam([logits], 2.0)
-    for _ in range(8):
-        optim.zero_grad()
-        finetune.guide_loss(logits.softmax(-1), view, batch, VOCABULARY).backward()
-        optim.step()
-    assert finetune.guide_loss(logits.softmax(-1), view, batch, VOCABULARY) < 0.1
-
-
-def test_sequence_loss_by_hand():
-    v = len(VOCABULARY)
-    logits = torch.randn(1, 2, 3, v, generator=seeded())
-    targets = torch.tensor([[[5, VOCABULARY.eos, VOCABULARY.pad], [5, VOCABULARY.sos, VOCABULARY.pad]]])
-    chance = logits.log_softmax(-1)
-    plain = [-chance[0, 0, 0, 5], -chance[0, 0, 1, VOCABULARY.eos], -chance[0, 1, 0, 5], -chance[0, 1, 1, VOCABULARY.sos]]
-    torch.testing.assert_close(finetune.sequence_loss(logits, targets, VOCABULARY, 0.0), sum(plain) / 4)
-    even = -chance[:, :, :2].mean()
-    torch.testing.assert_close(finetune.sequence_loss(logits, targets, VOCABULARY, 0.1), 0.9 * sum(plain) / 4 + 0.1 * even)
 
 
 def test_averaged_weights_lag_behind_the_last(monkeypatch):
