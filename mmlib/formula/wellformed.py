@@ -89,7 +89,7 @@ def _after_forwards(state: State, token: int) -> State:
     if want != "item":
         return State((*stack, (want, has)))
     if token in (CLOSE, RIGHT) and stack and (token == CLOSE or stack[-1][0] == "index"):
-        (group, before), stack = stack[-1], stack[:-1]
+        (group, _), stack = stack[-1], stack[:-1]
         following = {"above": "below", "index": "body"}.get(group, "item")
         return State(stack, following, {"sub": "_", "sup": "^"}.get(group, "b"))
     names = {SUP: "sup", SUB: "sub", FRAC: "above", SQRT: "root", OPEN: "empty"}
@@ -137,6 +137,22 @@ def _after_backwards(state: State, token: int) -> State:
             return State(stack, "owner", before) if has else State(stack, "item", "i")
         return State(stack, "frac" if group == "above" else "sqrt", before)
     return State(stack, "item", "i") if token != END else state
+
+
+@lru_cache(maxsize=100_000)
+def distance(state: State, backwards: bool = False) -> int:
+    """The least number of tokens, the end not counted, after which the expression may end."""
+    stack, want, has = state
+    if backwards:
+        # A symbol completes an item; a group is closed and then owned by a root, a fraction's
+        # first half or an index by what opens it; { } needs neither.
+        now = {"item": int(has != "i")}.get(want, 1)
+        if stack and stack[-1][0] == "group" and want == "item" and not has:
+            return 1 + 2 * (len(stack) - 1)
+        return now + 2 * len(stack)
+    argument = 3  # a symbol in braces
+    now = {"item": int(not has), "empty": 1, "above": 2 * argument}.get(want, argument)
+    return now + sum(1 + argument * (group in ("above", "index")) for group, _ in stack)
 
 
 def complete(tokens: Sequence[str], backwards: bool = False) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmlib.formula.latex import canonical, to_tree
-from mmlib.formula.wellformed import END, START, after, allowed, complete, kind
+from mmlib.formula.wellformed import END, START, after, allowed, complete, distance, kind
 from mmlib.synthetic.compose import synthetic_ink
 
 WRITTEN = {0: ["x", "2", "+", "("], 1: ["{"], 2: ["}"], 3: ["["], 4: ["]"], 5: ["^"], 6: ["_"],
@@ -67,3 +67,26 @@ def test_both_directions_accept_the_same():
 def test_a_kind_that_may_not_follow_is_an_error():
     with pytest.raises(ValueError, match="may not follow"):
         after(START, kind("}"))
+
+
+def slow_distance(state, backwards):
+    """By breadth-first search."""
+    front, steps = {state}, 0
+    while not any(END in allowed(s, backwards) for s in front):
+        front = {after(s, k, backwards) for s in front for k in allowed(s, backwards) - {END}}
+        steps += 1
+    return steps
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_distance_to_an_end_is_that_of_a_search(backwards):
+    rng = np.random.default_rng(2)
+    met = {START}
+    for _ in range(60):
+        state = START
+        for _ in range(6):
+            state = after(state, int(rng.choice(sorted(allowed(state, backwards) - {END}))), backwards)
+            if len(state.stack) <= 2:
+                met.add(state)
+    for state in met:
+        assert distance(state, backwards) == slow_distance(state, backwards), state
