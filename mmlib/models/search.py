@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.decoder import Cache, Memory
+from mmlib.models.legal import Legal
 from mmlib.models.recogniser import Recogniser
 
 FEW = 8  # rows: products of so few are too small to share; threads would wait for one another
@@ -134,9 +135,7 @@ class _Beams:
         self.vocabulary = vocabulary
         marks = torch.tensor([vocabulary.sos, vocabulary.eos], device=device)
         starts, self.ends = marks[:directions], marks.flip(0)[:directions]
-        forbidden = torch.zeros(directions, len(vocabulary), device=device)
-        forbidden[:, [vocabulary.pad, vocabulary.unk]] = -torch.inf
-        self.forbidden = forbidden.scatter_(1, starts[:, None], -torch.inf)
+        self.legal = Legal(vocabulary, b, directions, beam, device)
         frozen = torch.full((len(vocabulary),), -torch.inf, device=device)
         frozen[vocabulary.pad] = 0  # a finished hypothesis only pads
         self.frozen = frozen
@@ -147,15 +146,17 @@ class _Beams:
         self.active = torch.arange(b, device=device)
         self.found: Found = [{} for _ in range(b)]
 
-    def grow(self, logits: Tensor, last: bool) -> Tensor:
-        """Write the best next tokens, or with `last` the end; whose past each row goes on with."""
-        forbidden, v, beam = self.forbidden, logits.shape[-1], self.score.shape[-1]
-        if last:
-            forbidden = torch.full_like(forbidden, -torch.inf).scatter(1, self.ends[:, None], 0)
-        step = logits.float().log_softmax(-1).view(*self.score.shape, v) + forbidden[:, None]
+    def grow(self, logits: Tensor, room: int) -> Tensor:
+        """Write the best tokens that may follow; whose past each row goes on with.
+
+        room: tokens that may still be written before the end.
+        """
+        v, beam = logits.shape[-1], self.score.shape[-1]
+        step = logits.float().log_softmax(-1).view(*self.score.shape, v) + self.legal.bias(room)
         step = torch.where(self.done[..., None], self.frozen, step)
         self.score, flat = (self.score[..., None] + step).flatten(2).topk(beam, -1)
         parent, token = flat // v, flat % v
+        self.legal.step(parent, token)
         kept = self.written.gather(2, parent[..., None].expand_as(self.written))
         self.written = torch.cat([kept, token[..., None]], -1)
         self.done = self.done.gather(2, parent) | (token == self.ends.view(1, -1, 1))
@@ -182,6 +183,7 @@ class _Beams:
                                                               [math.nan] * len(self.ends))
                         sums[direction] = total
         stay = torch.nonzero(~over)[:, 0]
+        self.legal.select(stay)
         self.active, self.written = self.active[stay], self.written[stay]
         self.score, self.done = self.score[stay], self.done[stay]
         return stay
@@ -196,7 +198,7 @@ def _search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int
     with few_rows(b * directions * beam, model.decoder.prepare(memory)) as here:
         for t in range(longest + 1):
             logits, _ = model.decoder(beams.written[..., -1].reshape(-1, 1), here, cache)
-            parent, groups = beams.grow(logits[:, -1], last=t == longest), None
+            parent, groups = beams.grow(logits[:, -1], longest - t), None
             over = beams.over()
             if 4 * int(over.sum()) >= len(over):  # pictures leave a quarter of the batch at a time
                 stay = beams.leave(over)

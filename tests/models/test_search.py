@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmlib.formula.vocabulary import Vocabulary
+from mmlib.formula.wellformed import END, START, after, allowed, complete, distance, kind
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import MARGIN, SCORED, SINGLE, Hypothesis, _score, beam_search, both_directions, few_rows, prefixes
 from mmlib.train.profiles import TINY
@@ -65,7 +66,22 @@ def log_probabilities(reader, memory, prefix):
     return logits[0, -1].log_softmax(-1).tolist()
 
 
-def slow_beams(reader, memory, beam, longest, both=True):
+def may_follow(vocabulary, written, token, backwards, longest):
+    """Whether what was written and this token can become an expression of at most `longest` tokens."""
+    if token in (PAD, UNK):
+        return False
+    ends = token == (SOS if backwards else EOS)
+    state = START
+    for t in [*written, *([] if ends else [token])]:
+        if kind(vocabulary.tokens[t]) not in allowed(state, backwards):
+            return False
+        state = after(state, kind(vocabulary.tokens[t]), backwards)
+    if ends:
+        return END in allowed(state, backwards)
+    return len(written) + 1 + distance(state, backwards) <= longest
+
+
+def slow_beams(reader, memory, beam, longest, both=True, vocabulary=VOCABULARY):
     """Plain beam search of one picture, whole prefixes and no cache: texts in reading order.
 
     A direction's beams are (score, prefix, ended). The search is over when none is left that has neither ended nor fallen
@@ -82,8 +98,8 @@ def slow_beams(reader, memory, beam, longest, both=True):
                     grown.append((score, prefix, True))
                     continue
                 step = log_probabilities(reader, memory, prefix)
-                grown += [(score + step[t], [*prefix, t], t == end) for t in range(len(VOCABULARY))
-                          if t == end or (length < longest and t not in (PAD, UNK, start))]
+                grown += [(score + step[t], [*prefix, t], t == end) for t in range(len(vocabulary))
+                          if t != start and may_follow(vocabulary, prefix[1:], t, d == 1, longest)]
             directions[d] = sorted(grown, key=lambda g: -g[0])[:beam]
             best = max((score for score, _, ended in directions[d] if ended), default=-math.inf)
             over &= all(ended or score < best - MARGIN for score, _, ended in directions[d])
@@ -124,6 +140,32 @@ def test_beam_search_is_the_plain_one(reader, seed, beam, both):
             assert h.score == pytest.approx(slow_score(reader, own, h.tokens, both), abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def structured():
+    """A random model whose vocabulary has braces, scripts, fractions and roots."""
+    torch.manual_seed(7)
+    vocabulary = Vocabulary(["a", "b", "{", "}", "[", "]", "^", "_", r"\frac", r"\sqrt"])
+    model = Recogniser(len(vocabulary), TINY).eval()
+    with torch.no_grad():
+        model.decoder.embed.weight.mul_(20)
+        model.decoder.logits.weight.mul_(3)
+    return model, vocabulary
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("longest", [1, 3, 12])
+def test_every_reading_is_an_expression(structured, beam, longest):
+    model, vocabulary = structured
+    memory = memory_of(model, b=4, seed=3)
+    for picture, found in enumerate(beam_search(model, memory, vocabulary, beam, longest)):
+        expected = slow_beams(model, alone(memory, picture), beam, longest, vocabulary=vocabulary)
+        assert {h.tokens for h in found} == expected
+        for h in found:
+            assert complete([vocabulary.tokens[t] for t in h.tokens])
+            assert len(h.tokens) <= longest
+
+
 @torch.no_grad()
 def test_a_beam_of_one_is_greedy(reader):
     memory = memory_of(reader, seed=1)
@@ -131,8 +173,9 @@ def test_a_beam_of_one_is_greedy(reader):
         own, prefix = alone(memory, picture), [SOS]
         for _ in range(9):
             step = log_probabilities(reader, own, prefix)
-            best = max((t for t in range(len(VOCABULARY)) if t not in (PAD, UNK, SOS)), key=step.__getitem__)
-            if best == EOS:
+            legal = [t for t in range(len(VOCABULARY)) if t not in (PAD, UNK, SOS)]
+            best = max([t for t in legal if t != EOS or len(prefix) > 1], key=step.__getitem__)
+            if best == EOS or len(prefix) > 8:
                 break
             prefix.append(best)
         assert [h.tokens for h in found] == [tuple(prefix[1:])]
@@ -140,10 +183,10 @@ def test_a_beam_of_one_is_greedy(reader):
 
 @torch.no_grad()
 def test_a_wide_beam_finds_the_best_of_all(reader):
-    """With room for one letter and its end, and for more beams than there are texts, all four texts are found."""
+    """With room for one letter and its end, and for more beams than there are texts, all three texts are found."""
     memory = memory_of(reader, b=1)
     (found,) = beam_search(reader, memory, VOCABULARY, 20, 1)
-    exact = {text: slow_score(reader, memory, text) for text in [(), (A,), (B,), (C,)]}
+    exact = {text: slow_score(reader, memory, text) for text in [(A,), (B,), (C,)]}
     assert {h.tokens for h in found} == exact.keys()
     assert found[0].tokens == max(exact, key=exact.get)
     for h in found:
