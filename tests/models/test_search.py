@@ -9,7 +9,17 @@ import torch
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.formula.wellformed import END, START, after, allowed, complete, distance, kind
 from mmlib.models.recogniser import Recogniser
-from mmlib.models.search import MARGIN, SCORED, SINGLE, Hypothesis, _score, beam_search, both_directions, few_rows, prefixes
+from mmlib.models.search import (
+    MARGIN,
+    SCORED,
+    SINGLE,
+    Hypothesis,
+    _score,
+    beam_search,
+    both_directions,
+    few_rows,
+    prefixes,
+)
 from mmlib.train.profiles import TINY
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
@@ -89,7 +99,7 @@ def slow_beams(reader, memory, beam, longest, both=True, vocabulary=VOCABULARY):
     """
     marks = [(SOS, EOS), (EOS, SOS)][: 1 + both]
     directions = [[(0.0, [start], False)] for start, _ in marks]
-    for length in range(longest + 1):
+    for _ in range(longest + 1):
         over = True
         for d, (start, end) in enumerate(marks):
             grown = []
