@@ -72,7 +72,7 @@ def symbol_classes(batch: Batch) -> torch.Tensor:
     return classes
 
 
-def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
+def padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
     table = np.full((len(rows), max(1, *(len(r) for r in rows))), fill, np.int64)
     for row, values in zip(table, rows, strict=True):
         row[: len(values)] = values
@@ -91,6 +91,6 @@ def collate(samples: Sequence[Sample], pad: int = 0) -> Batch:
     owner = torch.from_numpy(np.repeat(np.arange(len(samples)), lengths))
     ink = InkBatch(torch.from_numpy(points), torch.from_numpy(stroke.astype(np.int64)), owner,
                    len(samples), torch.from_numpy(symbol))
-    return Batch(ink, _padded([s.tokens for s in samples], pad),
-                 _padded([s.token_symbols for s in samples], -1),
-                 _padded([s.labels for s in samples], -1), tuple(s.id for s in samples))
+    return Batch(ink, padded([s.tokens for s in samples], pad),
+                 padded([s.token_symbols for s in samples], -1),
+                 padded([s.labels for s in samples], -1), tuple(s.id for s in samples))
