@@ -12,6 +12,7 @@ ten are exactly one unit. That was a check of the rules: nothing is trained with
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -84,17 +85,19 @@ def relation(a_low: np.ndarray, a_high: np.ndarray, b_low: np.ndarray, b_high: n
     return int(np.round(np.arctan2(-dy, dx) / (np.pi / 4))) % 8
 
 
-def with_units(sample: Sample) -> Sample:
+def with_units(sample: Sample, unit: np.ndarray | None = None) -> Sample:
     """The sample with its units in place of its symbols, and nothing of its label.
 
     `symbol` (n,) is each point's unit, numbered in the order of the pen; there are no tokens.
+    unit: (s,) of each stroke, where it is known.
     """
-    unit = units(sample.points, sample.stroke)
+    unit = units(sample.points, sample.stroke) if unit is None else unit
     none, unknown = np.zeros(0, np.int64), np.full(unit.max(initial=-1) + 1, -1, np.int64)
     return replace(sample, symbol=unit[sample.stroke], labels=unknown, tokens=none,
                    token_symbols=none)
 
 
+@lru_cache
 def unit_vocabulary(prototypes: int) -> Vocabulary:
     """What masked reading writes: the relations, then the prototypes."""
     return Vocabulary([*RELATIONS, *(f"prototype {i}" for i in range(prototypes))])

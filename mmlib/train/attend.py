@@ -11,21 +11,33 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.sample import Batch, collate
 from mmlib.draw.masks import BLOCK, InkMask, mask_ratio, mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
 from mmlib.losses.match import MatchConfig, MatchLoss
 from mmlib.models.attention import Attention, AttentionNetwork
+from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import predictor
 from mmlib.models.layers import channels_last, ema_update
+from mmlib.models.recogniser import ModelConfig
 from mmlib.store.run import Run
 from mmlib.train.health import on_grid, positional
 from mmlib.train.loop import LossAndNumbers
+from mmlib.train.masked_reading import (
+    ReadingConfig,
+    ReadingStudent,
+    UnitAugmenter,
+    name_units,
+    reading_loss,
+)
 from mmlib.train.optimiser import OptimConfig, optimizer
 from mmlib.train.pretrain import HARD
 from mmlib.train.stage import Stage, train
@@ -59,6 +71,8 @@ class Config:
     eval_pictures: int = 2_000  # between two validations
     eval_most: int = 256  # expressions of the validation subset
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of masked reading
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     view: ViewConfig = WINDOW  # the student's; the teacher's is the same without the crop
@@ -72,9 +86,11 @@ class Student(nn.Module):
         self.encoder, self.attention = Encoder(config), AttentionNetwork(config.d, maps)
         self.predictor = predictor(config.d)
 
-    def forward(self, picture: Tensor, valid: Tensor) -> tuple[Tensor, Attention]:
+    def look(self, picture: Tensor, valid: Tensor) -> tuple[Tensor, Attention]:
         features = self.encoder(picture, valid)
         return features, self.attention(features, valid)
+
+    forward = look
 
 
 def encoder_weights(run: Run) -> dict[str, Tensor]:
@@ -133,7 +149,11 @@ class Attend(Stage):
 
     def build(self) -> None:
         config = self.config
-        student = Student(config.encoder, config.maps)
+        self.reads = config.reading.sequence > 0
+        student: Any = Student(config.encoder, config.maps)
+        if self.reads:
+            model = ModelConfig(config.encoder, config.decoder, config.maps)
+            student = ReadingStudent(model, config.reading)
         # What no loss reaches is frozen: several processes wait for every gradient.
         student.predictor.requires_grad_(config.match.points > 0)
         if self.start:
@@ -146,8 +166,13 @@ class Attend(Stage):
 
     def optimizer(self) -> torch.optim.Optimizer:
         student = self.bare
-        return optimizer([student.attention, student.predictor], self.config.optim,
-                         slow=[student.encoder], factor=self.config.encoder_rate)
+        fast = [module for name, module in student.named_children() if name != "encoder"]
+        return optimizer(fast, self.config.optim, slow=[student.encoder],
+                         factor=self.config.encoder_rate)
+
+    def augmenter(self, indices: np.ndarray) -> Augmenter:
+        kind = UnitAugmenter if self.config.reading.sequence else Augmenter
+        return kind(self.corpus.pack, indices, AugmentConfig(), self.corpus.vocabulary)
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
         config, ink = self.config, batch.ink
@@ -155,16 +180,22 @@ class Attend(Stage):
         window = make_view(ink, config.view, rng)
         chosen = choose_points(ink, config.points, rng)
         with torch.no_grad():
-            features, attention = self.teacher(whole.picture, whole.valid)
+            features, attention = self.teacher.look(whole.picture, whole.valid)
             target, there = at_points(features, attention, whole, ink.owner, chosen)
             saliency = sample(attention.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
         mask, picture = mask_by_curriculum(window, ink, done, config, saliency, rng)
-        features, seen = self.network(picture, window.valid)
+        if self.reads:
+            named = name_units(self.bare, self.teacher, features, whole, window, batch,
+                               config.reading, rng)
+            logits, guided, encoded = self.network(picture, window.valid, named.inputs)
+            features, seen = encoded.features, encoded.attention
+        else:
+            features, seen = self.network(picture, window.valid)
         in_window = window.kept[chosen]
         unmasked = in_window & ~mask.masked[chosen]
         common = chosen[in_window]
         here, maps_here = at_points(features, seen, window, ink.owner, common)
-        return self.match(
+        loss, numbers = self.match(
             student_slots=seen.slots, teacher_slots=attention.slots,
             visible=support(there, unmasked, ink.owner[chosen], ink.b) > SUPPORT,
             pred=self.bare.predictor(here), target=target[in_window], masked=mask.masked[common],
@@ -172,6 +203,11 @@ class Attend(Stage):
             owner=ink.owner[common], maps=seen.maps, valid=window.valid[:, 0] > 0,
             ink=ink_cells(window, ink.b, ink.owner)[:, 0],
         )
+        if not self.reads:
+            return loss, numbers
+        read, terms = reading_loss(self.bare, named, features, logits, guided, window,
+                                   config.reading, self.tools.num_processes > 1)
+        return loss + read, numbers | terms
 
     def after_step(self, done: float) -> None:
         ema_update(self.teacher, self.bare, 1 - self.config.momentum)
@@ -184,7 +220,7 @@ class Attend(Stage):
             _, numbers = self.loss(batch, torch.Generator().manual_seed(number), done)
             rows.append({k: float(v) for k, v in numbers.items()})
             still = make_view(batch.ink, self.config.view.still(), torch.Generator().manual_seed(0))
-            _, attention = self.teacher(still.picture, still.valid)
+            _, attention = self.teacher.look(still.picture, still.valid)
             grids.append(on_grid(attention.maps, still.valid))
         means = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
         return means | {"positional": positional(grids)}

@@ -113,7 +113,10 @@ def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
         model.attention.requires_grad_(modulate or slots)
     if start:
         weights, _ = start.load_weights()
-        kept = ("encoder.", "attention.") if config.model.maps else ("encoder.",)
+        # Masked reading leaves a decoder too: its layers go on, its words are others.
+        kept: tuple[str, ...] = ("encoder.", "decoder.layers.", "decoder.norm.")
+        if config.model.maps:
+            kept = (*kept, "attention.", "scalars.")
         wanted = {k: v.float() for k, v in weights.items() if k.startswith(kept)}
         missing = model.load_state_dict(wanted, strict=False).missing_keys
         if missing := [name for name in missing if name.startswith("encoder.")]:
