@@ -7,7 +7,7 @@ of the size of the row that they belong to.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -83,17 +83,14 @@ class _Leaf(NamedTuple):
     sy: float
 
 
+@dataclass(slots=True)
 class _Box:
     """Placed content: its extent around the origin (baseline, left edge), and what is in it."""
 
-    __slots__ = ("bottom", "content", "top", "width")
-
-    def __init__(
-        self, width: float = 0.0, top: float = 0.0, bottom: float = 0.0,
-        leaf: tuple[float, float, _Leaf] | None = None,
-    ) -> None:  # fmt: skip
-        self.width, self.top, self.bottom = width, top, bottom
-        self.content: list[tuple[float, float, _Box | _Leaf]] = [leaf] if leaf else []  # x, y, what
+    width: float = 0.0
+    top: float = 0.0
+    bottom: float = 0.0
+    content: list[tuple[float, float, "_Box | _Leaf"]] = field(default_factory=list)  # x, y, what
 
     def add(self, x: float, y: float, box: "_Box") -> None:
         """Put a box in and grow; content left of the origin is allowed until `settle`."""
@@ -228,7 +225,7 @@ class Layout:
             sy = max(ends[1] - ends[0], 0.8 * size) / max(glyph.bottom - glyph.top, 0.05)
             y, sx = ends[0] - glyph.top * sy, sx * max(sy / sx, 0.5) ** 0.35
         leaf = (0.0, y, _Leaf(_number(node), node.label, glyph, sx, sy))
-        return _Box(glyph.width * sx, y + glyph.top * sy, y + glyph.bottom * sy, leaf)
+        return _Box(glyph.width * sx, y + glyph.top * sy, y + glyph.bottom * sy, [leaf])
 
     def gap(self, left: Node, right: Node, opens: bool, closes: bool) -> float:
         """Distance between neighbours: `left` opens a bracket, `right` closes one, or neither."""
@@ -283,7 +280,7 @@ class Layout:
         thick = min((bar.bottom - bar.top) * sy, 0.25 * size) / 2
         leaf = (0.0, axis - middle, _Leaf(_number(node), node.label, bar, sx, sy))
         out = _Box()
-        out.add(0.0, 0.0, _Box(width, axis - thick, axis + thick, leaf))
+        out.add(0.0, 0.0, _Box(width, axis - thick, axis + thick, [leaf]))
         for box, up, extra in ((above, True, 0.0), (below, False, 0.05)):
             gap = max(self.near(manner.bar_gap + extra, 0.3) * size, 0.03 * size)
             y = axis - thick - gap - box.bottom if up else axis + thick + gap - box.top
@@ -307,7 +304,7 @@ class Layout:
         glyph = Glyph(shaped, glyph.stroke, left + span, glyph.top, glyph.bottom)
         leaf = (0.0, top - glyph.top * sy, _Leaf(_number(node), node.label, glyph, 1.0, sy))
         out = _Box()
-        out.add(0.0, 0.0, _Box(left + span, top, bottom, leaf))
+        out.add(0.0, 0.0, _Box(left + span, top, bottom, [leaf]))
         out.add(left + self.near(0.25, 0.4) * size, 0.0, inside)
         if index := node.children.get("Above"):
             box = self.row(index, size * min(self.near(0.55, 0.15), 0.8))
