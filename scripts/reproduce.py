@@ -28,7 +28,7 @@ from mmlib.store.files import RunError, project_root, results_root, write_atomic
 
 # What reading a file that is no notebook, or a damaged one, can raise.
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError,
-           MemoryError)  # fmt: skip
+           MemoryError)
 
 
 def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
@@ -86,12 +86,8 @@ def _value(text: Any, annotation: str) -> Any:
         return text
 
 
-def reproduce(
-    notebooks: Sequence[str] = (),
-    parameters: Mapping[str, Any] | None = None,
-    out: Path | None = None,
-    keep: bool = False,
-) -> dict[str, float]:
+def reproduce(notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | None = None,
+              out: Path | None = None, keep: bool = False) -> dict[str, float]:
     """Execute notebooks (default: all, in order); returns their names with the seconds each took.
 
     `parameters` go to the notebooks that declare them; text is read as a Python literal unless the
@@ -177,10 +173,9 @@ def clean(notebook: str) -> str:
         if not cell["metadata"].get("tags", True):
             del cell["metadata"]["tags"]
         if "outputs" in cell:
-            cell["outputs"] = [
-                output for output in cell["outputs"]
-                if LIVE not in (data := output.get("data", {})) or "image/png" in data
-            ]  # fmt: skip
+            cell["outputs"] = [output for output in cell["outputs"]
+                               if LIVE not in (data := output.get("data", {}))
+                               or "image/png" in data]
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             data.pop(LIVE, None)
@@ -214,10 +209,8 @@ def lighter(picture: str) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that executes notebooks."""
-    parser.add_argument(
-        "-p", dest="parameters", action="append", nargs=2, default=[], metavar=("NAME", "VALUE"),
-        help="a parameter of the notebooks",
-    )  # fmt: skip
+    parser.add_argument("-p", dest="parameters", action="append", nargs=2, default=[],
+                        metavar=("NAME", "VALUE"), help="a parameter of the notebooks")
     parser.add_argument("--out", type=Path, help="folder of executed copies (results/executed)")
     parser.add_argument("--keep", action="store_true", help="commit the executed copy's outputs")
 

@@ -91,10 +91,8 @@ def formula(tex: str, display: bool = False) -> str:
     em = [f"{x / size:.3f}em" for x in (width, height, -depth)]
     where = f"width:{em[0]};height:{em[1]};vertical-align:{em[2]}"
     box = f"0 {depth - height:.2f} {width:.2f} {height:.2f}"
-    return (
-        f'<svg role="img" aria-label="{html.escape(tex.strip())}" style="{where}" '
-        f'viewBox="{box}"><path d="{drawn}"/></svg>'
-    )
+    return (f'<svg role="img" aria-label="{html.escape(tex.strip())}" style="{where}" '
+            f'viewBox="{box}"><path d="{drawn}"/></svg>')
 
 
 class _Renderer(IPythonRenderer):

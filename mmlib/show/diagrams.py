@@ -106,10 +106,8 @@ class Shown:
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def _box(
-    ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str = NETWORK,
-    fontsize: float = 9,
-) -> None:  # fmt: skip
+def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str = NETWORK,
+         fontsize: float = 9) -> None:
     """A box with text about its centre."""
     shape = "round,pad=0,rounding_size=0.07"
     corner = (x - w / 2, y - h / 2)
@@ -117,9 +115,8 @@ def _box(
     ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, linespacing=1.25)
 
 
-def _arrow(
-    ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", **options: Any
-) -> None:
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "",
+           **options: Any) -> None:
     """An arrow with text above its middle."""
     head = {"arrowstyle": "-|>,head_width=0.18,head_length=0.3", "color": "0.25", "lw": 1.1}
     ax.annotate("", end, start, arrowprops=head | {"shrinkA": 0, "shrinkB": 0} | options)
@@ -168,11 +165,9 @@ WIDE, HIGH = 7.2, 2.35  # inches of a stage
 
 def architecture(stages: Sequence[int] = (1, 2, 3), seed: int = 0) -> Figure:
     """The three stages, or some of them: views of one synthetic ink, networks, losses."""
-    rows = {
-        1: (_contrast, "1 · Contrast (no labels): which expression, which point of ink is it?"),
-        2: (_match, "2 · Match (no labels): say what is masked, look at the same ink"),
-        3: (_write, "3 · Write (with labels): LaTeX, from the left and from the right"),
-    }
+    rows = {1: (_contrast, "1 · Contrast (no labels): which expression, which point of ink is it?"),
+            2: (_match, "2 · Match (no labels): say what is masked, look at the same ink"),
+            3: (_write, "3 · Write (with labels): LaTeX, from the left and from the right")}
     with plots.style():
         size = (WIDE, HIGH * len(stages))
         fig = plt.figure(figsize=size, layout="none", facecolor=PAPER)
@@ -205,12 +200,10 @@ def _contrast(ax: Axes, y: float, shown: Shown) -> None:
     """Stage 1."""
     _views(ax, y, shown, {"view": _page(shown.first), "another view": _page(shown.second)})
     _box(ax, 3.5, y + 1.04, 0.74, 1.6, "encoder\n$f$\n\nthe same\nfor both")
-    heads = (
-        (y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$",
-         "global, NT-Xent:\nthe other view\nof my expression"),
-        (y + 0.58, "at ink points\n→ head $q$ → $u,\\ u'$",
-         "local, InfoNCE:\nthe same point\nin the other view"),
-    )  # fmt: skip
+    heads = ((y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$",
+              "global, NT-Xent:\nthe other view\nof my expression"),
+             (y + 0.58, "at ink points\n→ head $q$ → $u,\\ u'$",
+              "local, InfoNCE:\nthe same point\nin the other view"))
     for at, head, loss in heads:
         _arrow(ax, (3.88, at), (4.22, at), "$F,\\ F'$")
         _box(ax, 4.83, at, 1.2, 0.62, head)
@@ -223,11 +216,9 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
     student = seen_by_student(shown.masked(0.6)[0])
     _views(ax, y, shown, {"all of it": _page(shown.first), "a window, partly masked": student})
     networks = {y + 1.5: "teacher\n" + r"$\bar f,\ \bar A$", y + 0.58: "student\n$f,\\ A$"}
-    losses = {
-        y + 1.65: "slots: my own among\nother expressions'",
-        y + 1.04: "masked ink: what\nthe teacher sees there",
-        y + 0.43: "maps: on the same\nink in both views",
-    }
+    losses = {y + 1.65: "slots: my own among\nother expressions'",
+              y + 1.04: "masked ink: what\nthe teacher sees there",
+              y + 0.43: "maps: on the same\nink in both views"}
     for at, name in networks.items():
         _box(ax, 3.5, at, 0.74, 0.6, name)
         _arrow(ax, (3.88, at), (4.18, at))
@@ -287,11 +278,8 @@ def method(reader: Reader, seed: int = 0) -> Figure:
     with plots.style():
         fig = plt.figure(figsize=(6.4, 5.9), facecolor=PAPER)
         parts = fig.subfigures(3, 1, squeeze=False, height_ratios=(2.5, 1.0, 1.0))[:, 0]
-        titles = (
-            "Two views of one ink: each point is known in both",
-            "Masks grow, and move to where the teacher looks",
-            "Attention, and LaTeX",
-        )
+        titles = ("Two views of one ink: each point is known in both",
+                  "Masks grow, and move to where the teacher looks", "Attention, and LaTeX")
         for part, title in zip(parts, titles):
             part.suptitle(title, weight="bold", fontsize=11)
         first, second, batch = shown.first, shown.second, shown.batch
@@ -308,9 +296,8 @@ def method(reader: Reader, seed: int = 0) -> Figure:
     return fig
 
 
-def _reading_row(
-    axes: Sequence[Axes], reader: Reader, shown: Shown, small: Shown, maps: torch.Tensor
-) -> None:
+def _reading_row(axes: Sequence[Axes], reader: Reader, shown: Shown, small: Shown,
+                 maps: torch.Tensor) -> None:
     """The sharpest map, the cross-attention at a root, and what is written."""
     flat = maps.flatten(1)
     heat = maps[int(-(flat * flat.clamp_min(1e-12).log()).sum(1).argmin())]

@@ -41,9 +41,8 @@ MATCH_TERMS = {
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend right of its panel
 
 
-def learning_figure(
-    frame: DataFrame, xs: Sequence[str] = ("total_pictures", "total_minutes")
-) -> Figure:
+def learning_figure(frame: DataFrame,
+                    xs: Sequence[str] = ("total_pictures", "total_minutes")) -> Figure:
     """Validation TER (top) and ExpRate (bottom) of each arm against its cost, a column per x."""
     names = {
         "total_pictures": "pictures seen, all stages (thousands)",
@@ -76,19 +75,15 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
     """Validation curves of stages 1 and 2: retrieval of partners, match losses, shape of maps."""
     matched = {"global_match": "whole expression", "local_match": "ink point"}
     losses, shapes = dict(list(MATCH_TERMS.items())[:3]), dict(list(MATCH_TERMS.items())[3:])
-    panels = [
-        (first, matched, "stage 1, partners", "share found on held-out ink"),
-        (second, losses, "stage 2, match", "loss on held-out ink"),
-        (second, shapes, "stage 2, maps", "loss on held-out ink"),
-    ]
+    panels = [(first, matched, "stage 1, partners", "share found on held-out ink"),
+              (second, losses, "stage 2, match", "loss on held-out ink"),
+              (second, shapes, "stage 2, maps", "loss on held-out ink")]
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4))
     for ax, (frame, terms, title, unit) in zip(axes, panels):
         for (key, label), look in zip(terms.items(), plots.looks(terms).values()):
             for number, (_, rows) in enumerate(frame.groupby("run", sort=True)):
-                ax.plot(
-                    rows.pictures / 1000, rows[f"valid_{key}"], color=look.color,
-                    marker=look.marker, markersize=4, label=None if number else label,
-                )  # fmt: skip
+                ax.plot(rows.pictures / 1000, rows[f"valid_{key}"], color=look.color,
+                        marker=look.marker, markersize=4, label=None if number else label)
         ax.set(xlabel="pictures seen in the stage (thousands)", ylabel=unit, title=title)
         ax.set_ylim(0, None)
         if len(frame):
@@ -163,7 +158,7 @@ def rivals_figure(losses: DataFrame, speeds: Mapping[str, float]) -> Figure:
             minutes = rows.pictures / speeds[f"training step, {model}"] / 60
             for ax, x in zip(pair, (rows.pictures / 1_000, minutes)):
                 ax.plot(x, rows["median"], color=look.color, marker=look.marker, markersize=4,
-                        label=f"{model}, {million:.1f} million")  # fmt: skip
+                        label=f"{model}, {million:.1f} million")
         pair[0].set_title(how, loc="left")
         pair[0].set(ylabel="validation loss\n(nats per token)", xlim=(0, None))
     axes[-1, 0].set(xlabel="pictures seen (thousands)")
@@ -222,7 +217,7 @@ def grid_figure(labels: float = 1.0) -> Figure:
     across = ax.get_yaxis_transform()
     for y in heads:
         ax.text(0.015, y, names[y], transform=across, va="center", size="small", weight="bold",
-                bbox=box)  # fmt: skip
+                bbox=box)
     return fig
 
 
@@ -262,10 +257,8 @@ def efficiency_figure() -> Figure | None:
     shown = [way for way, own in of.items() if own.groupby("arm").labels.nunique().max() > 1]
     if not shown:
         return None
-    fig, axes = plt.subplots(
-        1, len(shown), figsize=(1.5 + 4.5 * len(shown), 3.2), sharex=True, sharey=True,
-        squeeze=False,
-    )  # fmt: skip
+    fig, axes = plt.subplots(1, len(shown), figsize=(1.5 + 4.5 * len(shown), 3.2), sharex=True,
+                             sharey=True, squeeze=False)
     for ax, way in zip(axes[0], shown):
         for k, (arm, look) in enumerate(plots.looks(EFFICIENCY).items()):
             own = of[way][of[way].arm == arm + way].itertuples()
@@ -291,19 +284,15 @@ def taught_figure(labels: float = 0.1) -> Figure | None:
     """
     arms = ("mask-match", "contrastive", "simclr", "supervised", "supervised-total")
     found = outcomes_of("valid", labels=labels, profile=grid.PROFILE)
-    titles = TAUGHT | {
-        ENDINGS[grid.LONGER]: "recombined, no side\nlosses, 5 x as long",
-        ENDINGS[grid.PUBLISHED]: "as written, no side\nlosses, 5 x as long",
-    }
+    titles = TAUGHT | {ENDINGS[grid.LONGER]: "recombined, no side\nlosses, 5 x as long",
+                       ENDINGS[grid.PUBLISHED]: "as written, no side\nlosses, 5 x as long"}
     ways = [way for way in titles if sum(arm + way in found for arm in arms) > 1]
     if len(ways) < 2:
         return None
     fig, ax = plt.subplots(figsize=(10, 3.4))
     for k, (arm, look) in enumerate(plots.looks(arms).items()):
-        at = {
-            x + 0.12 * (k - 2): interval(*metric_sums(found[arm + way], "ter"))
-            for x, way in enumerate(ways) if arm + way in found
-        }  # fmt: skip
+        at = {x + 0.12 * (k - 2): interval(*metric_sums(found[arm + way], "ter"))
+              for x, way in enumerate(ways) if arm + way in found}
         alone = f"{arm}: same fine-tuning, nothing before"
         _marks(ax, at, look, alone if arm == "supervised" else arm)
     n = len(next(iter(found.values()))[0].id)
@@ -319,5 +308,5 @@ def _marks(ax: Axes, at: Mapping[float, Interval], look: plots.Look, label: str 
         fill = look.color if one.seeds > 1 else "white"
         spread = [[one.value - one.low], [one.high - one.value]]
         ax.errorbar(x, one.value, yerr=spread, capsize=3, ms=7, color=look.color,
-                    marker=look.marker, mfc=fill, ls="", label=label)  # fmt: skip
+                    marker=look.marker, mfc=fill, ls="", label=label)
         label = None

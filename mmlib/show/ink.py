@@ -57,13 +57,9 @@ def draw_ink(ax: Axes, ink: Ink, color: str = "order", width: float = 1.5) -> No
     ax.axis("off")
 
 
-def heat_over_ink(
-    ax: Axes,
-    ink: Ink,
-    heat: np.ndarray,
-    extent: tuple[float, float, float, float] | None = None,
-    relative: bool = False,
-) -> Any:
+def heat_over_ink(ax: Axes, ink: Ink, heat: np.ndarray,
+                  extent: tuple[float, float, float, float] | None = None,
+                  relative: bool = False) -> Any:
     """Draw a map (h, w) on its cells, with the ink on top. Returns the image, for a colour bar.
 
     extent: left, right, bottom, top of the map in ink units, with bottom > top as y points down
@@ -77,22 +73,15 @@ def heat_over_ink(
     left, top, right, bottom = ink.bounds()
     draw_ink(ax, ink, color=style.BLACK, width=1.0)
     limits = ax.get_xlim(), ax.get_ylim()
-    image = ax.imshow(
-        heat, extent=extent or (left, right, bottom, top), cmap="YlOrRd", alpha=0.8, zorder=0,
-        vmin=0, vmax=OVER_MEAN if relative else None, interpolation="nearest", aspect="equal",
-    )  # fmt: skip
+    image = ax.imshow(heat, extent=extent or (left, right, bottom, top), cmap="YlOrRd", alpha=0.8,
+                      zorder=0, vmin=0, vmax=OVER_MEAN if relative else None,
+                      interpolation="nearest", aspect="equal")
     ax.set(xlim=limits[0], ylim=limits[1])
     return image
 
 
-def gallery(
-    inks: Sequence[Ink],
-    titles: Sequence[str] | None = None,
-    columns: int = 4,
-    color: str = "order",
-    height: float = 1.1,
-    width: float = 8.5,
-) -> Figure:
+def gallery(inks: Sequence[Ink], titles: Sequence[str] | None = None, columns: int = 4,
+            color: str = "order", height: float = 1.1, width: float = 8.5) -> Figure:
     """A grid of inks under their formulas (or `titles`).
 
     color: as in `draw_ink`. height of a row and width of the page are in inches.
@@ -109,9 +98,8 @@ def gallery(
     return fig
 
 
-def joined_views(
-    ax: Axes, first: View, second: View, chosen: torch.Tensor, owner: torch.Tensor, which: int
-) -> None:
+def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owner: torch.Tensor,
+                 which: int) -> None:
     """Draw expression `which` of a batch in two views, one above the other.
 
     Lines join the ink points `chosen` (m,) that are the same in both; `owner` (n,) is the batch's.

@@ -83,13 +83,8 @@ class Draw(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         save_as: file that the button *save* writes, as InkML.
     """
 
-    def __init__(
-        self,
-        reader: Reader | None = None,
-        start: Ink | None = None,
-        beam: int = 5,
-        save_as: str = "drawn.inkml",
-    ):
+    def __init__(self, reader: Reader | None = None, start: Ink | None = None, beam: int = 5,
+                 save_as: str = "drawn.inkml"):
         self.reader, self.beam, self.save_as = reader or Reader.load(), beam, save_as
         self.found: list[Reading] = []
         self.pad = Pad(strokes=on_pad(start) if start is not None else [])
@@ -108,9 +103,7 @@ class Draw(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             button.on_click(lambda _, action=action: action())
             self.buttons[name] = button
         self.buttons["look"].tooltip = "where the recogniser looked when it wrote each token"
-        self.upload = ipywidgets.FileUpload(
-            accept=".png,.jpg,.jpeg,.bmp", description="a picture"
-        )
+        self.upload = ipywidgets.FileUpload(accept=".png,.jpg,.jpeg,.bmp", description="a picture")
         self.pad.observe(lambda _: self.read(), "strokes")
         self.upload.observe(lambda change: self.read_file(change["new"]), "value")
         row = ipywidgets.HBox([*self.buttons.values(), self.upload])
@@ -161,10 +154,8 @@ class Draw(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             f"<tr><td>{np.exp(r.score):.2f}</td><td><code>{html.escape(r.latex)}</code></td></tr>"
             for r in self.found[:5]
         )
-        self.table.value = (
-            "<table class='mmlib-read'><tr><th>p per token</th><th>LaTeX</th></tr>"
-            f"{rows}</table><small>{what} read in {took:.0f} ms</small>"
-        )
+        self.table.value = ("<table class='mmlib-read'><tr><th>p per token</th><th>LaTeX</th></tr>"
+                            f"{rows}</table><small>{what} read in {took:.0f} ms</small>")
 
     def look(self) -> None:
         """Draw where the decoder looked for each token."""

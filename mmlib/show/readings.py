@@ -36,9 +36,8 @@ class AttendedReading:
 
 
 @torch.no_grad()
-def attended_reading(
-    reader: Reader, ink: Ink, tokens: Sequence[str] | None = None, beam: int = 3
-) -> AttendedReading:
+def attended_reading(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None,
+                     beam: int = 3) -> AttendedReading:
     """Read an ink, or take these tokens as read, and keep where the recogniser attended."""
     size = typical_size(ink.points, ink.stroke)
     left, top = ink.points.min(0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: readers with any colour vision can tell these apart.
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
+)
 GREY = "#7F7F7F"
 COLOURS = (RED, BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
 _MARKERS = "osD^vPX*<>hp"
@@ -59,12 +59,9 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """A look for each arm: the fixed one of `ARMS`, else the next free one by order of name."""
     names = list(dict.fromkeys(names))
     taken = {ARMS[name][:2] for name in names if name in ARMS}
-    free = (
-        Look(color, _MARKERS[(i + lap) % len(_MARKERS)], ("-", "--", ":", "-.")[lap % 4])
-        for lap in range(len(_MARKERS))
-        for i, color in enumerate(COLOURS)
-        if (color, _MARKERS[(i + lap) % len(_MARKERS)]) not in taken
-    )
+    free = (Look(color, _MARKERS[(i + lap) % len(_MARKERS)], ("-", "--", ":", "-.")[lap % 4])
+            for lap in range(len(_MARKERS)) for i, color in enumerate(COLOURS)
+            if (color, _MARKERS[(i + lap) % len(_MARKERS)]) not in taken)
     chosen = {name: ARMS.get(name) or next(free) for name in sorted(names)}
     return {name: chosen[name] for name in names}
 
@@ -116,10 +113,8 @@ def curve(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
         points = rows.groupby(x)[y].agg(["mean", "std"]).sort_index()
         mean, std = points["mean"], points["std"]
         seeds = rows.seed.nunique() if "seed" in rows else 1
-        ax.plot(
-            points.index, mean, color=look.color, linestyle=look.linestyle, marker=look.marker,
-            markersize=4, label=f"{name} ({seeds} seed{'s' * (seeds != 1)})",
-        )  # fmt: skip
+        ax.plot(points.index, mean, color=look.color, linestyle=look.linestyle, marker=look.marker,
+                markersize=4, label=f"{name} ({seeds} seed{'s' * (seeds != 1)})")
         if seeds > 1:
             low, high = mean - std, mean + std
             ax.fill_between(points.index, low, high, color=look.color, alpha=0.15, lw=0)

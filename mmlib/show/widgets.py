@@ -45,12 +45,8 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         more: widgets between controls and picture.
     """
 
-    def __init__(
-        self,
-        controls: Mapping[str, ipywidgets.ValueWidget],
-        draw: Callable[..., Figure],
-        *more: ipywidgets.Widget,
-    ):
+    def __init__(self, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Figure],
+                 *more: ipywidgets.Widget):
         self.controls, self.draw = dict(controls), draw
         layout = ipywidgets.Layout(max_width="100%", align_self="flex-start")
         self.picture = ipywidgets.Image(format="png", layout=layout)
@@ -108,13 +104,11 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
     names = {"writer": pack.writers, "source": pack.sources}
 
     def matches(i: int, asked: Mapping[str, Any]) -> bool:
-        return (
-            (asked["contains"] == "anything" or CONTAINS[asked["contains"]] in tokens[i])
-            and (asked["symbol"] == "any" or asked["symbol"] in tokens[i])
-            and all(asked.get(key, "any") in ("any", of[i]) for key, of in names.items())
-            and asked["length"][0] <= len(tokens[i]) <= asked["length"][1]
-            and asked["nesting"][0] <= nested[i] <= asked["nesting"][1]
-        )
+        return ((asked["contains"] == "anything" or CONTAINS[asked["contains"]] in tokens[i])
+                and (asked["symbol"] == "any" or asked["symbol"] in tokens[i])
+                and all(asked.get(key, "any") in ("any", of[i]) for key, of in names.items())
+                and asked["length"][0] <= len(tokens[i]) <= asked["length"][1]
+                and asked["nesting"][0] <= nested[i] <= asked["nesting"][1])
 
     def draw(colour: str, page: int, drawn: float, **asked: Any) -> Figure:
         found = [i for i in chosen if matches(i, asked)]
@@ -140,11 +134,8 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
     return Panel(controls, draw, ipywidgets.HBox([ipywidgets.Label("replay"), play]))
 
 
-def _filters(
-    tokens: Mapping[int, Sequence[str]],
-    nested: Mapping[int, int],
-    names: Mapping[str, Sequence[str | None]],
-) -> dict[str, ipywidgets.ValueWidget]:
+def _filters(tokens: Mapping[int, Sequence[str]], nested: Mapping[int, int],
+             names: Mapping[str, Sequence[str | None]]) -> dict[str, ipywidgets.ValueWidget]:
     """The controls of `browse`, for the expressions whose tokens and nesting are given."""
     written = sorted({t for some in tokens.values() for t in some} - {"{", "}", "^", "_"})
     several = {}
@@ -173,9 +164,8 @@ def partly(ink: Ink, share: float) -> Ink:
     count = max(1, round(share * len(ink.points)))
     left = int(ink.stroke[count - 1]) + 1
     symbols = (replace(s, strokes=tuple(k for k in s.strokes if k < left)) for s in ink.symbols)
-    return replace(
-        ink, points=ink.points[:count], stroke=ink.stroke[:count], symbols=tuple(symbols)
-    )
+    return replace(ink, points=ink.points[:count], stroke=ink.stroke[:count],
+                   symbols=tuple(symbols))
 
 
 def views(pack: Pack, which: Sequence[int], config: ViewConfig) -> Panel:
@@ -184,15 +174,14 @@ def views(pack: Pack, which: Sequence[int], config: ViewConfig) -> Panel:
     Lines join the points that are the same in both.
     """
     most = {"scale": 1.0, "aspect": 0.6, "rotate": 0.5, "slant": 0.8, "elastic": 0.5,
-            "stroke_shift": 0.3, "crop": 0.8}  # fmt: skip
+            "stroke_shift": 0.3, "crop": 0.8}
     late = {"continuous_update": False}
     controls = {"expression": _chooser(which)}
     for name, end in most.items():
         value = getattr(config, name)
         controls[name] = ipywidgets.FloatSlider(value=value, min=0, max=end, step=0.01, **late)
-    controls["pen"] = ipywidgets.FloatRangeSlider(
-        value=config.pen, min=0.5, max=5, step=0.1, **late
-    )
+    controls["pen"] = ipywidgets.FloatRangeSlider(value=config.pen, min=0.5, max=5, step=0.1,
+                                                  **late)
     controls["draw"] = ipywidgets.IntSlider(value=0, min=0, max=50, **late)
 
     def draw(expression: str, draw: int, **warps: Any) -> Figure:
@@ -210,13 +199,8 @@ def views(pack: Pack, which: Sequence[int], config: ViewConfig) -> Panel:
 # --- attention ------------------------------------------------------------------------------------
 
 
-def curriculum(
-    network: attend.Student,
-    config: attend.Config,
-    view: ViewConfig,
-    pack: Pack,
-    which: Sequence[int],
-) -> Panel:
+def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig, pack: Pack,
+               which: Sequence[int]) -> Panel:
     """Stage 2 at any moment of its curriculum.
 
     Shows the schedule, the mask, and the saliency of teacher and student.
@@ -264,9 +248,8 @@ def _schedules(ax: Axes, config: attend.Config, done: float) -> None:
     ax.legend(fontsize=7)
 
 
-def attention(
-    networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pack, which: Sequence[int]
-) -> Panel:
+def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pack,
+              which: Sequence[int]) -> Panel:
     """The maps of stage 2, checkpoint by checkpoint, as a film strip over the ink.
 
     Beside them stands each symbol's share of a map's mass, next to its share of the ink. A circle
@@ -329,19 +312,15 @@ def errors(inks: Sequence[Ink], read: Sequence[Sequence[str]]) -> Panel:
     pairs = [(ink, tuple(ink.tokens or ()), tuple(r)) for ink, r in zip(inks, read, strict=True)]
     wrong = [len(changes(truth, said)) for _, truth, said in pairs]
     length = [len(truth) for _, truth, _ in pairs]
-    orders = {
-        "most errors": lambda k: -wrong[k],
-        "longest": lambda k: -length[k],
-        "shortest": lambda k: length[k],
-    }
+    orders = {"most errors": lambda k: -wrong[k], "longest": lambda k: -length[k],
+              "shortest": lambda k: length[k]}
     kinds = {"wrong": [k for k, n in enumerate(wrong) if n],
              "right": [k for k, n in enumerate(wrong) if not n], "all": list(range(len(pairs)))}
     last = max(0, len(pairs) - 1)
-    controls = {
-        "order": ipywidgets.Dropdown(options=list(orders)),
-        "only": ipywidgets.Dropdown(options=list(kinds), value="wrong" if any(wrong) else "all"),
-        "which": ipywidgets.IntSlider(value=0, min=0, max=last, continuous_update=False),
-    }
+    first = "wrong" if any(wrong) else "all"
+    controls = {"order": ipywidgets.Dropdown(options=list(orders)),
+                "only": ipywidgets.Dropdown(options=list(kinds), value=first),
+                "which": ipywidgets.IntSlider(value=0, min=0, max=last, continuous_update=False)}
 
     def draw(order: str, only: str, which: int) -> Figure:
         found = sorted(kinds[only], key=orders[order])
@@ -369,17 +348,15 @@ def changes(truth: Sequence[str], said: Sequence[str]) -> list[Edit]:
 
     Each edit is (from, to) in the truth and (from, to) in what was said, of one token or none.
     """
-    return [
-        ((edit.src_pos, edit.src_pos + (edit.tag != "insert")),
-         (edit.dest_pos, edit.dest_pos + (edit.tag != "delete")))
-        for edit in Levenshtein.editops(truth, said)
-    ]  # fmt: skip
+    return [((edit.src_pos, edit.src_pos + (edit.tag != "insert")),
+             (edit.dest_pos, edit.dest_pos + (edit.tag != "delete")))
+            for edit in Levenshtein.editops(truth, said)]
 
 
 def _row(ax: Axes, name: str, tokens: Sequence[str], edits: Sequence[tuple[int, int]]) -> None:
     """Typeset above; below, the tokens in a row: edited ones red, a bar before the first edit."""
     ax.text(0, 1, f"{name}:  {plots.mathtext(tokens)}", fontsize=11, va="top",
-            transform=ax.transAxes)  # fmt: skip
+            transform=ax.transAxes)
     bad = {t for edit in edits for t in range(*edit)}
     where: dict[str, Any] = {"va": "center", "transform": ax.transAxes}
     x = 0.0
@@ -389,5 +366,5 @@ def _row(ax: Axes, name: str, tokens: Sequence[str], edits: Sequence[tuple[int, 
             x += 0.008
         color, weight = (plots.RED, "bold") if k in bad else (plots.BLACK, "normal")
         ax.text(x, 0.35, token.replace("$", r"\$"), fontsize=8, family="monospace", color=color,
-                weight=weight, parse_math=False, **where)  # fmt: skip
+                weight=weight, parse_math=False, **where)
         x += 0.0098 * (len(token) + 1)

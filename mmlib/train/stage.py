@@ -121,6 +121,7 @@ def train(
     max_minutes: float | None = None,
     max_steps: int | None = None,
     progress: bool = True,
+    checkpoint_minutes: float = 3.0,
 ) -> Run:
     """Train a stage, or load what was trained before with this very configuration.
 
@@ -152,6 +153,7 @@ def train(
             run, tools, stage.modules, optim, config.optim, config.pictures, loss, feed,
             validate=lambda pictures: stage.validate(spent(pictures)), every=config.eval_pictures,
             after_step=lambda pictures: stage.after_step(spent(pictures)), progress=progress,
+            checkpoint_minutes=checkpoint_minutes,
         )
         last = loop.train(max_minutes, max_steps)
         minutes = round(run.minutes, 2)

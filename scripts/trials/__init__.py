@@ -24,8 +24,6 @@ from mmlib.store.machine import commit, hardware, utc, versions
 from mmlib.store.run import Run
 from mmlib.store.weights import load_weights
 from mmlib.synthetic.compose import synthetic_ink
-from mmlib.train import stage as common
-from mmlib.train.loop import Loop
 from mmlib.train.optimiser import OptimConfig
 from mmlib.train.profiles import preset
 
@@ -44,7 +42,7 @@ class Campaign:
         self.path = path or OUTCOMES / f"{name}.json"
         self.content: dict[str, Any] = {
             "campaign": name, "asked": asked, "minutes": 0.0, "done": False, "cases": [],
-        }  # fmt: skip
+        }
         if self.path.is_file():
             found = json.loads(self.path.read_text(encoding="utf-8"))
             if found["asked"] == asked:
@@ -54,22 +52,16 @@ class Campaign:
     def cases(self) -> Cases:
         return self.content["cases"]
 
-    def run(
-        self,
-        count: int,
-        case: Callable[[int], dict[str, Any]],
-        summary: Callable[[Cases], dict[str, Any]],
-    ) -> dict[str, Any]:
+    def run(self, count: int, case: Callable[[int], dict[str, Any]],
+            summary: Callable[[Cases], dict[str, Any]]) -> dict[str, Any]:
         """Do the cases that are not done, saving after each; returns what the file says."""
         for number in range(len(self.cases), count):
             started = time.monotonic()
             self.cases.append(case(number))
             minutes = self.content["minutes"] + (time.monotonic() - started) / 60
-            self.content |= {
-                "minutes": round(minutes, 3), "summary": summary(self.cases),
-                "done": number + 1 == count, "hardware": hardware(), "commit": commit(),
-                "versions": versions(), "utc": utc(),
-            }  # fmt: skip
+            self.content |= {"minutes": round(minutes, 3), "summary": summary(self.cases),
+                             "done": number + 1 == count, "hardware": hardware(),
+                             "commit": commit(), "versions": versions(), "utc": utc()}
             text = json.dumps(self.content, indent=1, ensure_ascii=False)
             write_atomic(self.path, text + "\n")
         return self.content
@@ -90,16 +82,14 @@ def train(name: str, pictures: int, init: str = "none", checkpoint_seconds: floa
     """A stage's smoke run in small, with a checkpoint every so many seconds; the finished run."""
     small_corpus()
     stage = importlib.import_module(f"mmlib.train.{name}")
-    common.Loop = functools.partial(Loop, checkpoint_minutes=checkpoint_seconds / 60)
     options: dict[str, Any] = {"batch_area": 150.0} if name == "pretrain" else {"init": init}
     if name == "finetune":
         options |= {"eval_most": 4, "composed": 0.0, "batch_area": 200.0}
     optim = OptimConfig(lr=3e-3, warmup=30)
-    config = preset(
-        stage, "smoke", pictures=pictures, batch_most=6, eval_pictures=max(1, pictures // 2),
-        optim=optim, **({"batch_area": 150.0} | options),
-    )  # fmt: skip
-    run: Run = stage.run(config, "smoke", progress=False)
+    config = preset(name, "smoke", pictures=pictures, batch_most=6, optim=optim,
+                    eval_pictures=max(1, pictures // 2), **({"batch_area": 150.0} | options))
+    run: Run = stage.run(config, "smoke", progress=False,
+                         checkpoint_minutes=checkpoint_seconds / 60)
     return run
 
 

@@ -73,7 +73,7 @@ def append_rows(place: Path) -> None:
     os.environ["MMLIB_RESULTS"] = str(place)
     row = {"run": "made-up", "stage": "evaluate", "profile": "smoke", "arm": "a", "labels": 1,
            "dataset": "synthetic", "split": "test", "seed": 0, "n": 1, "pictures": 1,
-           "hardware": "h", "commit": "c", "utc": "u"}  # fmt: skip
+           "hardware": "h", "commit": "c", "utc": "u"}
     for number in range(ROWS):
         records.append([row | {"metric": f"m{number}", "value": number}])
 

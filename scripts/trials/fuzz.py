@@ -52,13 +52,13 @@ LONGEST = 2.0  # seconds of processor time per input, which a busy machine does 
 MOST = 512 * 2**20  # bytes per input
 
 NUMBERS = ("0", "-1", "1", "nan", "inf", "-inf", "1e400", "1e-320", "9" * 40, "0x10", "", "١",
-           "1_0", "--1", "1e7", "-0.0")  # fmt: skip
+           "1_0", "--1", "1e7", "-0.0")
 WORDS = (
     r"\frac", r"\sqrt", "{", "}", "[", "]", "^", "_", "x", "1", "+", r"\left", r"\right", "(", ")",
     r"\sum", r"\limits", "'", r"\begin{matrix}", r"\end{matrix}", "&", r"\\", r"\mathrm", r"\color",
     "%", "#", "~", "\x00", "é", "😀", " ", "$", "\n", r"\unknown", r"\lt", r"\prime",
     r"\hspace{1cm}", r"\over", r"\text", r"\def\a{\a\a}",
-)  # fmt: skip
+)
 
 
 def damaged(rng: random.Random, data: bytes) -> bytes:
@@ -122,7 +122,7 @@ def sample_weights(path: Path) -> bytes:
     run = Run.open("finetune", "smoke", config, {}, "0")
     torch.manual_seed(0)
     about = {"config": run.config, "vocabulary": list(vocabulary.tokens), "run": "x",
-             "pictures": 1, "minutes": 1.0}  # fmt: skip
+             "pictures": 1, "minutes": 1.0}
     model = Recogniser(len(vocabulary), config.model).half()
     save_weights(path, model.state_dict(), about)
     return path.read_bytes()
@@ -197,7 +197,7 @@ class Kinds:
                            b'"version": "1"}',
             "metrics.jsonl": b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n',
             "environment.json": b'{"weights": null, "summary": {"ter": 0.5}}',
-        }  # fmt: skip
+        }
         for name, data in files.items():
             (folder / name).write_bytes(damaged(rng, data))
         run = Run.load(folder)
@@ -232,7 +232,7 @@ class Kinds:
 SHARES = {
     "ink": 20, "latex": 30, "picture": 10, "array": 4, "packs": 10, "weights_file": 2,
     "checkpoint": 4, "run_folder": 5, "table": 5, "parameters": 5, "archive": 3,
-}  # fmt: skip
+}
 
 
 def draw(seed: int, number: int) -> tuple[str, random.Random]:
@@ -283,7 +283,7 @@ def block(folder: Path, seed: int, first: int, count: int) -> dict[str, Any]:
         "first": first, "count": count, "counts": dict(sorted(counts.items())),
         "undocumented": faults, "slowest": slowest, "grown_mib": round(peak() - before, 1),
         "peak_mib": round(peak(), 1),
-    }  # fmt: skip
+    }
 
 
 def summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -48,11 +48,8 @@ from scripts.trials import (
 
 TARGETS = (*STAGES, "pack")
 RUNNERS = ("grid", "notebook")
-CELLS = (
-    "profile: str = 'smoke'",
-    "from scripts.trials import train\nrun = train('pretrain', 60)",
-    "print(run.name, run.summary)",
-)
+CELLS = ("profile: str = 'smoke'", "from scripts.trials import train\nrun = train('pretrain', 60)",
+         "print(run.name, run.summary)")
 # Columns of records that differ: a reading is named by its weights' file, which says minutes.
 TIMES = ("minutes", "utc", "run")
 
@@ -172,7 +169,7 @@ class Trials:
         return {
             "target": target, "seconds": round(at, 3), "of": round(self.seconds[target], 3),
             "missed": missed, "checkpoints": checkpoints, "different": different,
-        }  # fmt: skip
+        }
 
 
 def outlived(group: int) -> bool:
