@@ -1,21 +1,24 @@
-"""How fast it is, and why: `python -m scripts.benchmark [SECTION…]`, each section in a process of its own, kept in
-`results/benchmarks.json`.
+"""How fast it is, and why: `python -m scripts.benchmark [SECTION…]`.
 
-Every number is a median over repeats, with quartiles, beside the hardware, threads and commit that gave it. Machines are shared
-and noisy: times that are compared are measured in one section, alternating. A loss is of one training. Under another allocator,
-and where that keeps freed memory, a section has a file of its own:
+Each section is measured in a process of its own and kept in `results/benchmarks.json`. A number is
+a median over repeats, with quartiles, beside the hardware, threads and commit that gave it.
+Machines are shared and noisy: times that are compared are measured in one section, alternating. A
+loss is of one training. Under another allocator, and where that keeps freed memory, a section has
+an entry of its own:
 
-    LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0 \\
+    export LD_PRELOAD=libjemalloc.so.2
+    MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0 \\
         python -m scripts.benchmark training
 
     reading   seconds to read a picture, by picture size, beam and batch; memory
     steps     seconds of one decoding step against the length written so far: flat with a cache
-    training  pictures a second of each stage, beside the two limits of its step: arithmetic, and memory traffic
-    pipeline  pictures a second of the input alone (an encoder that does nothing), and of its parts
-    rivals    pictures a second of a training step: our large model, the same with a CoMER-style DenseNet as its encoder, and
-              with the desk profile's form of encoder
-    growth    how opening a pack, an epoch's batches and a training step grow with data, length and batch
-    learning  validation loss of those after as many pictures; more than two hours, so only where it is named
+    training  pictures per second of each stage, beside the two limits of its step: arithmetic, and
+              memory traffic
+    pipeline  pictures per second of the input alone (an encoder that does nothing), and its parts
+    rivals    pictures per second of a training step: our large model, the same with a CoMER-style
+              DenseNet as its encoder, and with the desk profile's form of encoder
+    learning  validation loss of those after as many pictures; more than two hours, so only where it
+              is named
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,10 +43,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlib.data.augment import AugmentConfig, Augmenter
+from mmlib.data.augment import Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import load_corpus, synthetic_pack
-from mmlib.data.pack import Pack, write_pack
 from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import View, make_view
 from mmlib.formula.vocabulary import Vocabulary
@@ -51,7 +53,7 @@ from mmlib.measure.intervals import paired_difference
 from mmlib.models.decoder import Cache
 from mmlib.models.layers import autocast, channels_last, native_bfloat16
 from mmlib.models.layers import default_device as device
-from mmlib.models.recogniser import ModelConfig, Recogniser
+from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import beam_search
 from mmlib.read.reader import THREE_SIZES, Reader
 from mmlib.store.files import elsewhere, results_root, write_atomic
@@ -63,18 +65,18 @@ from mmlib.train.loop import Paused
 from mmlib.train.pretrain import Pretrain
 from mmlib.train.profiles import LARGE, preset
 from mmlib.train.stage import Stage, train
-from scripts.rivals import DENSENET, LOSSES, MODELS, OURS, SIZES, TRAININGS
-from scripts.rivals import steps as steps_of
-from scripts.rivals import train as train_rival
+from scripts import rivals as contest
 
 BEAMS = (1, 5, 10)
-KEEPING = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0"  # jemalloc's settings that give no freed memory back
+# jemalloc's settings that give no freed memory back.
+KEEPING = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0"
 WRITTEN = 30  # tokens of a reading whose time does not depend on what is read
-STAGES: dict[str, type[Stage]] = {"pretrain": Pretrain, "attend": Attend, "finetune": Finetune}
+STAGES: tuple[type[Stage], ...] = (Pretrain, Attend, Finetune)
+Rows = list[dict[str, Any]]
 
 
 def wait() -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has done what it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -92,81 +94,99 @@ def seconds(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
     return {name: np.array(times[1:]) for name, times in found.items()}
 
 
-def row(what: str, values: Sequence[float] | np.ndarray, unit: str, **setting: Any) -> dict[str, Any]:
+def row(
+    what: str, values: Sequence[float] | np.ndarray, unit: str, **setting: Any
+) -> dict[str, Any]:
     """A result: median and quartiles of the values, n of them."""
-    low, middle, high = np.quantile(np.asarray(values, float), (0.25, 0.5, 0.75))
-    return {"what": what, **setting, "median": float(middle), "low": float(low), "high": float(high), "n": len(values),
-            "unit": unit}
+    low, middle, high = np.quantile(np.asarray(values, float), (0.25, 0.5, 0.75)).tolist()
+    spread = {"median": middle, "low": low, "high": high, "n": len(values), "unit": unit}
+    return {"what": what, **setting, **spread}
 
 
 def memory() -> dict[str, Any]:
     """The most memory that this process has held so far."""
     if torch.cuda.is_available():
-        return row("memory, most", [torch.cuda.max_memory_allocated() / 2**20], "MiB", where="GPU")
-    import resource  # not on every system
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return row("memory, most", [peak / (2**20 if sys.platform == "darwin" else 2**10)], "MiB", where="process")
-
-
-# --- reading ----------------------------------------------------------------------------------------------------
+        most, where = torch.cuda.max_memory_allocated() / 2**20, "GPU"
+    else:
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        most, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, "process"
+    return row("memory, most", [most], "MiB", where=where)
 
 
-def endless(model: Recogniser, vocabulary: Vocabulary) -> Recogniser:
-    """The model, never ending an expression of its own accord, so that all readings are equally long."""
+def count_parameters(model: torch.nn.Module) -> int:
+    """How many weights a model has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def endless(vocabulary: Vocabulary) -> Recogniser:
+    """Our large model with random weights, which never ends an expression of its own accord.
+
+    So all readings are equally long.
+    """
+    torch.manual_seed(0)
+    model = Recogniser(len(vocabulary), LARGE)
     with torch.no_grad():
         model.decoder.logits.bias[[vocabulary.sos, vocabulary.eos]] = -1e4
     return channels_last(model, device()).eval()
 
 
-def reading(repeats: int = 7) -> list[dict[str, Any]]:
-    """Seconds a picture: our large model by size, beam and batch, `WRITTEN` tokens, both directions, random weights; and the
-    recogniser that ships on synthetic formulas, one at a time."""
+def reading(repeats: int = 7) -> Rows:
+    """Seconds per picture: our large model with random weights, and the recogniser that ships."""
     vocabulary = Vocabulary.crohme()
-    torch.manual_seed(0)
-    model = endless(Recogniser(len(vocabulary), LARGE), vocabulary)
-    parameters = sum(p.numel() for p in model.parameters())
+    model = endless(vocabulary)
     calls, settings = {}, {}
-    for height, width in SIZES:
-        for batch in (1, 16):
+    for height, width in contest.SIZES:
+        for batch, beam in (*((1, beam) for beam in BEAMS), (16, BEAMS[1])):
             x = (torch.rand(batch, 1, height, width, device=device()) > 0.95).float()
             valid = torch.ones(batch, 1, height // 8, width // 8, device=device())
-            for beam in BEAMS if batch == 1 else BEAMS[1:2]:
-                name = f"{height} {width} {batch} {beam}"
-                settings[name] = {"height": height, "width": width, "batch": batch, "beam": beam, "tokens": WRITTEN,
-                                  "parameters": parameters}
-                calls[name] = partial(_read, model, x, valid, vocabulary, beam)
-    rows = [row("read a picture, our large model", times / settings[name]["batch"], "s", **settings[name])
-            for name, times in seconds(calls, repeats).items()]
-    try:
-        reader = Reader.load(device=device())
-    except FileNotFoundError:
-        return [*rows, memory()]
-    pack = synthetic_pack("test")
-    inks = [(pack[i].points, pack[i].stroke, 1.0) for i in range(24)]
-    parameters = sum(p.numel() for p in reader.model.parameters())
-    for beam, sizes in (*((beam, (1.0,)) for beam in BEAMS), (5, THREE_SIZES)):
-        times = [seconds({"one": partial(reader.read, [ink], beam, sizes=sizes)}, 3)["one"].min() for ink in inks]
-        rows.append(row("read a formula, the recogniser that ships", times, "s", batch=1, beam=beam, parameters=parameters,
-                        sizes=len(sizes)))
+            name = f"{height} {width} {batch} {beam}"
+            settings[name] = {"height": height, "width": width, "batch": batch, "beam": beam,
+                              "tokens": WRITTEN, "parameters": count_parameters(model)}
+            calls[name] = partial(_read, model, x, valid, vocabulary, beam)
+    rows = []
+    for name, times in seconds(calls, repeats).items():
+        each = times / settings[name]["batch"]
+        rows.append(row("read a picture, our large model", each, "s", **settings[name]))
+    with contextlib.suppress(FileNotFoundError):  # where no recogniser ships
+        rows += _read_formulas(Reader.load(device=device()))
     return [*rows, memory()]
 
 
+def _read_formulas(reader: Reader) -> Rows:
+    """Seconds of a reader per synthetic formula, one at a time."""
+    pack = synthetic_pack("test")
+    inks = [(pack[i].points, pack[i].stroke, 1.0) for i in range(24)]
+    what, parameters = "read a formula, the recogniser that ships", count_parameters(reader.model)
+    rows = []
+    for beam, sizes in (*((beam, (1.0,)) for beam in BEAMS), (5, THREE_SIZES)):
+        calls = [{"one": partial(reader.read, [ink], beam, sizes=sizes)} for ink in inks]
+        times = [seconds(call, 3)["one"].min() for call in calls]
+        setting = {"batch": 1, "beam": beam, "parameters": parameters, "sizes": len(sizes)}
+        rows.append(row(what, times, "s", **setting))
+    return rows
+
+
 @torch.no_grad()
-def _read(model: Recogniser, x: torch.Tensor, valid: torch.Tensor, vocabulary: Vocabulary, beam: int) -> None:
+def _read(model: Recogniser, x: torch.Tensor, valid: torch.Tensor, vocabulary: Vocabulary,
+          beam: int) -> None:
     with autocast(device()):
         beam_search(model, model.encode(x, valid).memory, vocabulary, beam, WRITTEN - 1)
 
 
 @torch.no_grad()
-def steps(repeats: int = 5) -> list[dict[str, Any]]:
-    """Seconds of a decoding step of our large model at 128 x 512, beam 10 in both directions, against the tokens before it; and
-    of the same step without a cache, which runs the whole prefix again."""
+def steps(repeats: int = 5) -> Rows:
+    """Seconds of a decoding step against the tokens before it, with a cache and without.
+
+    Our large model at 128 x 512, beam 10 in both directions; without a cache a step runs the whole
+    prefix again.
+    """
     vocabulary = Vocabulary.crohme()
-    torch.manual_seed(0)
-    model = endless(Recogniser(len(vocabulary), LARGE), vocabulary)
-    memory_ = model.encode(torch.rand(1, 1, 128, 512, device=device()), torch.ones(1, 1, 16, 64, device=device())).memory
-    here, rows, found = model.decoder.prepare(memory_), 20, []
+    model, valid = endless(vocabulary), torch.ones(1, 1, 16, 64, device=device())
+    encoded = model.encode(torch.rand(1, 1, 128, 512, device=device()), valid)
+    here, rows, found = model.decoder.prepare(encoded.memory), 20, []
     for length in (1, 10, 20, 40, 80, 120):
         tokens = torch.randint(5, len(vocabulary), (rows, length), device=device())
         cache = Cache(rows // 2)
@@ -175,23 +195,24 @@ def steps(repeats: int = 5) -> list[dict[str, Any]]:
             model.decoder(tokens[:, t : t + 1], here, cache)
         kept = dict(cache.layers), cache.bias
 
-        def one(tokens: torch.Tensor, cache: Cache, kept: tuple[Any, Any], parents: torch.Tensor, t: int) -> None:
+        def one(tokens: torch.Tensor, cache: Cache, kept: tuple[Any, Any], parents: torch.Tensor,
+                t: int) -> None:
             (cache.layers, cache.bias), cache.t = kept, t
             model.decoder(tokens[:, -1:], here, cache)
             cache.select(parents)
 
         cached = partial(one, tokens, cache, kept, parents, length - 1)
         calls = {"cached": cached, "whole prefix": partial(model.decoder, tokens, here)}
-        times = seconds(calls, 4 * repeats)
-        found += [row("decoding step", t, "s", way=name, written=length) for name, t in times.items()]
+        for way, times in seconds(calls, 4 * repeats).items():
+            found.append(row("decoding step", times, "s", way=way, written=length))
     return found
 
 
-# --- training ---------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that operations read and write: the sum of their tensors, as if nothing stayed in a cache."""
+    """Bytes that operations read and write: all their tensors, as if nothing stayed in a cache."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -200,33 +221,36 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.bytes += sum(t.nbytes for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor))
+            leaves = tree_leaves((args, kwargs, out))
+            self.bytes += sum(leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor))
         return out
 
 
 def peaks(repeats: int = 5) -> tuple[float, float]:
-    """What this device reaches, measured: floating-point operations a second of a large product, bytes a second of a copy."""
+    """What this device reaches: operations per second of a product, bytes per second of a copy."""
     n = 8_192 if torch.cuda.is_available() else 1_024
-    a = torch.rand(n, n, device=device(), dtype=torch.bfloat16 if native_bfloat16(device()) else torch.float32)
-    source = torch.rand(1 << 25, device=device())
+    kind = torch.bfloat16 if native_bfloat16(device()) else torch.float32
+    a, source = torch.rand(n, n, device=device(), dtype=kind), torch.rand(1 << 25, device=device())
     target = torch.empty_like(source)
     times = seconds({"product": lambda: a @ a, "copy": lambda: target.copy_(source)}, repeats)
     return 2 * n**3 / times["product"].min(), 2 * source.nbytes / times["copy"].min()
 
 
-def trained(stage: str, config: Any, count: int) -> np.ndarray:
-    """Time a stage's own loop over `count` steps from random weights: (count, 3) of seconds a step, of which waiting for its
-    batch, and expressions. Nothing of the stage is written again here: its feed is watched."""
+def timed(kind: type[Stage], config: Any, count: int) -> np.ndarray:
+    """Time a stage's training over `count` steps from random weights.
+
+    Returns (count, 3): seconds of each step, of which waiting for its batch, and expressions.
+    """
     marks: list[tuple[float, float, int]] = []
 
-    kind: type[Stage] = STAGES[stage]
-
     class Watched(kind):  # type: ignore[misc, valid-type]
-        def feed(self) -> Callable[[int], Generator[tuple[int, Batch]]]:
-            served = super().feed()
+        """The stage, with an eye on the clock whenever it asks for a batch."""
 
-            def watched(start: int) -> Generator[tuple[int, Batch]]:
-                batches = served(start)
+        def feed(self) -> Any:
+            plain = super().feed()
+
+            def watched(start: int = 0) -> Generator[tuple[int, Batch]]:
+                batches = plain(start)
                 while True:
                     asked = time.perf_counter()
                     batch = next(batches)
@@ -235,7 +259,7 @@ def trained(stage: str, config: Any, count: int) -> np.ndarray:
 
             return watched
 
-    with tempfile.TemporaryDirectory() as folder, elsewhere("MMLIB_RESULTS", folder):  # what is trained to be timed is not kept
+    with tempfile.TemporaryDirectory() as folder, elsewhere("MMLIB_RESULTS", folder):
         try:
             train(Watched, config, "desk", max_steps=count, progress=False)
         except Paused:
@@ -244,196 +268,180 @@ def trained(stage: str, config: Any, count: int) -> np.ndarray:
     return np.stack([np.diff(asked), (given - asked)[:-1], pictures[:-1]], 1)
 
 
-def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> list[dict[str, Any]]:
-    """Pictures a second of each stage at a profile's sizes (two views are two pictures), and the limits of its step."""
+def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> Rows:
+    """Pictures per second of each stage (two views are two), and the limits of its step."""
     arithmetic, traffic = peaks()
     found = [row("arithmetic that a large product reaches", [arithmetic / 1e9], "GFLOP/s"),
              row("traffic that a copy reaches", [traffic / 1e9], "GB/s")]
-    for stage in STAGES:
-        config = preset(stage, profile, dataset=dataset, seed=0)
-        config = replace(config, eval_pictures=10**9, **({"init": "none"} if hasattr(config, "init") else {}))
-        views = views_of(stage)
+    for kind in STAGES:
+        alone = {} if kind is Pretrain else {"init": "none"}
+        config = preset(kind.name, profile, dataset=dataset, seed=0, eval_pictures=10**9, **alone)
+        views = views_of(kind.name)
         with FlopCounterMode(display=False) as flops, Traffic() as moved:
-            seen = views * trained(stage, config, 3)[:, 2].sum()
-        times = trained(stage, config, count)[3:]  # the first steps warm up, and the first batch waits for its epoch
+            seen = views * timed(kind, config, 3)[:, 2].sum()
+        operations, bytes_ = flops.get_total_flops() / seen, moved.bytes / seen
+        # The first steps warm up, and the first batch waits for its epoch.
+        times = timed(kind, config, count)[3:]
         parts = [part.sum(0) for part in np.array_split(times, len(times) // 4)]
-        setting = {"stage": stage, "profile": profile, "dataset": dataset}
-        counted, bytes_ = flops.get_total_flops() / seen, moved.bytes / seen
-        found += [row("training", [views * part[2] / part[0] for part in parts], "pictures/s", **setting),
-                  row("share of a step that waits for its batch", [part[1] / part[0] for part in parts], "", **setting),
-                  row("limit by arithmetic", [arithmetic / counted], "pictures/s", **setting),
+        rate = [views * part[2] / part[0] for part in parts]
+        waits = [part[1] / part[0] for part in parts]
+        setting = {"stage": kind.name, "profile": profile, "dataset": dataset}
+        found += [row("training", rate, "pictures/s", **setting),
+                  row("share of a step that waits for its batch", waits, "", **setting),
+                  row("limit by arithmetic", [arithmetic / operations], "pictures/s", **setting),
                   row("limit by traffic", [traffic / bytes_], "pictures/s", **setting),
-                  row("operations", [counted / 1e9], "GFLOP/picture", **setting),
+                  row("operations", [operations / 1e9], "GFLOP/picture", **setting),
                   row("traffic", [bytes_ / 1e9], "GB/picture", **setting)]
     return [*found, memory()]
 
 
-# --- input ------------------------------------------------------------------------------------------------------
+def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> Rows:
+    """Pictures per second of fine-tuning's input: drawing samples (one process), rendering, both.
 
-
-def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> list[dict[str, Any]]:
-    """Pictures a second of fine-tuning's input with an encoder that does nothing: drawing samples (one process), rendering, and
-    both; and the share of a training step that rendering takes."""
-    config = preset("finetune", profile, dataset=dataset)
+    Also the share of a training step that rendering takes.
+    """
+    config = preset("finetune", profile, dataset=dataset, init="none", eval_pictures=10**9)
     corpus = load_corpus(dataset)
-    augmenter = Augmenter(corpus.pack, corpus.train[:1_000], config.augment, corpus.vocabulary)
-    feed = Feed([(augmenter, None)], config.batch_area, config.batch_most, 0, scale=config.view.scale)
+    some = corpus.train[:1_000]
+    augmenter = Augmenter(corpus.pack, some, config.augment, corpus.vocabulary)
+    area, most = config.batch_area, config.batch_most
+    feed = Feed([(augmenter, None)], area, most, 0, scale=config.view.scale)
     started = time.perf_counter()
     groups = feed.epoch(0)
-    count = sum(map(len, groups))
-    drawn = count / (time.perf_counter() - started)
+    drawn = sum(map(len, groups)) / (time.perf_counter() - started)
     batches = [collate(group) for group in groups[:12]]
 
     def render(batch: Batch) -> View:
         return make_view(batch.ink.to(device()), config.view, torch.Generator().manual_seed(0))
 
-    views = {str(k): partial(render, b) for k, b in enumerate(batches)}
-    times = seconds(views, repeats)
-    sizes = [len(b.tokens) for b in batches]
-    rendered = [sum(sizes) / sum(times[str(k)][i] for k in range(len(batches))) for i in range(repeats)]
-    step = trained("finetune", replace(config, init="none", eval_pictures=10**9), 15)[3:]
+    times = seconds({str(k): partial(render, b) for k, b in enumerate(batches)}, repeats)
+    rendered = sum(len(b.tokens) for b in batches) / np.sum(list(times.values()), axis=0)
+    step = timed(Finetune, config, 15)[3:]
     rate = step[:, 2].sum() / step[:, 0].sum()
+    alone = "input alone, an encoder that does nothing"
     setting = {"profile": profile, "dataset": dataset}
-    return [row("drawing samples, one process", [drawn], "pictures/s", **setting),
-            row("rendering", rendered, "pictures/s", **setting),
-            row("input alone, an encoder that does nothing", 1 / (1 / drawn + 1 / np.array(rendered)), "pictures/s", **setting),
-            row("rendering's share of a training step", [rate / r for r in rendered], "", **setting), memory()]
+    return [
+        row("drawing samples, one process", [drawn], "pictures/s", **setting),
+        row("rendering", rendered, "pictures/s", **setting),
+        row(alone, 1 / (1 / drawn + 1 / rendered), "pictures/s", **setting),
+        row("rendering's share of a training step", rate / rendered, "", **setting),
+        memory(),
+    ]
 
 
-def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> list[dict[str, Any]]:
-    """Pictures a second of a fine-tuning step (both directions, cross-entropy, no optimiser) on full canvases: our large model,
-    and the same decoder on a CoMER-style DenseNet and on the desk profile's form of encoder, taking turns."""
+# --- rivals ---------------------------------------------------------------------------------------
+
+
+def rivals(repeats: int = 5, batch: int = 8, tokens: int = 25) -> Rows:
+    """Pictures per second of a training step of the rivals, taking turns, on full canvases."""
     found = []
-    for height, width in SIZES:
+    for height, width in contest.SIZES:
         setting = {"height": height, "width": width, "batch": batch, "tokens": tokens}
-        calls = steps_of(batch, tokens, height, width)
+        calls = contest.steps(batch, tokens, height, width)
         times = seconds(calls, repeats)
-        found += [row(f"training step, {name}", batch / times[name], "pictures/s", **setting,
-                      parameters=sum(p.numel() for p in call.args[0].parameters())) for name, call in calls.items()]
-        found.append(row("our large model over the DenseNet", times[DENSENET] / times[OURS], "", **setting))
+        for name, call in calls.items():
+            size = {"parameters": count_parameters(call.args[0])}
+            speed = batch / times[name]
+            found.append(row(f"training step, {name}", speed, "pictures/s", **setting, **size))
+        ratio = times[contest.DENSENET] / times[contest.OURS]
+        found.append(row("our large model over the DenseNet", ratio, "", **setting))
     return [*found, memory()]
 
 
-def learning(pictures: int = 20_000) -> list[dict[str, Any]]:
-    """Validation loss a token of the rivals, trained alike by cross-entropy alone and with side losses: goes on where it was
-    stopped.
+def learning(pictures: int = 20_000) -> Rows:
+    """Validation loss per token of the rivals, trained alike; goes on where it was stopped.
 
-    A row for each look, and last ours minus each other, whose low and high are a 95 % interval that resamples expressions (one
-    training each, so it says nothing of other seeds).
+    A row for each validation. Last ours minus each other, whose low and high are a 95 % interval
+    that resamples expressions (one training each, so it says nothing of other seeds).
     """
     found, differences = [], []
-    for how, side in TRAININGS.items():
-        runs = {name: train_rival(name, pictures, side=side) for name in MODELS}
+    for how, side in contest.TRAININGS.items():
+        runs = {name: contest.train_rival(name, pictures, side=side) for name in contest.MODELS}
+        ends = {name: contest.losses_of(run) for name, run in runs.items()}
         for name, run in runs.items():
-            looks = [one for one in run.metrics() if "valid_loss" in one]
-            found += [row("validation loss", [one["valid_loss"]], "nats/token", model=name, losses=how, pictures=one["pictures"],
-                          parameters=run.summary["parameters"], expressions=one["valid_n"]) for one in looks]
-        ends = {name: np.loadtxt(run.folder / LOSSES, delimiter=",", skiprows=1, usecols=(0, 1)) for name, run in runs.items()}
-        for other in MODELS:
-            if other != OURS:
-                less = paired_difference(ends[OURS][:, 1], ends[other][:, 1], ends[OURS][:, 0])
-                differences.append({
-                    "what": f"validation loss, {OURS} minus {other}", "losses": how, "median": less.value, "low": less.low,
-                    "high": less.high, "n": 1, "unit": "nats/token", "pictures": pictures, "expressions": less.n,
-                    "data": runs[OURS].inputs["data"], "trained": runs[OURS].environment["hardware"]})
+            setting = {"model": name, "losses": how, "parameters": run.summary["parameters"]}
+            for one in run.metrics():
+                if "valid_loss" in one:
+                    counts = {"pictures": one["pictures"], "expressions": one["valid_n"]}
+                    loss = [one["valid_loss"]]
+                    found.append(row("validation loss", loss, "nats/token", **setting, **counts))
+        ours, run = contest.OURS, runs[contest.OURS]
+        for other in contest.MODELS[1:]:
+            less = paired_difference(ends[ours][:, 1], ends[other][:, 1], ends[ours][:, 0])
+            differences.append({"what": f"validation loss, {ours} minus {other}", "losses": how,
+                                "median": less.value, "low": less.low, "high": less.high, "n": 1,
+                                "unit": "nats/token", "pictures": pictures, "expressions": less.n,
+                                "data": run.inputs["data"], "trained": run.environment["hardware"]})
     return found + differences
 
 
-def growth(repeats: int = 5) -> list[dict[str, Any]]:
-    """Seconds to open a pack and to fill an epoch's batches against its expressions; seconds of encoding and of a decoder's pass
-    against picture width and tokens; pictures a second against the batch."""
-    pack, vocabulary, found = synthetic_pack("train"), Vocabulary.crohme(), []
-    with tempfile.TemporaryDirectory() as folder:
-        for count in (300, 3_000, 30_000):
-            path = Path(folder, f"{count}.safetensors")
-            inks = [pack[i] for i in range(min(count, len(pack)))]
-            copies = (replace(ink, id=f"{k}-{ink.id}") for k in range(count // len(inks)) for ink in inks)
-            write_pack(((ink, 1.0) for ink in copies), path)
-            opened = seconds({"open": partial(Pack.open, path)}, repeats)["open"]
-            many = Pack.open(path)
-            feed = Feed([(Augmenter(many, np.arange(count), AugmentConfig(), vocabulary), None)], 1_000.0, 48, 0)
-            found.append(row("open a pack", opened, "s", expressions=count))
-            found.append(row("an epoch's batches", seconds({"epoch": partial(feed.epoch, 0)}, 1)["epoch"], "s",
-                             expressions=count))
-    model = channels_last(Recogniser(len(vocabulary), ModelConfig()), device()).eval()
-    with torch.no_grad():
-        calls = {}
-        for batch, width in ((1, 128), (1, 256), (1, 512), (1, 1_024), (8, 256), (32, 256)):
-            x, valid = torch.rand(batch, 1, 96, width, device=device()), torch.ones(batch, 1, 12, width // 8, device=device())
-            calls[f"{batch} {width}"] = partial(model.encode, x, valid)
-        for name, times in seconds(calls, repeats).items():
-            batch, width = map(int, name.split())
-            found.append(row("encode", times / batch, "s", height=96, width=width, batch=batch))
-        memory_ = model.encode(torch.rand(8, 1, 96, 256, device=device()), torch.ones(8, 1, 12, 32, device=device())).memory
-        tokens = {n: torch.randint(5, len(vocabulary), (8, n), device=device()) for n in (8, 16, 32, 64, 128)}
-        for n, times in seconds({str(n): partial(model.decoder, t, memory_) for n, t in tokens.items()}, repeats).items():
-            found.append(row("decode whole prefixes", times / 8, "s", written=int(n), batch=8))
-    return [*found, memory()]
+# --- all of it ------------------------------------------------------------------------------------
 
-
-# --- all of it --------------------------------------------------------------------------------------------------
-
-SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "reading": reading, "steps": steps, "training": training, "pipeline": pipeline, "rivals": rivals, "growth": growth,
-    "learning": learning}
+SECTIONS: dict[str, Callable[[], Rows]] = {
+    "reading": reading, "steps": steps, "training": training, "pipeline": pipeline,
+    "rivals": rivals, "learning": learning,
+}
 LONG = ("learning",)  # left out where no section is named
 
 
-def path() -> Path:
-    """Where benchmarks are kept, a line for each section and machine."""
-    return results_root() / "benchmarks.json"
-
-
-def kept() -> list[dict[str, Any]]:
-    """What was measured before."""
-    return json.loads(path().read_text(encoding="utf-8")) if path().is_file() else []
-
-
 def machine() -> str:
-    """The hardware, and the allocator where one was preloaded: batches of many shapes tell them apart, and more so where it
-    gives no freed memory back to the system."""
+    """The hardware, and the allocator where one was preloaded.
+
+    Batches of many shapes tell allocators apart, above all one that gives no memory back.
+    """
     mapped = ""
     with contextlib.suppress(OSError):
         mapped = Path("/proc/self/maps").read_text()
     found = [name for name in ("jemalloc", "tcmalloc") if f"lib{name}" in mapped]
-    if "jemalloc" in found and set(KEEPING.split(",")) <= set(os.environ.get("MALLOC_CONF", "").split(",")):
+    settings = os.environ.get("MALLOC_CONF", "").split(",")
+    if "jemalloc" in found and set(KEEPING.split(",")) <= set(settings):
         found[found.index("jemalloc")] = "jemalloc without decay"
     return ", ".join([hardware(), *found])
 
 
-def run(section: str) -> dict[str, Any]:
-    """Measure one section in this process, and keep it: rows, hardware, threads, versions, commit."""
-    started, where = time.monotonic(), machine()
+def measure(section: str) -> Rows:
+    """Measure one section in this process, and keep its rows with all that they depend on."""
+    started, where, path = time.monotonic(), machine(), results_root() / "benchmarks.json"
     rows = SECTIONS[section]()
-    about = {"section": section, "hardware": where, "threads": torch.get_num_threads(), "versions": versions(),
-             "commit": commit(), "utc": utc(), "minutes": round((time.monotonic() - started) / 60, 2), "rows": rows}
-    others = [other for other in kept() if (other["section"], other["hardware"]) != (section, where)]
-    found = sorted([*others, about], key=lambda one: (one["section"], one["hardware"]))
-    write_atomic(path(), "[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
-    return about
+    minutes = round((time.monotonic() - started) / 60, 2)
+    about = {"section": section, "hardware": where, "threads": torch.get_num_threads(),
+             "versions": versions(), "commit": commit(), "utc": utc(), "minutes": minutes,
+             "rows": rows}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    found = [one for one in kept if (one["section"], one["hardware"]) != (section, where)]
+    found = sorted([*found, about], key=lambda one: (one["section"], one["hardware"]))
+    write_atomic(path, "[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
+    return rows
 
 
-def run_all(sections: Sequence[str], show: Callable[[str], object] = print) -> None:
-    """Measure sections, each in a process of its own, so that its memory is its own."""
-    for section in sections or [name for name in SECTIONS if name not in LONG]:
-        show(f"{section}: {(SECTIONS[section].__doc__ or '').split(':')[0].split('.')[0]} …")
-        code = f"import json; from scripts.benchmark import run; print(json.dumps(run({section!r})))"
-        done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
-        show("\n".join(lines(json.loads(done.stdout.splitlines()[-1]))))
-
-
-def lines(about: dict[str, Any]) -> list[str]:
+def lines(rows: Rows) -> list[str]:
     """A section's rows as text."""
     known = ("what", "median", "low", "high", "n", "unit")
-    return [f"  {r['what']:44} {', '.join(f'{k} {v}' for k, v in r.items() if k not in known):60} "
-            f"{r['median']:10.4g} [{r['low']:.4g}, {r['high']:.4g}] {r['unit']} (n = {r['n']})" for r in about["rows"]]
+    found = []
+    for r in rows:
+        setting = ", ".join(f"{k} {v}" for k, v in r.items() if k not in known)
+        value = f"{r['median']:10.4g} [{r['low']:.4g}, {r['high']:.4g}] {r['unit']} (n = {r['n']})"
+        found.append(f"  {r['what']:44} {setting:60} {value}")
+    return found
+
+
+def show(rows: Rows) -> None:
+    """Print a section's rows."""
+    print("\n".join(lines(rows)), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    parser = argparse.ArgumentParser("scripts.benchmark", description="Measure speed and memory, and keep the results.")
-    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help=", ".join(SECTIONS))
-    run_all(parser.parse_args(argv).sections)
+    """Measure sections, each in a process of its own, so that its memory is its own."""
+    parser = argparse.ArgumentParser("scripts.benchmark", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    chosen = parser.parse_args(argv).sections or [name for name in SECTIONS if name not in LONG]
+    if unknown := set(chosen) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are: {', '.join(SECTIONS)}")
+    for section in chosen:
+        print(f"{section}: {(SECTIONS[section].__doc__ or '').splitlines()[0]}", flush=True)
+        code = f"from scripts import benchmark as b; b.show(b.measure({section!r}))"
+        subprocess.run([sys.executable, "-c", code], check=True)
     return 0
 
 

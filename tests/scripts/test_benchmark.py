@@ -1,5 +1,6 @@
 """Benchmarks: what is timed and counted is what ran, and nothing of it stays."""
 
+import functools
 import os
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from mmlib.draw.views import View
 from mmlib.store.files import project_root
 from mmlib.train.loop import Paused
+from mmlib.train.pretrain import Pretrain
 from mmlib.train.profiles import TINY, preset
 from scripts import benchmark, rivals
 
@@ -23,7 +25,7 @@ def test_calls_take_turns_and_the_first_round_does_not_count():
 def test_a_row_is_median_and_quartiles():
     row = benchmark.row("x", [4, 1, 2, 3, 5], "s", beam=5)
     assert (row["low"], row["median"], row["high"], row["n"], row["beam"]) == (2, 3, 4, 5, 5)
-    assert "3 [2, 4] s (n = 5)" in benchmark.lines({"rows": [row]})[0]
+    assert "3 [2, 4] s (n = 5)" in benchmark.lines([row])[0]
 
 
 def test_traffic_is_what_is_read_and_written():
@@ -44,9 +46,9 @@ def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
     config = preset(
         "pretrain", "smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8
     )
-    ended = benchmark.trained("pretrain", config, 100)
+    ended = benchmark.timed(Pretrain, config, 100)
     assert ended[:, 2].sum() >= 8
-    paused = benchmark.trained("pretrain", config, 1)
+    paused = benchmark.timed(Pretrain, config, 1)
     assert len(paused) == 1
     for times in (ended, paused):
         assert (times[:, 0] > times[:, 1]).all()
@@ -58,7 +60,7 @@ def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
 
 def test_a_rival_sees_the_same_picture_and_no_padding():
     torch.manual_seed(0)
-    model = rivals.Rival(40, TINY).eval()
+    model = rivals.DenseNetRecogniser(40, TINY).eval()
     x, valid = torch.rand(1, 1, 24, 40), torch.ones(1, 1, 3, 5)
     with torch.no_grad():
         encoded = model.encode(x, valid)
@@ -108,11 +110,11 @@ def test_rivals_are_trained_alike_and_go_on_where_they_stopped(
             "progress": False,
         }
         monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "whole"))
-        whole = rivals.train(name, **options)
+        whole = rivals.train_rival(name, **options)
         monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "parts"))
         with pytest.raises(Paused, match="goes on from here"):
-            rivals.train(name, **options, max_steps=1)
-        parts = rivals.train(name, **options)
+            rivals.train_rival(name, **options, max_steps=1)
+        parts = rivals.train_rival(name, **options)
     assert parts.summary == whole.summary
     assert 0 < whole.summary["loss"] < 2 * np.log(200)
     assert whole.summary["pictures"] >= 16
@@ -130,19 +132,16 @@ def test_rivals_are_trained_alike_and_go_on_where_they_stopped(
 
 @pytest.mark.slow
 def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_data, monkeypatch):
-    """Every look is a row; the difference is that of the last looks, with an interval around it."""
+    """Each validation is a row; the difference is of the last ones, with an interval around it."""
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
-    monkeypatch.setattr(
-        benchmark,
-        "train_rival",
-        lambda name, pictures, side: rivals.train(
-            name, pictures, "synthetic", TINY, 14.0, side, progress=False
-        ),
+    train = functools.partial(
+        rivals.train_rival, dataset="synthetic", model=TINY, symbol=14.0, progress=False
     )
+    monkeypatch.setattr(rivals, "train_rival", train)
     with small_data(60, 10):
         found = benchmark.learning(16)
-    looks, differences = found[:-4], found[-4:]
-    last = {(one["losses"], one["model"]): one["median"] for one in looks}
+    losses, differences = found[:-4], found[-4:]
+    last = {(one["losses"], one["model"]): one["median"] for one in losses}
     assert len(set(last.values())) == len(last) == 6
     pairs = [
         (how, other) for how in rivals.TRAININGS for other in (rivals.DENSENET, rivals.LAYERED)
@@ -152,8 +151,8 @@ def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_
         assert less["losses"] == how
         assert less["median"] == pytest.approx(last[how, rivals.OURS] - last[how, other], abs=1e-4)
         assert less["low"] < less["median"] < less["high"]
-        assert less["expressions"] == looks[-1]["expressions"] > 1
-    assert len(looks) >= 4 * len(rivals.MODELS)
+        assert less["expressions"] == losses[-1]["expressions"] > 1
+    assert len(losses) >= 4 * len(rivals.MODELS)
 
 
 @pytest.mark.parametrize(
