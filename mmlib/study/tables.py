@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,6 +181,8 @@ def table(name: str) -> DataFrame:
     """A published table by its file's name, as in `figures/`. RunError for any other name."""
     if name == "main":
         return main_table()
+    if name == "published":
+        return published_rows().drop(columns="in main table").fillna("")
     if name in ("claims", "claims_full"):
         return claims_table(full=name != "claims")
     if name.startswith("arms_"):
@@ -189,21 +192,31 @@ def table(name: str) -> DataFrame:
     if name.startswith("grid_") and name[5:].isdecimal():
         return grid_table(int(name[5:]) / 100)
     raise RunError(
-        "there is no such table; it would be 'main', 'claims', 'claims_full', 'probes', 'probes_' and "
-        "a profile, 'arms_' and a split, or 'grid_' and per cent of the labels"
+        "there is no such table; it would be 'main', 'published', 'claims', 'claims_full', "
+        "'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_' and per cent of the labels"
     )
 
 
+def pages() -> list[Path]:
+    """The pages whose tables are filled: the README and `docs/`."""
+    root = project_root()
+    return [path for path in (root / "README.md", *sorted((root / "docs").glob("*.md")))
+            if path.is_file()]
+
+
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:
-    """Write each table among the figures, and into its place in the README, if figures go there."""
-    readme = project_root() / "README.md"
-    for name, frame in tables.items():
-        text = markdown_table(frame)
+    """Write each table among the figures, and into its place in the pages, if figures go there."""
+    texts = {name: markdown_table(frame) for name, frame in tables.items()}
+    for name, text in texts.items():
         write_atomic(figures_root() / f"{name}.md", text + "\n")
-        if figures_root() == project_root() / "figures" and readme.is_file():
-            old = readme.read_text(encoding="utf-8")
-            if (new := filled(old, name, text)) != old:
-                write_atomic(readme, new)
+    if figures_root() != project_root() / "figures":
+        return
+    for page in pages():
+        old = new = page.read_text(encoding="utf-8")
+        for name, text in texts.items():
+            new = filled(new, name, text)
+        if new != old:
+            write_atomic(page, new)
 
 
 def filled(text: str, name: str, table: str) -> str:

@@ -5,13 +5,15 @@ Nothing is trained and no data set is read. Each check yields sentences that say
 - **runs**: what an evaluation read is in runs.csv, and so is what it started from; the recogniser
   that ships is one that was published.
 - **records**: each row of records.csv agrees with the rows of its run in runs.csv and outcomes/.
-- **tables**: figures/*.md, the README's tables and the model card, drawn again, have the same bytes.
+- **tables**: figures/*.md, the tables of the README and docs/*.md, and the model card, drawn
+  again, have the same bytes.
 
 `python -m scripts.figures --check` draws the figures again.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -95,12 +97,11 @@ def _expected(row: dict[str, str], run: dict[str, Any], runs: dict[str, Any]) ->
 
 
 def table_faults() -> Iterator[str]:
-    """Tables that differ from what the results give."""
-    readme = project_root() / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    marked = re.findall(r"<!-- table:(\S+) -->", text)
+    """Tables that differ from what the results give, in `figures/` and in the pages."""
+    texts = {page: page.read_text(encoding="utf-8") for page in tables.pages()}
+    marked = {page: re.findall(r"<!-- table:(\S+) -->", text) for page, text in texts.items()}
     files = {path.stem: path for path in sorted(figures_root().glob("*.md"))}
-    for name in dict.fromkeys([*files, *marked]):
+    for name in dict.fromkeys([*files, *itertools.chain(*marked.values())]):
         try:
             drawn = tables.markdown_table(tables.table(name))
         except RunError as error:
@@ -108,8 +109,10 @@ def table_faults() -> Iterator[str]:
             continue
         if name in files:
             yield from _compare(f"figures/{name}.md", files[name].read_text("utf-8"), drawn + "\n")
-        if name in marked:
-            yield from _compare("README.md", text, tables.filled(text, name, drawn))
+        for page, text in texts.items():
+            if name in marked[page]:
+                place = page.relative_to(project_root()).as_posix()
+                yield from _compare(place, text, tables.filled(text, name, drawn))
     card = results_root() / "checkpoints" / "README.md"
     if card.is_file():
         yield from _compare("results/checkpoints/README.md", card.read_text("utf-8"), model_card())
