@@ -17,7 +17,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from mmlib.data.sample import Batch, Sample, padded
@@ -64,7 +63,10 @@ def _belong(a: np.ndarray, b: np.ndarray, apart: int) -> bool:
         return bool(not dot.all() and not bar.any() and shared > -0.1)
     if bar.any() and not bar.all():
         return False
-    return bool(gap.max() < TOUCH and cdist(_dense(a), _dense(b)).min() < TOUCH)
+    if gap.max() >= TOUCH:
+        return False
+    apart_by = _dense(a)[:, None] - _dense(b)
+    return bool(np.square(apart_by).sum(2).min() < TOUCH**2)
 
 
 def _dense(stroke: np.ndarray) -> np.ndarray:

@@ -11,19 +11,36 @@ instead: see `mmlib.measure.lgeval`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from mmlib.formula.latex import LatexError, structure
 from mmlib.store.files import write_atomic
 
 Tokens = Sequence[str]
+
+
+def plain_distance(a: Tokens, b: Tokens, weights: tuple[int, int, int] = (1, 1, 1)) -> int:
+    """The least cost of turning a into b; weights of an insertion, a deletion, a replacement."""
+    insertion, deletion, replacement = weights
+    row = [j * insertion for j in range(len(b) + 1)]
+    for x in a:
+        diagonal, row[0] = row[0], row[0] + deletion
+        for j, y in enumerate(b, 1):
+            kept = diagonal + (x != y) * replacement
+            diagonal, row[j] = row[j], min(kept, row[j] + deletion, row[j - 1] + insertion)
+    return row[-1]
+
+
+distance: Callable[..., int] = plain_distance
+with contextlib.suppress(ModuleNotFoundError):  # a bare machine that only trains counts slowly
+    from rapidfuzz.distance.Levenshtein import distance
 
 
 @dataclass(frozen=True)
@@ -106,14 +123,13 @@ def edit_counts(predictions: Sequence[Tokens], references: Sequence[Tokens]) -> 
         # An insertion costs one more than another edit, which costs more than all insertions can
         # add: one distance then holds both counts.
         edit = len(read) + 1
-        distance = Levenshtein.distance(true, read, weights=(edit + 1, edit, edit))
-        counts[i] = divmod(distance, edit)
+        counts[i] = divmod(distance(true, read, weights=(edit + 1, edit, edit)), edit)
     return counts
 
 
 def token_errors(prediction: Tokens, reference: Tokens) -> int:
     """Levenshtein distance of two token lists."""
-    return Levenshtein.distance(prediction, reference)
+    return distance(prediction, reference)
 
 
 def outcomes(predictions: Sequence[Tokens | None], references: Sequence[Tokens | None],

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from mmlib.formula.latex import canonical
-from mmlib.measure.recognition import Outcomes, edit_counts, outcomes, score, token_errors
+from mmlib.measure.recognition import (
+    Outcomes,
+    edit_counts,
+    outcomes,
+    plain_distance,
+    score,
+    token_errors,
+)
 
 tokens = st.lists(st.sampled_from(["a", "b", "c", "\\frac"]), max_size=7)
 
@@ -35,6 +43,11 @@ def slow_counts(prediction, reference):
 def test_edit_counts_match_a_slow_table(pairs):
     predictions, references = zip(*pairs)
     assert edit_counts(predictions, references).tolist() == [list(slow_counts(p, r)) for p, r in pairs]
+
+
+@given(tokens, tokens, st.tuples(*[st.integers(1, 9)] * 3))
+def test_a_machine_without_rapidfuzz_counts_the_same(a, b, weights):
+    assert plain_distance(a, b, weights) == Levenshtein.distance(a, b, weights=weights)
 
 
 @given(tokens, tokens, tokens)
