@@ -5,7 +5,6 @@ Imports inside functions and for type checkers count like any other. Nothing is 
 
 import ast
 import functools
-import sys
 
 import pytest
 
@@ -17,8 +16,6 @@ ROOMS = ["store", "formula", "draw", "synthetic", "data", "models", "losses", "r
          "train", "study", "show", "cli"]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
            for folder in ("mmlib", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))}
-# The way from data to weights needs only these at import; the rest is imported inside functions.
-TRAINING = {"torch", "torchvision", "numpy", "accelerate", "safetensors", "filelock", "mmlib"}
 
 
 def room_of(module):
@@ -76,13 +73,3 @@ def test_no_file_imports_itself_in_a_circle():
 
     for module in graph:
         visit(module, [])
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("mmlib")])
-def test_training_imports_nothing_for_readers(module):
-    """Without the packages of notebooks and figures, everything up to the study can be imported."""
-    if module.startswith(("mmlib.show", "mmlib.cli")):
-        return
-    tree = ast.parse(MODULES[module].read_text())
-    outside = {name.split(".")[0] for name in imported(tree.body)}
-    assert outside <= set(sys.stdlib_module_names) | TRAINING
