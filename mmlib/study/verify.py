@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from mmlib.store.files import RunError, digest, figures_root, project_root, results_root
+from mmlib.store.files import RunError, digest, figures_root, results_root
 from mmlib.study import records, results, tables
 from mmlib.study.evaluate import METRICS
 from mmlib.study.publish import model_card, shipped_digests
@@ -111,8 +111,7 @@ def table_faults() -> Iterator[str]:
             yield from _compare(f"figures/{name}.md", files[name].read_text("utf-8"), drawn + "\n")
         for page, text in texts.items():
             if name in marked[page]:
-                place = page.relative_to(project_root()).as_posix()
-                yield from _compare(place, text, tables.filled(text, name, drawn))
+                yield from _compare(page.name, text, tables.filled(text, name, drawn))
     card = results_root() / "checkpoints" / "README.md"
     if card.is_file():
         yield from _compare("results/checkpoints/README.md", card.read_text("utf-8"), model_card())

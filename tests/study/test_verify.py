@@ -16,7 +16,7 @@ from mmlib.study import tables as study_tables
 def committed(copied_results, tmp_path_factory):
     """A copy of all that is verified."""
     root = tmp_path_factory.mktemp("project")
-    for name in ("notebooks", "figures"):
+    for name in ("notebooks", "figures", "docs"):
         shutil.copytree(project_root() / name, root / name, ignore=shutil.ignore_patterns(".*"))
     shutil.copy(project_root() / "README.md", root)
     return root, copied_results["MMLIB_RESULTS"]
@@ -27,7 +27,7 @@ def project(committed, monkeypatch, tmp_path):
     root, results = committed
     monkeypatch.setenv("MMLIB_RESULTS", results)
     monkeypatch.setenv("MMLIB_FIGURES", str(root / "figures"))
-    monkeypatch.setattr(verify, "project_root", lambda: root)
+    monkeypatch.setattr(study_tables, "project_root", lambda: root)
     return root
 
 
@@ -105,7 +105,7 @@ def test_a_number_changed_in_a_table_is_named(project, change, seed, monkeypatch
     monkeypatch.setattr(study_tables, "table", tables)
     rng = random.Random(seed)
     path = rng.choice([*sorted((project / "figures").glob("*.md")), records.path().parent / "checkpoints" / "README.md",
-                       project / "README.md"])
+                       project / "README.md", project / "docs" / "claims.md"])
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     marks = [k for k, line in enumerate(lines) if "table:main" in line] or [0, len(lines)]
     rows = [k for k in range(*marks) if lines[k].startswith("|")]
