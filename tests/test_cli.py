@@ -40,23 +40,26 @@ def test_defaults_are_the_presets(calls, capsys):
 
 def test_each_field_is_a_typed_option(calls, capsys):
     options = (
-        "--profile desk --dataset crohme --seed 3 --labels 0.5 --full-data --mask-share 0.1 0.2 --model.no-slots "
-        "--model.encoder.widths 32 64 --optim.betas 0.8 0.9 --view.scale 0.2 --max-minutes 1.5 --max-steps 7"
+        "--profile desk --dataset crohme --seed 3 --labels 0.5 --full-data --mask-share 0.1 0.2 "
+        "--model.no-slots --model.encoder.widths 32 64 --optim.betas 0.8 0.9 --view.scale 0.2 "
+        "--max-minutes 1.5 --max-steps 7"
     )
     assert cli.main(["finetune", *options.split()]) == 0
     base = preset("finetune", "desk")
     encoder = replace(base.model.encoder, widths=(32, 64))
-    config = replace(
-        base, dataset="crohme", seed=3, labels=0.5, full_data=True, mask_share=(0.1, 0.2), view=replace(base.view, scale=0.2),
-        model=replace(base.model, slots=False, encoder=encoder), optim=replace(base.optim, betas=(0.8, 0.9)))
+    config = replace(base, dataset="crohme", seed=3, labels=0.5, full_data=True,
+                     mask_share=(0.1, 0.2), view=replace(base.view, scale=0.2),
+                     model=replace(base.model, slots=False, encoder=encoder),
+                     optim=replace(base.optim, betas=(0.8, 0.9)))
     assert calls == [(config, "desk", 1.5, 7)]
     assert "paused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [
-    ["--seed", "x"], ["--optim.betas", "0.5"], ["--colour", "red"], ["--see", "1"], ["--profile", "office"],
+    ["--seed", "x"], ["--optim.betas", "0.5"], ["--colour", "red"], ["--see", "1"],
+    ["--profile", "office"],
     ["--optim.lr", "fast"], ["--optim.speed", "1"], ["--encoder.widths", "a"], ["--optim", "5"],
-])  # fmt: skip
+])
 def test_a_wrong_option_is_refused(calls, wrong, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["pretrain", *wrong])
@@ -119,19 +122,24 @@ def reading(monkeypatch):
         asked.append((file, beam, reader, tuple(sizes)))
         if "bad" in file:
             raise DataError(f"{file}: the picture is blank")
-        return [types.SimpleNamespace(score=-0.25, latex="x^{2}"), types.SimpleNamespace(score=-1.0, latex="x2")]
+        return [types.SimpleNamespace(score=-0.25, latex="x^{2}"),
+                types.SimpleNamespace(score=-1.0, latex="x2")]
 
-    module = types.SimpleNamespace(recognize=read, Reader=types.SimpleNamespace(load=lambda path: f"reader {path}"))
+    module = types.SimpleNamespace(recognize=read,
+                                   Reader=types.SimpleNamespace(load=lambda path: f"reader {path}"))
     monkeypatch.setitem(sys.modules, "mmlib.read.reader", module)
     return asked
 
 
-def test_a_file_that_cannot_be_read_does_not_stop_the_others(reading, tmp_path, monkeypatch, capsys):
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(
+    reading, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "bad.png", "c.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
-    assert cli.main(["recognize", "a.png", "bad.png", "gone.png", "folder", "c.png", "--reader", "mine", "--beam", "3"]) == 2
+    assert cli.main(["recognize", "a.png", "bad.png", "gone.png", "folder", "c.png", "--reader",
+                     "mine", "--beam", "3"]) == 2
     assert reading == [(name, 3, "reader mine", (1.0,)) for name in ("a.png", "bad.png", "c.png")]
     shown = capsys.readouterr()
     assert shown.out == "a.png\t-0.250\tx^{2}\nc.png\t-0.250\tx^{2}\n"
@@ -156,13 +164,17 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(reading, tmp_path, 
 
 def test_fine_tuning_ends_by_saying_how_to_read_with_it(calls, capsys):
     assert cli.main(["finetune"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "read with: mmlib recognize --reader finetune-smoke-1 FILE"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "read with: mmlib recognize --reader finetune-smoke-1 FILE"
+    )
 
 
 def test_a_mistyped_name_is_told_before_torch_is_imported(tmp_path):
-    code = "import sys, mmlib.cli; assert mmlib.cli.main(sys.argv[1:]) == 2; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code, "recognize", str(tmp_path / "gone.png")], capture_output=True, text=True,
-                          cwd=project_root(), check=False)
+    code = ("import sys, mmlib.cli; assert mmlib.cli.main(sys.argv[1:]) == 2; "
+            "assert 'torch' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code, "recognize", str(tmp_path / "gone.png")],
+                          capture_output=True, text=True, cwd=project_root(), check=False)
     assert done.returncode == 0, done.stderr
     assert "gone.png: there is no such file" in done.stderr
 
@@ -176,6 +188,7 @@ def test_help_and_version_are_quick_as_they_import_no_torch():
     )
     for argument, expected in (("--version", mmlib.__version__), ("--help", "recognize")):
         command = [sys.executable, "-c", code, argument]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=project_root(), check=False)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=project_root(),
+                              check=False)
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout

@@ -1,4 +1,6 @@
-"""The stages from the command line: options become the stage's own dataclass, a limit pauses, the same command goes on."""
+"""The stages from the command line: options become the stage's own dataclass, a limit pauses, the
+same command goes on.
+"""
 
 import json
 
@@ -9,7 +11,8 @@ from mmlib.store.run import find_runs
 from mmlib.train import attend, pretrain
 from mmlib.train.profiles import preset
 
-SMALL = ["--profile", "smoke", "--pictures", "12", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000"]
+SMALL = ["--profile", "smoke", "--pictures", "12", "--batch-most", "4", "--batch-area", "150",
+         "--eval-pictures", "1000"]
 FINETUNE = ["finetune", *SMALL, "--init", "none", "--eval-most", "2"]
 
 
@@ -45,11 +48,13 @@ def test_finetune_pauses_goes_on_and_is_found_done(capsys):
 def test_a_recorded_evaluation_keeps_what_figures_need_of_its_split(results, capsys):
     assert main(FINETUNE) == 0
     (run,) = find_runs("finetune")
-    assert main(["evaluate", str(run.folder), "--split", "valid", "--beam", "1", "--arm", "x", "--profile", "smoke"]) == 0
+    assert main(["evaluate", str(run.folder), "--split", "valid", "--beam", "1", "--arm", "x",
+                 "--profile", "smoke"]) == 0
     lines = (results / "traits" / "synthetic-valid.csv").read_text().splitlines()
     assert lines[0] == "id,depth,seen"
     assert len(lines) > 2
-    assert {line.split(",")[2] for line in lines[1:]} == {"0"}  # validation's formulas are not trained on
+    # validation's formulas are not trained on
+    assert {line.split(",")[2] for line in lines[1:]} == {"0"}
 
 
 def test_the_options_are_the_runs_configuration():
@@ -61,7 +66,8 @@ def test_the_options_are_the_runs_configuration():
     assert run.config["labels"] == 0.5
     assert run.config["guide_weight"] == 0
     assert run.config["augment"]["relabel"] == 0.0
-    assert run.config["augment"]["symbol"] == preset("finetune", "smoke").augment.symbol  # what is not named stays
+    # what is not named stays
+    assert run.config["augment"]["symbol"] == preset("finetune", "smoke").augment.symbol
     assert run.config["view"]["pen"] == [1.0, 1.5]
     assert run.config["model"]["decoder"]["layers"] == 3
     assert run.config["model"]["decoder"]["d"] == preset("finetune", "smoke").model.decoder.d

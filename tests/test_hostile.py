@@ -1,4 +1,6 @@
-"""Files that want to do harm, each by name: refused with a documented error, in little time and memory."""
+"""Files that want to do harm, each by name: refused with a documented error, in little time and
+memory.
+"""
 
 import ast
 import bz2
@@ -45,13 +47,21 @@ def bounded():
 
 def png(width, height, data=b""):
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(data))
+        + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (2**31 - 1, 1), (8_000, 8_000)])
+@pytest.mark.parametrize("size",
+                         [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (2**31 - 1, 1),
+                          (8_000, 8_000)])
 def test_a_picture_of_absurd_size(size):
     with pytest.raises(DataError, match=r"pixels are too many|decompression bomb"):
         decode(png(*size))
@@ -97,7 +107,8 @@ def test_ones_own_archive_with_a_path_that_leads_out(tmp_path, monkeypatch, name
 
 def test_entities_that_multiply():
     levels = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 10}">' for k in range(1, 12))
-    bomb = f'<!DOCTYPE ink [<!ENTITY a0 "ha">{levels}]><ink><annotation type="truth">&a11;</annotation></ink>'
+    bomb = (f'<!DOCTYPE ink [<!ENTITY a0 "ha">{levels}]>'
+            '<ink><annotation type="truth">&a11;</annotation></ink>')
     with pytest.raises(InkError, match=r"refused|not well-formed"):
         read_inkml(bomb.encode(), "bomb.inkml")
 
@@ -133,7 +144,7 @@ def test_a_label_longer_than_the_decoder_is_left_out_of_training(make_pack, make
     assert [s.id for group in feed.epoch(0) for s in group] == ["short"]
 
 
-# --- weights and packs that are something else ------------------------------------------------------------------------
+# --- weights and packs that are something else ----------------------------------------------------
 
 
 def hostile(header, body=b"", length=None):
@@ -142,6 +153,14 @@ def hostile(header, body=b"", length=None):
 
 
 F32 = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+
+
+def with_metadata(text):
+    """A file of one array whose metadata are this text."""
+    about = {"metadata": text, "header": text, "format": "mmlib-pack-1"}
+    return hostile({"__metadata__": about, "x": F32}, bytes(16))
+
+
 HEADERS = {
     "a length beyond the file": hostile({"x": F32}, bytes(16), 2**62),
     "no JSON": hostile(b"{" * 1_000),
@@ -149,13 +168,10 @@ HEADERS = {
     "offsets beyond the file": hostile({"x": F32 | {"data_offsets": [0, 2**40]}}, bytes(16)),
     "a shape that overflows": hostile({"x": F32 | {"shape": [2**33, 2**33]}}, bytes(16)),
     "offsets that overlap": hostile({"x": F32, "y": F32}, bytes(16)),
-    "metadata that are no JSON": hostile({"__metadata__": {"metadata": "{", "header": "{", "format": "mmlib-pack-1"}, "x": F32},
-                                         bytes(16)),
-    "metadata nested without end": hostile({"__metadata__": {"metadata": "[" * 100_000, "header": "[" * 100_000,
-                                                             "format": "mmlib-pack-1"}, "x": F32}, bytes(16)),
-    "metadata that are a list": hostile({"__metadata__": {"metadata": "[1]", "header": "[1]", "format": "mmlib-pack-1"},
-                                         "x": F32}, bytes(16)),
-}  # fmt: skip
+    "metadata that are no JSON": with_metadata("{"),
+    "metadata nested without end": with_metadata("[" * 100_000),
+    "metadata that are a list": with_metadata("[1]"),
+}
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -213,14 +229,15 @@ def test_no_code_is_ever_read_from_data():
             named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [
                 node.module or ""] if isinstance(node, ast.ImportFrom) else []
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            loose = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords} if isinstance(node, ast.Call) else {}
+            loose = {keyword.arg: ast.unparse(keyword.value)
+                     for keyword in node.keywords} if isinstance(node, ast.Call) else {}
             if modules & {name.partition(".")[0] for name in named} or called in calls or (
                     loose.get("shell"), loose.get("allow_pickle")) != (None, None):
                 found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)[:80]}")
     assert found == []
 
 
-# --- configurations ---------------------------------------------------------------------------------------------
+# --- configurations -------------------------------------------------------------------------------
 
 
 def test_a_number_that_is_none_is_refused_in_one_line(capsys):
@@ -229,7 +246,9 @@ def test_a_number_that_is_none_is_refused_in_one_line(capsys):
 
 
 def test_the_documented_errors_exist():
-    kinds = {kind.__name__ for kind in (UsageError, InkError, LatexError, DataError, PackError, RunError, FileNotFoundError, PermissionError)}
+    kinds = {kind.__name__
+             for kind in (UsageError, InkError, LatexError, DataError, PackError, RunError,
+                          FileNotFoundError, PermissionError)}
     assert kinds == DOCUMENTED
 
 
@@ -242,7 +261,8 @@ pool = ProcessPoolExecutor(2, initializer=end_with_parent)
 print(*{pool.submit(os.getpid).result() for _ in range(20)} | set(pool._processes), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project_root(), timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=project_root(), timeout=60)
     workers = [int(pid) for pid in done.stdout.split()]
     assert workers
     until = time.monotonic() + 10

@@ -79,7 +79,7 @@ FAULTS = """() => {
         .map(i => 'a picture did not load');
     for (const output of panel.querySelectorAll('.jp-OutputArea-output')) {
         const text = output.innerText || '';
-        const wrong = /Error displaying widget|Loading widget|Error creating widget|model not found/;
+        const wrong = /Error (displaying|creating) widget|Loading widget|model not found/;
         if (wrong.test(text)) found.push(text);
         if (/Javascript Error/.test(text)) found.push(text);
     }

@@ -30,9 +30,8 @@ def special(name, kind, target=""):
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_archive_members(tmp_path, mode):
-    path = archive(
-        tmp_path / "a.tar", [special("set", tarfile.DIRTYPE), ("set/b.inkml", b"B"), ("set/a", b"")], mode
-    )
+    path = archive(tmp_path / "a.tar",
+                   [special("set", tarfile.DIRTYPE), ("set/b.inkml", b"B"), ("set/a", b"")], mode)
     assert list(archives.iter_archive(path)) == [("set/b.inkml", b"B"), ("set/a", b"")]
 
 

@@ -1,4 +1,6 @@
-"""Samples cut, joined and recombined: the label stays true to the ink, and nothing is changed in place."""
+"""Samples cut, joined and recombined: the label stays true to the ink, and nothing is changed in
+place.
+"""
 
 from dataclasses import fields
 
@@ -32,7 +34,9 @@ def augmenter(pack):
 
 
 def written(latex, seed=0):
-    """A sample of a label: symbol i is a stroke of its own at x = 2i, a second one for every third symbol."""
+    """A sample of a label: symbol i is a stroke of its own at x = 2i, a second one for every third
+    symbol.
+    """
     rng = np.random.default_rng(seed)
     tokens = canonical(latex)
     structure = structural(tokens)
@@ -47,7 +51,8 @@ def written(latex, seed=0):
             symbol += [len(labels)] * 4
         labels.append("-" if token == r"\frac" else token)
     return Sample(np.concatenate(points).astype(np.float32), np.array(stroke), np.array(symbol),
-                  np.array(VOCABULARY.encode(labels)), np.array(VOCABULARY.encode(tokens)), np.array(links))
+                  np.array(VOCABULARY.encode(labels)), np.array(VOCABULARY.encode(tokens)),
+                  np.array(links))
 
 
 def structural(tokens):
@@ -71,11 +76,14 @@ def text(sample):
 
 
 def check(sample):
-    """What holds of every sample: canonical tokens, linked one to one to symbols that have ink and that label."""
+    """What holds of every sample: canonical tokens, linked one to one to symbols that have ink and
+    that label.
+    """
     tokens = VOCABULARY.decode(sample.tokens)
     assert len(tokens) == len(sample.tokens)
     # (Letters that happen to spell a function's name are still letters: l i m is not \lim.)
-    spells = {("l", "o", "g"), ("l", "i", "m"), (".", ".", ".")} & set(zip(tokens, tokens[1:], tokens[2:]))
+    spells = {("l", "o", "g"), ("l", "i", "m"),
+              (".", ".", ".")} & set(zip(tokens, tokens[1:], tokens[2:]))
     assert spells or canonical(" ".join(tokens)) == tokens
     assert len(sample.points) == len(sample.stroke) == len(sample.symbol) > 0
     assert sample.points.dtype == np.float32
@@ -103,7 +111,7 @@ def same(sample, before):
     return all(np.array_equal(getattr(sample, f.name), b) for f, b in zip(fields(sample), before))
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def test_a_sample_is_the_packs_ink(pack):
@@ -119,27 +127,30 @@ def test_a_sample_is_the_packs_ink(pack):
         check(sample)
 
 
-# --- structure ----------------------------------------------------------------------------------------------------
+# --- structure ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("latex", "rows"), [
-    ("x", [["x"]]),
-    ("a+b^2", [["a", "+", "b ^ { 2 }"], ["2"]]),
-    (r"x_i^{2n}", [["x _ { i } ^ { 2 n }"], ["i"], ["2", "n"]]),
-    (r"\frac{a}{b+c}y", [[r"\frac { a } { b + c }", "y"], ["a"], ["b", "+", "c"]]),
-    (r"\sqrt{x+1}", [[r"\sqrt { x + 1 }"], ["x", "+", "1"]]),
-    (r"\sqrt[3]{xy}z", [[r"\sqrt [ 3 ] { x y }", "z"], ["x", "y"]]),
-    (r"\sum_{i=0}^n i", [[r"\sum _ { i = 0 } ^ { n }", "i"], ["i", "=", "0"], ["n"]]),
-    (r"\frac{\frac{1}{2}}{3}^k", [[r"\frac { \frac { 1 } { 2 } } { 3 } ^ { k }"], [r"\frac { 1 } { 2 }"],
-                                  ["1"], ["2"], ["3"], ["k"]]),
-    ("[a]_n", [["[", "a", "] _ { n }"], ["n"]]),
-    ("{x^2}^3+1", [["x ^ { 2 }", "{ } ^ { 3 }", "+", "1"], ["2"], ["3"]]),
-    (r"\sqrt[\sqrt[3]{x}]{y}z", [[r"\sqrt [ { \sqrt [ 3 ] { x } } ] { y }", "z"], ["y"]]),
-])
+@pytest.mark.parametrize(("latex", "rows"),
+                         [("x", [["x"]]), ("a+b^2", [["a", "+", "b ^ { 2 }"], ["2"]]),
+                          (r"x_i^{2n}", [["x _ { i } ^ { 2 n }"], ["i"], ["2", "n"]]),
+                          (r"\frac{a}{b+c}y",
+                           [[r"\frac { a } { b + c }", "y"], ["a"], ["b", "+", "c"]]),
+                          (r"\sqrt{x+1}", [[r"\sqrt { x + 1 }"], ["x", "+", "1"]]),
+                          (r"\sqrt[3]{xy}z", [[r"\sqrt [ 3 ] { x y }", "z"], ["x", "y"]]),
+                          (r"\sum_{i=0}^n i",
+                           [[r"\sum _ { i = 0 } ^ { n }", "i"], ["i", "=", "0"], ["n"]]),
+                          (r"\frac{\frac{1}{2}}{3}^k",
+                           [[r"\frac { \frac { 1 } { 2 } } { 3 } ^ { k }"], [r"\frac { 1 } { 2 }"],
+                            ["1"], ["2"], ["3"], ["k"]]),
+                          ("[a]_n", [["[", "a", "] _ { n }"], ["n"]]),
+                          ("{x^2}^3+1", [["x ^ { 2 }", "{ } ^ { 3 }", "+", "1"], ["2"], ["3"]]),
+                          (r"\sqrt[\sqrt[3]{x}]{y}z",
+                           [[r"\sqrt [ { \sqrt [ 3 ] { x } } ] { y }", "z"], ["y"]])])
 def test_elements_by_hand(augmenter, latex, rows):
     sample = written(latex)
     tokens = VOCABULARY.decode(sample.tokens)
-    found = [[" ".join(tokens[a:b]) for a, b in row] for row in augmenter.elements(sample.tokens, sample.token_symbols)]
+    found = [[" ".join(tokens[a:b]) for a, b in row]
+             for row in augmenter.elements(sample.tokens, sample.token_symbols)]
     assert sorted(found) == sorted(rows)
     assert found[0] == rows[0]  # the main row first
 
@@ -149,10 +160,11 @@ def test_spans_are_all_proper_sub_expressions_of_two_symbols(augmenter, pack, ma
     own = Augmenter(toy, [0], ALL, VOCABULARY)
     tokens = toy.tokens(0)
     found = {" ".join(tokens[a:b]) for a, b in own.spans(0)}
-    assert found == {"a ^ { 2 n }", "a ^ { 2 n } +", r"+ \frac { b } { c }", r"\frac { b } { c }", "2 n"}
+    assert found == {"a ^ { 2 n }", "a ^ { 2 n } +", r"+ \frac { b } { c }", r"\frac { b } { c }",
+                     "2 n"}
 
 
-# --- cuts ---------------------------------------------------------------------------------------------------------
+# --- cuts -----------------------------------------------------------------------------------------
 
 
 def test_a_cut_has_the_ink_of_its_symbols_alone(augmenter):
@@ -161,7 +173,8 @@ def test_a_cut_has_the_ink_of_its_symbols_alone(augmenter):
     part = augmenter.cut(sample, start, start + 2)
     assert text(part) == "2 n"
     assert [VOCABULARY.tokens[v] for v in part.labels] == ["2", "n"]
-    np.testing.assert_array_equal(part.points, sample.points[(sample.symbol == 2) | (sample.symbol == 3)])
+    np.testing.assert_array_equal(part.points,
+                                  sample.points[(sample.symbol == 2) | (sample.symbol == 3)])
     check(part)
 
 
@@ -181,7 +194,8 @@ def test_every_span_is_a_true_sample(augmenter, pack):
 def test_loose_strokes_are_not_part_of_a_cut(augmenter):
     sample = written("ab+c")
     loose = np.where(sample.symbol == 1, -1, sample.symbol)
-    sample = Sample(sample.points, sample.stroke, loose, sample.labels, sample.tokens, sample.token_symbols)
+    sample = Sample(sample.points, sample.stroke, loose, sample.labels, sample.tokens,
+                    sample.token_symbols)
     part = augmenter.cut(sample, 0, 2)
     np.testing.assert_array_equal(part.points, sample.points[sample.symbol == 0])
 
@@ -194,7 +208,7 @@ def test_one_symbol_is_a_symbol_that_can_stand_alone(augmenter):
         check(augmenter.one_symbol(sample, np.random.default_rng(seed)))
 
 
-# --- recombination ------------------------------------------------------------------------------------------------
+# --- recombination --------------------------------------------------------------------------------
 
 
 def shape_of(points):
@@ -214,7 +228,8 @@ def instances(augmenter, label):
 
 def is_ink_of(augmenter, label, points):
     mine = shape_of(points)
-    return any(len(o) == len(mine) and np.allclose(o, mine, atol=1e-3) for o in instances(augmenter, label))
+    return any(len(o) == len(mine) and np.allclose(o, mine, atol=1e-3)
+               for o in instances(augmenter, label))
 
 
 def test_the_bank_holds_the_chosen_expressions_alone(pack):
@@ -237,9 +252,11 @@ def test_a_swap_takes_other_ink_of_the_label_and_keeps_its_box(augmenter, pack):
         np.testing.assert_array_equal(other.labels, sample.labels)
         for s in which:
             old, new = sample.points[sample.symbol == s], other.points[other.symbol == s]
-            np.testing.assert_allclose((new.min(0) + new.max(0)) / 2, (old.min(0) + old.max(0)) / 2, atol=1e-3)
+            np.testing.assert_allclose((new.min(0) + new.max(0)) / 2, (old.min(0) + old.max(0)) / 2,
+                                       atol=1e-3)
             assert is_ink_of(augmenter, sample.labels[s], new)
-            if min(np.ptp(old, axis=0).max(), np.ptp(new, axis=0).max()) > 0.05:  # dots have no size
+            # dots have no size
+            if min(np.ptp(old, axis=0).max(), np.ptp(new, axis=0).max()) > 0.05:
                 assert 0.4 < np.ptp(new, axis=0).max() / np.ptp(old, axis=0).max() < 2.5
             swapped += len(old) != len(new) or not np.allclose(old, new)
     assert swapped > 20
@@ -249,7 +266,8 @@ def test_what_is_not_redrawn_stays(augmenter):
     sample = written("x+y")
     other = augmenter.redraw(sample, np.array([1]), sample.labels[[1]], np.random.default_rng(0))
     for s in (0, 2):
-        np.testing.assert_array_equal(other.points[other.symbol == s], sample.points[sample.symbol == s])
+        np.testing.assert_array_equal(other.points[other.symbol == s],
+                                      sample.points[sample.symbol == s])
     check(other)
 
 
@@ -262,7 +280,9 @@ def test_relabelling_changes_token_label_and_ink_together(pack):
         other = augmenter.recombine(sample, np.random.default_rng(i))
         check(other)
         differ = np.flatnonzero(sample.tokens != other.tokens)
-        assert set(sample.token_symbols[differ]) == set(np.flatnonzero(sample.labels != other.labels))
+        assert set(sample.token_symbols[differ]) == set(
+            np.flatnonzero(sample.labels != other.labels)
+        )
         for at in differ:
             s = sample.token_symbols[at]
             assert any({sample.tokens[at], other.tokens[at]} <= ids for ids in classes)
@@ -270,7 +290,8 @@ def test_relabelling_changes_token_label_and_ink_together(pack):
             assert is_ink_of(augmenter, other.labels[s], other.points[other.symbol == s])
             changed += 1
         for s in np.flatnonzero(sample.labels == other.labels):  # swap_hand is off: other ink stays
-            np.testing.assert_array_equal(other.points[other.symbol == s], sample.points[sample.symbol == s])
+            np.testing.assert_array_equal(other.points[other.symbol == s],
+                                          sample.points[sample.symbol == s])
     assert changed > 20
 
 
@@ -281,7 +302,8 @@ def test_a_root_keeps_its_ink_when_hands_change(pack):
         sample = from_pack(pack, i)
         for s in np.flatnonzero(sample.labels == root):
             other = augmenter.recombine(sample, np.random.default_rng(0))
-            np.testing.assert_array_equal(other.points[other.symbol == s], sample.points[sample.symbol == s])
+            np.testing.assert_array_equal(other.points[other.symbol == s],
+                                          sample.points[sample.symbol == s])
             seen += 1
     assert seen > 3
 
@@ -303,13 +325,13 @@ def test_a_join_is_both_side_by_side(augmenter):
 
 def test_a_join_keeps_loose_strokes_loose(augmenter):
     left, right = written("ab"), written("cd")
-    right = Sample(right.points, right.stroke, np.where(right.symbol == 0, -1, right.symbol), right.labels, right.tokens,
-                   right.token_symbols)
+    right = Sample(right.points, right.stroke, np.where(right.symbol == 0, -1, right.symbol),
+                   right.labels, right.tokens, right.token_symbols)
     both = augmenter.join(left, right, np.random.default_rng(0))
     assert both.symbol.tolist() == [0] * 4 + [1] * 4 + [-1] * 4 + [3] * 4
 
 
-# --- drawing ------------------------------------------------------------------------------------------------------
+# --- drawing --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=120)
@@ -329,8 +351,9 @@ def test_nothing_is_changed_in_place(augmenter, pack):
         sample, other = from_pack(pack, i), from_pack(pack, ids[0])
         before, before_other = frozen(sample), frozen(other)
         rng = np.random.default_rng(i)
-        for result in (augmenter.cut(sample, *augmenter.spans(i)[0]), augmenter.one_symbol(sample, rng),
-                       augmenter.recombine(sample, rng), augmenter.join(sample, other, rng),
+        for result in (augmenter.cut(sample, *augmenter.spans(i)[0]),
+                       augmenter.one_symbol(sample, rng), augmenter.recombine(sample, rng),
+                       augmenter.join(sample, other, rng),
                        augmenter.redraw(sample, np.arange(len(sample.labels)), sample.labels, rng)):
             assert same(sample, before)
             assert same(other, before_other)
@@ -346,22 +369,26 @@ def test_without_levers_a_sample_is_the_packs(pack):
 
 @pytest.mark.parametrize("lever", ["symbol", "subexpression", "join"])
 def test_a_lever_pulls_as_often_as_it_says(pack, lever):
-    augmenter = Augmenter(pack, np.arange(len(pack)), AugmentConfig(**{lever: 0.5}, longest_join=200), VOCABULARY)
-    eligible = [i for i in range(len(pack)) if len(augmenter.spans(i)) > 2 and len(from_pack(pack, i).labels) > 1]
+    augmenter = Augmenter(pack, np.arange(len(pack)),
+                          AugmentConfig(**{lever: 0.5}, longest_join=200), VOCABULARY)
+    eligible = [i for i in range(len(pack)) if len(augmenter.spans(i)) > 2
+                and len(from_pack(pack, i).labels) > 1]
     rng = np.random.default_rng(1)
-    pulled = [len(augmenter.draw(i, rng).tokens) - len(from_pack(pack, i).tokens) for i in eligible for _ in range(4)]
+    pulled = [len(augmenter.draw(i, rng).tokens) - len(from_pack(pack, i).tokens) for i in eligible
+              for _ in range(4)]
     assert np.mean([p != 0 for p in pulled]) == pytest.approx(0.5, abs=0.08)
     assert (np.array(pulled) > 0).any() == (lever == "join")
 
 
 def test_joins_stay_short(pack):
-    augmenter = Augmenter(pack, np.arange(len(pack)), AugmentConfig(join=1.0, longest_join=12), VOCABULARY)
+    augmenter = Augmenter(pack, np.arange(len(pack)), AugmentConfig(join=1.0, longest_join=12),
+                          VOCABULARY)
     for i in range(len(pack)):
         before = len(from_pack(pack, i).tokens)
         assert len(augmenter.draw(i, np.random.default_rng(i)).tokens) <= max(12, before)
 
 
-# --- collating ----------------------------------------------------------------------------------------------------
+# --- collating ------------------------------------------------------------------------------------
 
 
 def test_a_batch_holds_its_samples(augmenter):
@@ -378,7 +405,9 @@ def test_a_batch_holds_its_samples(augmenter):
         t, s = len(sample.tokens), len(sample.labels)
         assert batch.tokens[e].tolist() == sample.tokens.tolist() + [VOCABULARY.pad] * (9 - t)
         assert batch.token_symbols[e].tolist() == sample.token_symbols.tolist() + [-1] * (9 - t)
-        assert batch.labels[e].tolist() == sample.labels.tolist() + [-1] * (batch.labels.shape[1] - s)
+        assert batch.labels[e].tolist() == sample.labels.tolist() + [-1] * (
+            batch.labels.shape[1] - s
+        )
     steps = batch.ink.stroke.diff()
     assert ((steps == 0) | (steps == 1)).all()  # strokes of the batch have their own numbers
     assert int(batch.ink.stroke[-1]) + 1 == sum(s.stroke[-1] + 1 for s in samples)
@@ -392,14 +421,18 @@ def test_a_batch_without_ink_is_refused():
 
 
 def test_held_formulas_are_never_shown(pack):
-    """Cuts, joins and recombinations that happen to be a held-out formula give way to the expression they were made from."""
+    """Cuts, joins and recombinations that happen to be a held-out formula give way to the
+    expression they were made from.
+    """
     free = Augmenter(pack, np.arange(len(pack)), ALL, VOCABULARY)
-    drawn = [tuple(free.draw(i, np.random.default_rng([s, i])).tokens.tolist()) for s in range(3) for i in range(len(pack))]
+    drawn = [tuple(free.draw(i, np.random.default_rng([s, i])).tokens.tolist()) for s in range(3)
+             for i in range(len(pack))]
     originals = {tuple(from_pack(pack, i).tokens.tolist()) for i in range(len(pack))}
     made = [t for t in drawn if t not in originals and len(t) > 1]
     held = set(made[::2]) | {tuple(from_pack(pack, 3).tokens.tolist())}
     wary = Augmenter(pack, np.arange(len(pack)), ALL, VOCABULARY, held)
     assert 3 not in wary.indices
-    again = [tuple(wary.draw(int(i), np.random.default_rng([s, int(i)])).tokens.tolist()) for s in range(3) for i in wary.indices]
+    again = [tuple(wary.draw(int(i), np.random.default_rng([s, int(i)])).tokens.tolist())
+             for s in range(3) for i in wary.indices]
     assert not held & set(again)
     assert held & set(drawn)  # the free one shows some

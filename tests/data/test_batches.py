@@ -30,7 +30,7 @@ def sizes_of(n, seed=0):
     return np.exp(rng.normal([1.5, 0.3], [0.8, 0.4], (n, 2)))
 
 
-# --- grouping -----------------------------------------------------------------------------------------------------
+# --- grouping -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -56,9 +56,11 @@ def test_companions_are_alike():
 
 def test_a_generator_decides_the_batches():
     sizes = sizes_of(300)
-    first, again, other = (batches_by_area(sizes, 60.0, 16, np.random.default_rng(s)) for s in (0, 0, 1))
+    first, again, other = (batches_by_area(sizes, 60.0, 16, np.random.default_rng(s))
+                           for s in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
-    assert {tuple(sorted(g)) for g in first} != {tuple(sorted(g)) for g in other}  # new companions, not new order alone
+    # new companions, not new order alone
+    assert {tuple(sorted(g)) for g in first} != {tuple(sorted(g)) for g in other}
     means = [sizes[g, 0].mean() for g in first]
     assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.5  # shuffled
     plain = batches_by_area(sizes, 60.0, 16)
@@ -69,13 +71,15 @@ def test_no_expressions_no_batches():
     assert batches_by_area(np.zeros((0, 2)), 10.0, 4) == []
 
 
-# --- feeding ------------------------------------------------------------------------------------------------------
+# --- feeding --------------------------------------------------------------------------------------
 
 
 def same(a, b):
-    return (a.ink.b == b.ink.b and all(torch.equal(getattr(a.ink, f), getattr(b.ink, f))
-                                       for f in ("points", "stroke", "owner", "symbol"))
-            and all(torch.equal(getattr(a, f), getattr(b, f)) for f in ("tokens", "token_symbols", "labels")))
+    return (a.ink.b == b.ink.b
+            and all(torch.equal(getattr(a.ink, f), getattr(b.ink, f))
+                    for f in ("points", "stroke", "owner", "symbol"))
+            and all(torch.equal(getattr(a, f), getattr(b, f))
+                    for f in ("tokens", "token_symbols", "labels")))
 
 
 def feed(pack, seed=0, count=None, config=LEVERS, **options):
@@ -98,7 +102,8 @@ def test_an_epoch_sees_every_expression_once(pack):
 def test_epochs_and_seeds_differ_and_repeat(pack):
     draws = {key: feed(pack, seed=key[0]).epoch(key[1]) for key in ((0, 0), (0, 1), (1, 0))}
     again = feed(pack).epoch(0)
-    flat = {key: np.concatenate([s.points for b in batches for s in b]) for key, batches in draws.items()}
+    flat = {key: np.concatenate([s.points for b in batches for s in b])
+            for key, batches in draws.items()}
     np.testing.assert_array_equal(flat[0, 0], np.concatenate([s.points for b in again for s in b]))
     assert len({v.tobytes() for v in flat.values()}) == 3
 
@@ -145,7 +150,8 @@ def test_two_sources_are_mixed(pack):
 
 def test_long_formulas_are_left_out_of_training(pack):
     lengths = [len(from_pack(pack, i).tokens) for i in range(len(pack))]
-    seen = [i for b in feed(pack, config=AugmentConfig(), longest=12).epoch(0) for i in who(pack, b)]
+    seen = [i for b in feed(pack, config=AugmentConfig(), longest=12).epoch(0)
+            for i in who(pack, b)]
     assert sorted(seen) == [i for i, n in enumerate(lengths) if n <= 12]
     assert len(seen) < len(pack)
 
@@ -168,8 +174,10 @@ def test_processes_share_the_batches_and_count_all(pack):
 
 def test_sizes_drawn_by_the_feed_fill_the_batches(pack):
     plain, scaled = (feed(pack, config=AugmentConfig(), scale=s) for s in (0.0, 0.3))
-    native = {tuple(s.tokens.tolist()): np.ptp(s.points, axis=0).max() for b in plain.epoch(0) for s in b}
-    factors = [np.ptp(s.points, axis=0).max() / native[tuple(s.tokens.tolist())] for b in scaled.epoch(0) for s in b
+    native = {tuple(s.tokens.tolist()): np.ptp(s.points, axis=0).max() for b in plain.epoch(0)
+              for s in b}
+    factors = [np.ptp(s.points, axis=0).max() / native[tuple(s.tokens.tolist())]
+               for b in scaled.epoch(0) for s in b
                if list(native).count(tuple(s.tokens.tolist())) == 1]
     assert np.exp(-0.31) < min(factors) < np.exp(-0.2)
     assert np.exp(0.2) < max(factors) < np.exp(0.31)
@@ -177,7 +185,8 @@ def test_sizes_drawn_by_the_feed_fill_the_batches(pack):
         sizes = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples])
         assert len(samples) == 1 or np.prod(sizes.max(0)) * len(samples) <= 60.0 * (1 + 1e-6)
     again = scaled.epoch(0)
-    assert all(np.array_equal(a.points, b.points) for x, y in zip(scaled.epoch(0), again) for a, b in zip(x, y))
+    assert all(np.array_equal(a.points, b.points) for x, y in zip(scaled.epoch(0), again)
+               for a, b in zip(x, y))
 
 
 def test_workers_draw_the_same_and_stop(pack):

@@ -66,8 +66,10 @@ def test_auto_is_crohme_where_it_is_found(small, monkeypatch):
 def test_identity_names_the_data_and_its_split(small):
     corpus = load_corpus("synthetic")
     assert corpus.identity == load_corpus("synthetic").identity
-    other = module.Corpus(corpus.name, corpus.pack, corpus.train[1:], corpus.valid, corpus.vocabulary)
-    third = module.Corpus(corpus.name, synthetic_pack("test"), corpus.train, corpus.valid, corpus.vocabulary)
+    other = module.Corpus(corpus.name, corpus.pack, corpus.train[1:], corpus.valid,
+                          corpus.vocabulary)
+    third = module.Corpus(corpus.name, synthetic_pack("test"), corpus.train, corpus.valid,
+                          corpus.vocabulary)
     assert len({corpus.identity, other.identity, third.identity}) == 3
 
 
@@ -85,7 +87,8 @@ def test_composed_ink_comes_from_the_chosen_expressions_alone(small):
     assert corpus.composed(chosen, 25).digest == pack.digest
     names = {corpus.composed_name(c, n) for c, n in ((chosen, 25), (chosen[1:], 25), (chosen, 26))}
     assert len(names) == 3
-    assert corpus.composed_name(np.array(chosen, np.int32), 25) == corpus.composed_name(list(chosen), 25)
+    assert corpus.composed_name(np.array(chosen, np.int32),
+                                25) == corpus.composed_name(list(chosen), 25)
 
 
 @pytest.mark.parametrize("call", [lambda: load_corpus("mnist"), lambda: synthetic_pack("valid")])

@@ -33,7 +33,8 @@ def test_archive_and_folder_read_alike(tmp_path, inkml):
 
 def test_writers_are_named_by_source(inkml):
     nameless = inkml.replace('<annotation type="writer">w1</annotation>', "").encode()
-    assert crohme.read_member("t/MathBrush/200922-949-30.inkml", nameless).writer == "MathBrush/200922-949"
+    assert crohme.read_member("t/MathBrush/200922-949-30.inkml",
+                              nameless).writer == "MathBrush/200922-949"
     assert crohme.read_member("t/extension/200922-949-30.inkml", nameless).writer is None
     assert crohme.read_member("one.inkml", inkml.encode()).writer == "w1"
 

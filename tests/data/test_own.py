@@ -1,4 +1,6 @@
-"""One's own data: folders and archives, with and without labels, as a corpus that all stages take."""
+"""One's own data: folders and archives, with and without labels, as a corpus that all
+stages take.
+"""
 
 import shutil
 import tarfile
@@ -25,7 +27,9 @@ from mmlib.train.profiles import TINY, preset
 
 @pytest.fixture
 def folder(tmp_path, cache_dir):
-    """Sixteen synthetic formulas as pictures with captions, a token among them that CROHME does not have."""
+    """Sixteen synthetic formulas as pictures with captions, a token among them that CROHME does not
+    have.
+    """
     pack, path = synthetic_pack("test"), tmp_path / "mine"
     (path / "img").mkdir(parents=True)
     chosen = [i for i in range(len(pack)) if 3 <= len(pack.tokens(i)) <= 12][:16]
@@ -49,8 +53,10 @@ def test_pictures_become_ink_of_their_size(folder):
     assert len(corpus.valid)
     original = synthetic_pack("test")
     place = {key: i for i, key in enumerate(map(str, range(len(original))))}
-    ratios = [corpus.pack[k].bounds()[2] / np.ptp(original[place[key.removesuffix(".png")]].points[:, 0])
-              for k, key in enumerate(corpus.pack.ids)]
+    ratios = [
+        corpus.pack[k].bounds()[2] / np.ptp(original[place[key.removesuffix(".png")]].points[:, 0])
+        for k, key in enumerate(corpus.pack.ids)
+    ]
     assert 0.7 < np.median(ratios) < 1.4
 
 
@@ -95,7 +101,9 @@ def test_too_few_are_refused_and_some_are_held_out(folder):
     assert len(valid) == 2
     split = np.arange(8), np.arange(8, 16)
     assert hold_out(pack, *split) == split
-    assert len(hold_out(pack, none, np.arange(16))[1]) == 2, "one writer, who is held out: nothing would be left to train on"
+    assert len(hold_out(pack, none, np.arange(16))[1]) == 2, (
+        "one writer, who is held out: nothing would be left to train on"
+    )
     few = folder.parent / "few"
     few.mkdir()
     for path in sorted(folder.glob("img/*.png"))[:3]:
@@ -107,9 +115,12 @@ def test_too_few_are_refused_and_some_are_held_out(folder):
 def test_few_formulas_are_trained_on_though_they_are_held_out_too(folder):
     lines = (folder / "caption.txt").read_text().splitlines()
     names = [line.split("\t")[0] for line in lines]
-    (folder / "caption.txt").write_text("".join(f"{name}\t{'x+1' if k % 2 else 'y-2'}\n" for k, name in enumerate(names)))
+    (folder / "caption.txt").write_text("".join(f"{name}\t{'x+1' if k % 2 else 'y-2'}\n"
+                                                for k, name in enumerate(names)))
     corpus = load_corpus(str(folder))
-    assert {corpus.pack.tokens(int(i)) for i in corpus.valid} <= {corpus.pack.tokens(int(i)) for i in corpus.train}
+    assert {corpus.pack.tokens(int(i)) for i in corpus.valid} <= {
+        corpus.pack.tokens(int(i)) for i in corpus.train
+    }
     assert not corpus.held_formulas()
 
 
@@ -126,11 +137,14 @@ def small(stage, folder, **more):
 
 @pytest.mark.slow
 def test_every_stage_trains_on_a_folder(folder, tmp_path, monkeypatch):
-    """Without labels stages 1 and 2; with them, stage 3 from stage 2, and from a recogniser whose readings it begins with."""
+    """Without labels stages 1 and 2; with them, stage 3 from stage 2, and from a recogniser whose
+    readings it begins with.
+    """
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
     first = pretrain.run(small(pretrain, folder), "smoke", progress=False)
     second = attend.run(small(attend, folder, init=first.name), "smoke", progress=False)
-    run = finetune.run(small(finetune, folder, init=second.name, eval_most=2, composed=1.0), "smoke", progress=False)
+    run = finetune.run(small(finetune, folder, init=second.name, eval_most=2, composed=1.0),
+                       "smoke", progress=False)
     assert run.inputs["composed"] == "none"  # there are no symbols to compose from
     assert run.summary["expressions"] == len(load_corpus(str(folder)).train)
     mine = Reader.load(run.folder)
@@ -138,7 +152,8 @@ def test_every_stage_trains_on_a_folder(folder, tmp_path, monkeypatch):
     shipped = tmp_path / "results" / "checkpoints" / "recogniser.safetensors"
     shipped.parent.mkdir(parents=True)
     shutil.copy(run.weights, shipped)
-    next_run = finetune.run(small(finetune, folder, init="recogniser", eval_most=2, pictures=1, seed=5), "smoke", progress=False)
+    next_run = finetune.run(small(finetune, folder, init="recogniser", eval_most=2, pictures=1,
+                                  seed=5), "smoke", progress=False)
     assert next_run.inputs["init"] == f"recogniser-{digest(shipped)}"
     assert Reader.load(next_run.folder).pictures == next_run.summary["pictures"] + mine.pictures
     shipped.unlink()  # another one ships by now
@@ -148,8 +163,10 @@ def test_every_stage_trains_on_a_folder(folder, tmp_path, monkeypatch):
 def test_a_recogniser_is_taken_over_with_its_readings(folder):
     corpus = load_corpus(str(folder))
     words = corpus.vocabulary.tokens[len(corpus.vocabulary.SPECIALS):]
-    other = type(corpus.vocabulary)([w for w in reversed(words) if w != r"\hbar"])  # the same tokens under other ids
-    reader = Reader(Recogniser(len(other), TINY).eval(), other, ViewConfig(), {}, folder, "other", 0, 0.0)
+    # the same tokens under other ids
+    other = type(corpus.vocabulary)([w for w in reversed(words) if w != r"\hbar"])
+    reader = Reader(Recogniser(len(other), TINY).eval(), other, ViewConfig(), {}, folder, "other",
+                    0, 0.0)
     model = Recogniser(len(corpus.vocabulary), TINY).eval()
     finetune.take_over(model, corpus.vocabulary, reader)
     with_new = corpus.vocabulary.encode([r"\hbar"])[0]

@@ -23,11 +23,8 @@ from mmlib.formula.ink import Ink, InkError, Symbol
 from mmlib.formula.inkml import read_inkml
 from mmlib.formula.vocabulary import Vocabulary
 
-polylines = st.lists(
-    hnp.arrays(np.float64, st.tuples(st.integers(1, 30), st.just(2)), elements=st.floats(0, 10, width=32)),
-    min_size=1,
-    max_size=4,
-)
+polylines = st.lists(hnp.arrays(np.float64, st.tuples(st.integers(1, 30), st.just(2)),
+                                elements=st.floats(0, 10, width=32)), min_size=1, max_size=4)
 
 
 def distance(points, line):
@@ -62,7 +59,8 @@ def test_simplify_drops_what_is_straight():
 
 def test_round_trip(inkml, make_pack):
     ink = read_inkml(inkml.encode(), "one")
-    bad = replace(ink, id="two", tokens=None, token_symbols=None, label_error="why", writer=None, source="s")
+    bad = replace(ink, id="two", tokens=None, token_symbols=None, label_error="why", writer=None,
+                  source="s")
     unaligned = replace(ink, id="three", token_symbols=None)
     bare = Ink.from_strokes([[(5, 5)]], id="dot")
     pack = make_pack([ink, bad, unaligned, bare])
@@ -80,7 +78,8 @@ def test_round_trip(inkml, make_pack):
         expected = (written - ink.points.min(0)) / size
         assert (distance(expected, packed) <= TOLERANCE + 1 / RESOLUTION).all()
     assert one.points.min(0).tolist() == [0, 0]
-    np.testing.assert_allclose(pack.sizes[0], np.ptp(ink.points, axis=0) / size, atol=1 / RESOLUTION)
+    np.testing.assert_allclose(pack.sizes[0], np.ptp(ink.points, axis=0) / size,
+                               atol=1 / RESOLUTION)
     assert dot.points.tolist() == [[0, 0]]
     assert pack[-1].id == "dot"
     with pytest.raises(IndexError):
@@ -142,7 +141,8 @@ def test_duplicate_ids_are_refused_and_leave_nothing(tmp_path, make_ink):
 def test_a_failed_write_keeps_the_old_pack(tmp_path, make_ink, monkeypatch):
     path = tmp_path / "p.safetensors"
     write_pack([normalised(make_ink("x", "old"))], path)
-    monkeypatch.setattr("mmlib.store.files.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("mmlib.store.files.os.replace",
+                        lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_pack([normalised(make_ink("x", "new"))], path)
     assert [p.name for p in tmp_path.iterdir()] == ["p.safetensors"]
@@ -152,7 +152,9 @@ def test_a_failed_write_keeps_the_old_pack(tmp_path, make_ink, monkeypatch):
 def test_same_ink_same_digest(make_pack, make_ink):
     first, again, other = make_ink("x+1", "a"), make_ink("x+1", "a"), make_ink("x+1", "a", seed=1)
     assert (
-        make_pack([first]).digest == make_pack([again], "again").digest != make_pack([other], "other").digest
+        make_pack([first]).digest
+        == make_pack([again], "again").digest
+        != make_pack([other], "other").digest
     )
 
 
@@ -180,7 +182,9 @@ def test_missing_and_foreign_files(tmp_path):
 
 @pytest.fixture
 def rewrite(make_pack, make_ink):
-    """A function that changes the arrays and the header of a good pack on disk, and returns its path."""
+    """A function that changes the arrays and the header of a good pack on disk, and returns its
+    path.
+    """
 
     def change(edit):
         path = make_pack([make_ink("x^2", "a"), make_ink("y+1", "b")]).path

@@ -6,7 +6,15 @@ from scipy import ndimage
 
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.errors import DataError
-from mmlib.data.photo import clean, imitate, is_photo, only_rules, slope_of_rules, without_margin, without_rules
+from mmlib.data.photo import (
+    clean,
+    imitate,
+    is_photo,
+    only_rules,
+    slope_of_rules,
+    without_margin,
+    without_rules,
+)
 from mmlib.formula.ink import InkError
 from mmlib.read.reader import recognize
 from mmlib.read.source import LARGEST, ink_of
@@ -38,10 +46,13 @@ def test_photographs_are_told_from_drawings(drawings):
 
 @pytest.mark.parametrize("rules", [False, True])
 def test_what_was_drawn_is_what_is_left(drawings, rules):
-    """No shadow and no rule is left as ink, and no symbol is lost: as many pieces as were drawn, give or take one in ten."""
+    """No shadow and no rule is left as ink, and no symbol is lost: as many pieces as were drawn,
+    give or take one in ten.
+    """
     drawn = left = 0
     for number, levels in enumerate(drawings):
-        found = clean(imitate(levels, np.random.default_rng(number), rules=rules, tilt=0.05 * (-1) ** number))
+        found = clean(imitate(levels, np.random.default_rng(number), rules=rules,
+                              tilt=0.05 * (-1) ** number))
         assert set(np.unique(found)) <= {0, 255}
         assert 0.3 < (found == 0).sum() / (levels > 127).sum() < 3
         drawn, left = drawn + components(levels > 127), left + components(found == 0)
@@ -54,7 +65,8 @@ def test_the_line_of_a_margin_goes_and_a_bar_stays(drawings, tilt):
         page = np.pad(levels, ((40, 40), (60, 20)))
         page[:, 20:23] = 255
         photo = imitate(page, np.random.default_rng(number), rules=False, tilt=0.0, perspective=0.0)
-        photo = photo[round(0.3 * len(page)) : -round(0.3 * len(page))]  # without the paper beyond the line's ends
+        # without the paper beyond the line's ends
+        photo = photo[round(0.3 * len(page)) : -round(0.3 * len(page))]
         found = clean(ndimage.rotate(photo, np.degrees(tilt), reshape=False, mode="nearest"))
         assert abs(components(found == 0) - components(levels > 127)) <= 1
     bars = np.zeros((100, 200), bool)

@@ -36,7 +36,8 @@ def folder(tmp_path):
         "c.d.png": encoded(LEVELS),
     }.items():
         (root / "img" / name).write_bytes(content)
-    captions = ["a\tx ^ { 2 }", "b.png\ty", "", "gone\tx", "blank\tx", "broken\tx", "no tab", "c.d\tx }"]
+    captions = ["a\tx ^ { 2 }", "b.png\ty", "", "gone\tx", "blank\tx", "broken\tx", "no tab",
+                "c.d\tx }"]
     (root / "caption.txt").write_text("\n".join(captions) + "\n")
     return root
 
@@ -125,7 +126,8 @@ def test_decode_takes_every_mode():
     white = Image.new("RGBA", ink.size, (255, 255, 255, 0))
     white.putalpha(Image.fromarray(LEVELS))  # white ink on nothing, as tablets export it
     deep = Image.fromarray((255 - LEVELS).astype(np.uint16) * 257)
-    for image in (ink, ink.convert("RGB"), ink.convert("P"), ink.convert("RGBA"), transparent, white, deep):
+    for image in (ink, ink.convert("RGB"), ink.convert("P"), ink.convert("RGBA"), transparent,
+                  white, deep):
         file = io.BytesIO()
         image.save(file, "PNG")
         assert np.array_equal(ink_levels(decode(file.getvalue())), CROPPED)
@@ -133,11 +135,13 @@ def test_decode_takes_every_mode():
 
 @pytest.mark.parametrize("turned", range(1, 9))
 def test_pictures_are_upright_by_their_exif(turned, tmp_path):
-    """A camera stores rows as its sensor has them and notes how to turn them: applied once, by every reader."""
+    """A camera stores rows as its sensor has them and notes how to turn them: applied once, by
+    every reader.
+    """
     from mmlib.read.source import ink_of
 
-    back = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE",
-            8: "ROTATE_270"}[turned]
+    back = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
+            6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}[turned]
     image = Image.fromarray(255 - LEVELS)
     stored = image.transpose(Image.Transpose[back]) if back else image
     exif = Image.Exif()

@@ -16,7 +16,9 @@ from mmlib.formula.vocabulary import Vocabulary
 
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch, inkml):
-    """A data root whose test_2014 has two good files, an invalid label, and two unreadable files."""
+    """A data root whose test_2014 has two good files, an invalid label, and two
+    unreadable files.
+    """
     folder = tmp_path / "data" / "crohme"
     (folder / "set").mkdir(parents=True)
     bad_label = inkml.replace("$x^2 + 1$", "x }")
@@ -42,9 +44,17 @@ def test_report_names_what_is_wrong(data_dir, cache_dir):
     shown = []
     (report,) = prepare.prepare(["test_2014"], show=shown.append)
     assert (report["listed"], report["read"]) == (5, 3)
-    assert [r.partition(":")[0] for r in report["skipped"]] == ["test_2014/d.inkml", "test_2014/e.inkml"]
+    assert [r.partition(":")[0] for r in report["skipped"]] == [
+        "test_2014/d.inkml",
+        "test_2014/e.inkml",
+    ]
     assert list(report["invalid_labels"]) == ["c"]
-    assert (report["writers"], report["symbols"], report["tokens"], report["aligned"]) == (1, 12, 14, 2)
+    assert (report["writers"], report["symbols"], report["tokens"], report["aligned"]) == (
+        1,
+        12,
+        14,
+        2,
+    )
     assert json.loads((cache_dir / "test_2014.report.json").read_text()) == report
     for words in ("5 listed, 3 read, 2 skipped", "d.inkml: the file is empty", "not valid: c:"):
         assert words in shown[0]
@@ -54,12 +64,14 @@ def test_report_names_what_is_wrong(data_dir, cache_dir):
 
 
 def test_a_long_list_of_what_was_skipped_is_cut_and_counted():
-    report = {"dataset": "x", "listed": 20, "read": 0, "skipped": [f"file {i}" for i in range(20)], "tokens": 0, "pack_bytes": 1,
-              "seconds": 1.0, "traced": True, "invalid_labels": {"a": "no"}, "no_label": ["a", "b"]}
+    report = {"dataset": "x", "listed": 20, "read": 0, "skipped": [f"file {i}" for i in range(20)],
+              "tokens": 0, "pack_bytes": 1, "seconds": 1.0, "traced": True,
+              "invalid_labels": {"a": "no"}, "no_label": ["a", "b"]}
     lines = prepare.summary(report).splitlines()
     assert lines[1:3] == ["  pictures, traced to ink", "  skipped: file 0"]
     assert lines[12:] == ["  skipped: 10 more, in the report beside the pack",
-                          "  kept without tokens, its label is not valid: a: no", "  2 without a label"]
+                          "  kept without tokens, its label is not valid: a: no",
+                          "  2 without a label"]
 
 
 def test_workers_change_nothing(data_dir, tmp_path, monkeypatch):
@@ -115,9 +127,11 @@ def test_own_folders_of_ink_and_of_pictures(data_dir, cache_dir, tmp_path):
 
 @pytest.fixture(scope="module")
 def all_of_crohme(crohme_root, tmp_path_factory):
-    """Each archive's report and the seconds of processor time that all took, read into a cache that the module's tests share.
+    """Each archive's report and the seconds of processor time that all took, read into a cache that
+    the module's tests share.
 
-    Processor time of this process and its workers, so that whatever else the machine does has no part in it.
+    Processor time of this process and its workers, so that whatever else the machine does has no
+    part in it.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("crohme")))
@@ -128,7 +142,9 @@ def all_of_crohme(crohme_root, tmp_path_factory):
 
 @pytest.mark.slow
 def test_all_of_crohme(all_of_crohme):
-    """Counts, faults by name, every token known; reading takes a minute on 2 cores, opening 0.1 s."""
+    """Counts, faults by name, every token known; reading takes a minute on 2 cores,
+    opening 0.1 s.
+    """
     (train, t14, t16, p16, t19), used = all_of_crohme
     assert used < 2 * 60 or "COVERAGE_RUN" in os.environ  # which takes its own time
     assert (train["listed"], train["read"]) == (8836, 8834)
@@ -168,7 +184,9 @@ def test_split_of_crohme(all_of_crohme):
     assert len(train) >= 0.85 * len(pack)
     assert 500 <= len(valid) <= 700
     assert report["formulas_seen"] == report["writers_seen"] == 0
-    assert {"HAMEX", "KAIST", "MathBrush", "MfrDB", "expressmatch"} <= {pack.sources[i] for i in valid}
+    assert {"HAMEX", "KAIST", "MathBrush", "MfrDB", "expressmatch"} <= {
+        pack.sources[i] for i in valid
+    }
     assert len({pack.tokens(i) for i in valid}) > 0.95 * len(valid)
     formulas = {pack.tokens(i) for i in train}
     for name, share in (("test_2014", 0.035), ("test_2019", 0.01)):

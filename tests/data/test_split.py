@@ -12,9 +12,13 @@ from mmlib.data.split import leak, seen, split
 
 @pytest.fixture(scope="module")
 def field(tmp_path_factory, make_ink):
-    """Like CROHME: unique formulas, few formulas by many hands, a source without writers, an unknown hand."""
-    inks = [make_ink(f"x_{{{i}}}+{w}", f"u{w}-{i}", f"u/{w}", "unique") for w in range(8) for i in range(10)]
-    inks += [make_ink(f"y^{{{i}}}", f"f{w}-{i}", f"f/{w}", "few") for w in range(10) for i in range(12)]
+    """Like CROHME: unique formulas, few formulas by many hands, a source without writers, an
+    unknown hand.
+    """
+    inks = [make_ink(f"x_{{{i}}}+{w}", f"u{w}-{i}", f"u/{w}", "unique") for w in range(8)
+            for i in range(10)]
+    inks += [make_ink(f"y^{{{i}}}", f"f{w}-{i}", f"f/{w}", "few") for w in range(10)
+             for i in range(12)]
     inks += [make_ink(f"z-{i % 30}", f"n{i}", None, "nameless") for i in range(40)]
     inks += [make_ink("a+b", "unknown", None, "unique")]
     inks += [replace(make_ink("c", "invalid", "u/0", "unique"), tokens=None, token_symbols=None)]
@@ -56,7 +60,8 @@ def test_deterministic_by_seed(field):
 def test_leak_counts_what_leaks(field):
     index = {key: i for i, key in enumerate(field.ids)}
     train = np.array([index["f0-0"], index["f0-1"], index["u1-0"]])
-    valid = np.array([index["f1-0"], index["f1-5"], index["u1-1"], index["n0"]])  # one formula, one writer
+    # one formula, one writer
+    valid = np.array([index["f1-0"], index["f1-5"], index["u1-1"], index["n0"]])
     report = leak(field, train, valid)
     assert report["formulas_seen"] == 0.25
     assert report["writers_seen"] == 0.25

@@ -15,7 +15,9 @@ CROPPED = np.array([[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 6
 
 
 @pytest.mark.parametrize("pen", [2.0, 5.0])
-@pytest.mark.parametrize(("start", "end"), [((10, 10), (90, 10)), ((20, 5), (20, 60)), ((10, 10), (60, 60)), ((5, 8), (80, 40))])
+@pytest.mark.parametrize(("start", "end"),
+                         [((10, 10), (90, 10)), ((20, 5), (20, 60)), ((10, 10), (60, 60)),
+                          ((5, 8), (80, 40))])
 def test_a_drawn_line_is_traced_back(start, end, pen):
     line = torch.tensor([start, end], dtype=torch.float32) + 0.5
     zeros = torch.zeros(2).long()
@@ -30,7 +32,8 @@ def test_a_drawn_line_is_traced_back(start, end, pen):
     reach = offset @ along
     assert -1 - pen / 2 < reach.min() < pen
     assert -pen < reach.max() - np.linalg.norm(b - a) < 1 + pen / 2
-    # One connected line: every step is to a neighbouring pixel, and each pixel but the ends is met twice.
+    # One connected line: every step is to a neighbouring pixel, and each pixel but the ends is met
+    # twice.
     steps = np.abs(points[1::2] - points[::2]).max(1)
     assert (steps == 1).all()
     gaps = np.diff(np.sort(reach))
@@ -50,7 +53,8 @@ def test_a_dot_and_a_blank():
 
 
 def test_a_picture_is_packed_as_ink_of_its_own_size(tmp_path):
-    pictures = [Picture("a", CROPPED, ("x",), "x"), Picture("b", CROPPED[:1], None, "x }", "why"), Picture("c", CROPPED[:, :2])]
+    pictures = [Picture("a", CROPPED, ("x",), "x"), Picture("b", CROPPED[:1], None, "x }", "why"),
+                Picture("c", CROPPED[:, :2])]
     path = tmp_path / "p.safetensors"
     write_pack(map(traced, pictures), path, traced=True)
     pack = Pack.open(path)

@@ -65,7 +65,7 @@ def text(latex: str) -> str:
         ([r"{a^b}^c", r"a^b{}^c"], "a ^ { b } { } ^ { c }"),
         (["{}", "", "$ $", "^{}", "{ {} }"], ""),
     ],
-)  # fmt: skip
+)
 def test_spellings_of_one_expression_give_one_list(spellings: list[str], tokens: str) -> None:
     for latex in spellings:
         assert text(latex) == tokens, latex

@@ -35,7 +35,7 @@ def test_mathml_gives_the_tree_and_the_ink_of_each_token() -> None:
         (r"\sum", "sum_1"), ("i", "i_1"), ("=", "=_1"), ("1", "1_1"), (r"\infty", "infin_1"),
         (r"\frac", "_1"), ("x", "x_1"), ("2", "2_1"), (r"\sqrt", "r_1"), ("y", "y_1"), ("z", "z_1"),
         (r"\lim", r"\lim_1"), (r"\sqrt", "r_2"), ("3", "3_1"), ("a", "a_1"),
-    ]  # fmt: skip
+    ]
     assert {t for t, ref in zip(tokens, refs, strict=True) if not ref} == set("^_{}[]")
 
 

@@ -85,7 +85,8 @@ def test_the_distance_to_an_end_is_that_of_a_search(backwards):
     for _ in range(60):
         state = START
         for _ in range(6):
-            state = after(state, int(rng.choice(sorted(allowed(state, backwards) - {END}))), backwards)
+            state = after(state, int(rng.choice(sorted(allowed(state, backwards) - {END}))),
+                          backwards)
             if len(state.stack) <= 2:
                 met.add(state)
     for state in met:

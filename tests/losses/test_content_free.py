@@ -1,8 +1,10 @@
-"""Content-free solutions are not solutions: on toy ink, none reaches the loss of maps that follow content.
+"""Content-free solutions are not solutions: on toy ink, none reaches the loss of maps that follow
+content.
 
-A toy expression is a row of nine symbols, each one ink point with the feature of its class. Two warps put it
-on two grids; in each, a family of maps attends. Families are trained with the loss on fresh toys, and judged
-on others, so that it is the best of its kind that loses, not one unlucky member.
+A toy expression is a row of nine symbols, each one ink point with the feature of its class. Two
+warps put it on two grids; in each, a family of maps attends. Families are trained with the loss on
+fresh toys, and judged on others, so that it is the best of its kind that loses, not one unlucky
+member.
 """
 
 import functools
@@ -15,11 +17,13 @@ from mmlib.losses.match import MatchLoss
 
 B, SYMBOLS, K, CLASSES, D, H, W = 16, 9, 3, 30, 16, 6, 24
 COLUMN, ROW = (torch.arange(H * W) % W).float(), (torch.arange(H * W) // W).float()
-PROTOTYPES = F.normalize(torch.randn(CLASSES, D, generator=torch.Generator().manual_seed(99)), dim=1)
+PROTOTYPES = F.normalize(torch.randn(CLASSES, D, generator=torch.Generator().manual_seed(99)),
+                         dim=1)
 
 
 def toy(seed, window):
-    """Features (b, n, d) of the symbols; in each view, the cell of each symbol and whether the view shows it.
+    """Features (b, n, d) of the symbols; in each view, the cell of each symbol and whether the view
+    shows it.
 
     A view shows ``window`` consecutive symbols of the nine.
     """
@@ -33,7 +37,9 @@ def toy(seed, window):
         scale = 0.5 + 0.5 * torch.rand(B, 1, 2, generator=rng)
         shift = (torch.rand(B, 1, 2, generator=rng) * 2 - 1) * (1 - scale)
         place = (torch.stack([x, y], 2) * scale + shift).clamp(-1, 1)
-        column, row = (((place + 1) / 2) * torch.tensor([W - 1.0, H - 1.0])).round().long().unbind(2)
+        column, row = (
+            (((place + 1) / 2) * torch.tensor([W - 1.0, H - 1.0])).round().long().unbind(2)
+        )
         start = torch.randint(0, SYMBOLS - window + 1, (B, 1), generator=rng)
         shown = (torch.arange(SYMBOLS) >= start) & (torch.arange(SYMBOLS) < start + window)
         views.append((row * W + column, shown))
@@ -41,7 +47,9 @@ def toy(seed, window):
 
 
 def match(attend, seed, window=SYMBOLS, collapsed=False):
-    """Match loss and parts of maps ``attend(features (b, cells, d), ink (b, cells)) -> (b, k, cells)``."""
+    """Match loss and parts of maps ``attend(features (b, cells, d), ink (b, cells)) -> (b, k,
+    cells)``.
+    """
     feature, (cell, shown), (cell_t, shown_t) = toy(seed, window)
 
     def grid(values, cells, shown):
@@ -125,7 +133,8 @@ def ends(f, ink):
     return on_ink(torch.stack([-COLUMN, COLUMN, 2 * ROW]).expand(B, K, -1), ink)
 
 
-@pytest.mark.parametrize(("rival", "margin"), [(uniform, 1.5), (uniform_on_ink, 0.4), (stripes, 2.0)])
+@pytest.mark.parametrize(("rival", "margin"),
+                         [(uniform, 1.5), (uniform_on_ink, 0.4), (stripes, 2.0)])
 def test_constant_maps_and_stripes_lose(rival, margin):
     assert judge(best("content")) + margin < judge(rival)
 
@@ -148,12 +157,15 @@ def test_each_rival_fails_the_term_that_is_there_against_it():
     assert parts(uniform_on_ink)["overlap"] == pytest.approx(1, abs=1e-4)
     assert parts(stripes)["agreement"] > 1
     collapsed = parts(best("content"), collapsed=True)
-    assert collapsed["points"] == pytest.approx(0, abs=1e-5)  # which is why points alone would collapse
-    assert collapsed["slots"] == pytest.approx(torch.tensor(1.0 + (B - 1) * K).log().item(), abs=1e-3)
+    # which is why points alone would collapse
+    assert collapsed["points"] == pytest.approx(0, abs=1e-5)
+    assert collapsed["slots"] == pytest.approx(torch.tensor(1.0 + (B - 1) * K).log().item(),
+                                               abs=1e-3)
 
 
 def test_ends_of_the_ink_lose_clearly_only_where_the_views_show_different_windows():
-    """The ends of the ink are the same ink under any warp, so whole views hardly tell them from content.
+    """The ends of the ink are the same ink under any warp, so whole views hardly tell them from
+    content.
 
     Views that show different parts of the expression do: each has other ends.
     """

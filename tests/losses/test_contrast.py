@@ -30,7 +30,8 @@ def points(n=9, seed=0, dtype=torch.float32):
     g = torch.Generator().manual_seed(seed)
     owner = torch.arange(3).repeat_interleave(n // 3)
     position = [torch.rand(n, 2, generator=g) * 6 for _ in range(2)]
-    return rows(n, seed=seed + 1, dtype=dtype), rows(n, seed=seed + 2, dtype=dtype), owner, *position
+    return rows(n, seed=seed + 1, dtype=dtype), rows(n, seed=seed + 2,
+                                                     dtype=dtype), owner, *position
 
 
 # nt_xent
@@ -49,12 +50,16 @@ def slow_nt_xent(z1, z2, temperature):
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_nt_xent_equals_plain_loops(b, temperature):
     z1, z2 = rows(b, seed=1), rows(b, seed=2)
-    assert float(nt_xent(z1, z2, temperature)) == pytest.approx(slow_nt_xent(z1, z2, temperature), abs=1e-5)
+    assert float(nt_xent(z1, z2, temperature)) == pytest.approx(
+        slow_nt_xent(z1, z2, temperature), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("b", [2, 5, 32])
 def test_nt_xent_closed_forms(b):
-    assert float(nt_xent(torch.ones(b, 4), torch.ones(b, 4))) == pytest.approx(math.log(2 * b - 1), abs=1e-5)
+    assert float(nt_xent(torch.ones(b, 4), torch.ones(b, 4))) == pytest.approx(
+        math.log(2 * b - 1), abs=1e-5
+    )
     apart = torch.eye(b)
     expected = -math.log(math.exp(2) / (math.exp(2) + 2 * b - 2))
     assert float(nt_xent(apart, apart, temperature=0.5)) == pytest.approx(expected, abs=1e-5)
@@ -95,7 +100,8 @@ def test_nt_xent_weight_zero_removes_a_negative_and_the_diagonal_is_not_read():
     z1, z2 = rows(3, seed=1), rows(3, seed=2)
     weights = torch.ones(3, 3)
     torch.testing.assert_close(nt_xent(z1, z2, weights=weights.fill_diagonal_(0)), nt_xent(z1, z2))
-    # Expressions 0 and 1 are alone with each other once 2 counts for neither; 2 then has only its positive.
+    # Expressions 0 and 1 are alone with each other once 2 counts for neither; 2 then has only its
+    # positive.
     weights[2, :2] = weights[:2, 2] = 0
     torch.testing.assert_close(nt_xent(z1, z2, weights=weights), nt_xent(z1[:2], z2[:2]) * 2 / 3)
 
@@ -110,7 +116,10 @@ def slow_local(u1, u2, owner, position1, position2, radius, temperature, weights
             positive = math.exp(cos(anchors[i], candidates[i]) / temperature)
             below = positive
             for j in range(n):
-                near = owner[i] == owner[j] and math.dist(place[i].tolist(), place[j].tolist()) <= radius
+                near = (
+                    owner[i] == owner[j]
+                    and math.dist(place[i].tolist(), place[j].tolist()) <= radius
+                )
                 if j != i and not near:
                     weight = 1.0 if weights is None else float(weights[i, j])
                     below += weight * math.exp(cos(anchors[i], candidates[j]) / temperature)
@@ -130,7 +139,8 @@ def test_local_equals_plain_loops(radius, weighted):
 def test_local_closed_forms():
     _, _, owner, position1, position2 = points()
     same = torch.ones(9, 4)
-    # All alike: the anchor is one of as many as are left; all nine, or itself and the other expressions' six.
+    # All alike: the anchor is one of as many as are left; all nine, or itself and the other
+    # expressions' six.
     assert float(local_info_nce(same, same, owner, position1, position2, 0.0)) == pytest.approx(
         math.log(9), abs=1e-5
     )
@@ -141,7 +151,9 @@ def test_local_closed_forms():
         [torch.arange(9.0), zeros(9)], 1
     )  # one cell apart: a neighbour at the radius is left out
     expected = (2 * math.log(8) + 7 * math.log(7)) / 9
-    assert float(local_info_nce(same, same, owner * 0, line, line, 1.0)) == pytest.approx(expected, abs=1e-5)
+    assert float(local_info_nce(same, same, owner * 0, line, line, 1.0)) == pytest.approx(
+        expected, abs=1e-5
+    )
     alone = local_info_nce(rows(9, seed=1), rows(9, seed=2), owner * 0, position1, position2, 99.0)
     assert float(alone) == pytest.approx(0, abs=1e-6)
 
@@ -159,7 +171,9 @@ def test_local_ignores_scale_order_translation_and_which_view_is_first():
 
 
 def test_local_does_not_push_neighbours_apart():
-    """Of two points of one expression within the radius, one's feature does not move the other's loss."""
+    """Of two points of one expression within the radius, one's feature does not move the other's
+    loss.
+    """
     u1, u2, _, p1, p2 = points()
     owner = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
     p1[1], p2[1] = p1[0] + 0.5, p2[0] + 0.5
@@ -168,7 +182,8 @@ def test_local_does_not_push_neighbours_apart():
     def push_on_point_1(radius):
         weights = torch.zeros(9, 9)  # of all negatives, only point 1 as a negative of point 0
         weights[0, 1] = 1
-        (with_it,) = torch.autograd.grad(local_info_nce(u1, u2, owner, p1, p2, radius, weights=weights), u2)
+        (with_it,) = torch.autograd.grad(local_info_nce(u1, u2, owner, p1, p2, radius,
+                                                        weights=weights), u2)
         (without,) = torch.autograd.grad(
             local_info_nce(u1, u2, owner, p1, p2, radius, weights=weights * 0), u2
         )
@@ -180,23 +195,27 @@ def test_local_does_not_push_neighbours_apart():
 
 def test_local_gradient():
     u1, u2, *rest = points(6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda a, b: local_info_nce(a, b, *rest, 1.5, 0.5), (u1.requires_grad_(), u2.requires_grad_())
-    )
+    assert torch.autograd.gradcheck(lambda a, b: local_info_nce(a, b, *rest, 1.5, 0.5),
+                                    (u1.requires_grad_(), u2.requires_grad_()))
 
 
 def test_local_agrees_with_a_library_where_it_can_say_the_same():
     metric = pytest.importorskip("pytorch_metric_learning.losses")
     u1, u2, _, p1, p2 = points()
-    own, ref = torch.arange(9), torch.arange(9)  # two objects: given one, the library leaves out the diagonal
+    # two objects: given one, the library leaves out the diagonal
+    own, ref = torch.arange(9), torch.arange(9)
     theirs = metric.NTXentLoss(0.2)
-    expected = (theirs(u1, own, ref_emb=u2, ref_labels=ref) + theirs(u2, own, ref_emb=u1, ref_labels=ref)) / 2
-    torch.testing.assert_close(local_info_nce(u1, u2, own, p1, p2, 3.0), expected, atol=1e-5, rtol=0)
+    expected = (
+        theirs(u1, own, ref_emb=u2, ref_labels=ref) + theirs(u2, own, ref_emb=u1, ref_labels=ref)
+    ) / 2
+    torch.testing.assert_close(local_info_nce(u1, u2, own, p1, p2, 3.0), expected, atol=1e-5,
+                               rtol=0)
 
 
 def test_no_points_give_a_zero_that_has_a_gradient():
     u = torch.zeros(0, 4, requires_grad=True)
-    loss = local_info_nce(u, u, torch.zeros(0, dtype=torch.long), torch.zeros(0, 2), torch.zeros(0, 2), 1.0)
+    loss = local_info_nce(u, u, torch.zeros(0, dtype=torch.long), torch.zeros(0, 2),
+                          torch.zeros(0, 2), 1.0)
     loss.backward()
     assert loss.detach() == 0
 
@@ -204,7 +223,8 @@ def test_no_points_give_a_zero_that_has_a_gradient():
 def test_similarity_weights_spare_the_alike():
     a, b = torch.eye(3)[0], torch.eye(3)[1]
     weights = similarity_weights(torch.stack([a, 2 * a, b, -a, a + b]))
-    torch.testing.assert_close(weights[0], torch.tensor([0, 0, 1, 1, 1 - 0.5**0.5]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights[0], torch.tensor([0, 0, 1, 1, 1 - 0.5**0.5]), atol=1e-5,
+                               rtol=0)
     torch.testing.assert_close(weights, weights.T)
 
 
@@ -216,7 +236,8 @@ def test_byol_equals_loops_and_lightly_and_spares_the_teacher():
     loss = byol_loss(p, z)
     assert loss.item() == pytest.approx(sum(2 - 2 * cos(a, b) for a, b in zip(p, z)) / 5, abs=1e-5)
     lightly = pytest.importorskip("lightly.loss")
-    torch.testing.assert_close(loss, 2 + 2 * lightly.NegativeCosineSimilarity()(p, z), atol=1e-5, rtol=0)
+    torch.testing.assert_close(loss, 2 + 2 * lightly.NegativeCosineSimilarity()(p, z), atol=1e-5,
+                               rtol=0)
     loss.backward()
     assert z.grad is None
     assert p.grad.abs().sum() > 0
@@ -236,9 +257,12 @@ def test_mae_counts_masked_cells_only():
     masked = torch.rand(2, 1, 4, 5, generator=g) > 0.6
     expected = [
         float(pred[b, c, i, j] - target[b, c, i, j]) ** 2
-        for b in range(2) for c in range(3) for i in range(4) for j in range(5) if masked[b, 0, i, j]
-    ]  # fmt: skip
-    assert float(mae_loss(pred, target, masked)) == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+        for b in range(2) for c in range(3) for i in range(4) for j in range(5)
+        if masked[b, 0, i, j]
+    ]
+    assert float(mae_loss(pred, target, masked)) == pytest.approx(
+        sum(expected) / len(expected), abs=1e-5
+    )
     assert float(mae_loss(target + 3, target, masked)) == pytest.approx(9, abs=1e-5)
     elsewhere = torch.where(masked, pred, pred + 100)
     torch.testing.assert_close(mae_loss(elsewhere, target, masked), mae_loss(pred, target, masked))
@@ -284,33 +308,26 @@ def test_bfloat16_is_computed_in_float32():
     assert torch.equal(loss32, expected)
 
 
-@pytest.mark.parametrize(
-    ("loss", "arguments", "message"),
-    [
-        (nt_xent, [zeros(3, 4), zeros(2, 4)], r"z2 has shape \(2, 4\), expected \(b, d\) with b=3, d=4"),
-        (nt_xent, [zeros(3), zeros(3)], r"z1 has shape \(3,\), expected \(b, d\)"),
-        (
-            nt_xent,
-            [*zeros(2, 3, 4), 0.2, False, zeros(2, 2)],
-            r"weights has shape \(2, 2\), expected \(3, 3\)",
-        ),
-        (
-            local_info_nce,
-            [*points()[:2], zeros(4), *points()[3:], 1.0],
-            r"owner has shape \(4,\), .* with n=9",
-        ),
-        (
-            local_info_nce,
-            [*points()[:4], zeros(9, 3), 1.0],
-            r"position2 has shape \(9, 3\), expected \(n, 2\)",
-        ),
-        (local_info_nce, [*points(), 1.0, 0.2, zeros(9)], r"weights has shape \(9,\), expected \(9, 9\)"),
-        (byol_loss, [zeros(2, 3), zeros(2, 4)], r"z has shape \(2, 4\), expected \(n, d\)"),
-        (mae_loss, [*zeros(2, 1, 1, 4, 4), zeros(1, 2, 4, 4)], r"masked has shape \(1, 2, 4, 4\)"),
-        (match_rate, [zeros(2, 3), zeros(3, 3)], r"z2 has shape \(3, 3\)"),
-        (similarity_weights, [zeros(3)], r"teacher has shape \(3,\), expected \(n, d\)"),
-    ],
-)
+@pytest.mark.parametrize(("loss", "arguments", "message"),
+                         [(nt_xent, [zeros(3, 4), zeros(2, 4)],
+                           r"z2 has shape \(2, 4\), expected \(b, d\) with b=3, d=4"),
+                          (nt_xent, [zeros(3), zeros(3)],
+                           r"z1 has shape \(3,\), expected \(b, d\)"),
+                          (nt_xent, [*zeros(2, 3, 4), 0.2, False, zeros(2, 2)],
+                           r"weights has shape \(2, 2\), expected \(3, 3\)"),
+                          (local_info_nce, [*points()[:2], zeros(4), *points()[3:], 1.0],
+                           r"owner has shape \(4,\), .* with n=9"),
+                          (local_info_nce, [*points()[:4], zeros(9, 3), 1.0],
+                           r"position2 has shape \(9, 3\), expected \(n, 2\)"),
+                          (local_info_nce, [*points(), 1.0, 0.2, zeros(9)],
+                           r"weights has shape \(9,\), expected \(9, 9\)"),
+                          (byol_loss, [zeros(2, 3), zeros(2, 4)],
+                           r"z has shape \(2, 4\), expected \(n, d\)"),
+                          (mae_loss, [*zeros(2, 1, 1, 4, 4), zeros(1, 2, 4, 4)],
+                           r"masked has shape \(1, 2, 4, 4\)"),
+                          (match_rate, [zeros(2, 3), zeros(3, 3)], r"z2 has shape \(3, 3\)"),
+                          (similarity_weights, [zeros(3)],
+                           r"teacher has shape \(3,\), expected \(n, d\)")])
 def test_wrong_shapes_are_named(loss, arguments, message):
     with pytest.raises(ValueError, match=message):
         loss(*arguments)
@@ -340,9 +357,8 @@ def losses_and_gradient(part, gather):
 
 
 def on_one_process(rank, folder):
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2,
+                            timeout=timedelta(seconds=60))
     result = losses_and_gradient(SHARES[rank], gather=True)
     dist.all_reduce(result)
     if rank == 0:

@@ -126,7 +126,8 @@ def test_points_closed_forms_and_invariances():
     assert masked_point_match(target, target, MASKED).item() == pytest.approx(0, abs=1e-6)
     assert masked_point_match(-target, target, MASKED).item() == pytest.approx(4, abs=1e-5)
     loss, order = masked_point_match(pred, target, MASKED), torch.randperm(6)
-    torch.testing.assert_close(masked_point_match(pred[order], target[order], MASKED[order], 0.3), loss)
+    torch.testing.assert_close(masked_point_match(pred[order], target[order], MASKED[order], 0.3),
+                               loss)
     torch.testing.assert_close(masked_point_match(pred * 9, target * 0.3, MASKED), loss)
     elsewhere = torch.where(MASKED[:, None], pred, pred + 5)
     torch.testing.assert_close(masked_point_match(elsewhere, target, MASKED), loss)
@@ -204,9 +205,8 @@ def test_entropy_equals_plain_loops_and_closed_forms():
 
 def test_overlap_equals_plain_loops_and_closed_forms():
     maps = distributions(2, 3, 3, 4)
-    pairs = [
-        cos(maps[i, j].flatten(), maps[i, k].flatten()) for i in range(2) for j in range(3) for k in range(j)
-    ]
+    pairs = [cos(maps[i, j].flatten(), maps[i, k].flatten()) for i in range(2) for j in range(3)
+             for k in range(j)]
     assert map_overlap(maps).item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
     assert map_overlap(maps[:, :1].expand(-1, 3, -1, -1)).item() == pytest.approx(1, abs=1e-5)
     assert map_overlap(torch.eye(12)[:6].view(2, 3, 3, 4)).item() == 0
@@ -218,7 +218,7 @@ def test_off_ink_mass_equals_plain_loops_and_closed_forms():
     slow = sum(
         float(maps[b, k, i, j])
         for b in range(2) for k in range(3) for i in range(3) for j in range(4) if not ink[b, i, j]
-    )  # fmt: skip
+    )
     assert off_ink_mass(maps, ink).item() == pytest.approx(slow / 6, abs=1e-5)
     assert off_ink_mass(maps, torch.ones_like(ink)).item() == pytest.approx(0, abs=1e-6)
     assert off_ink_mass(maps, torch.zeros_like(ink)).item() == pytest.approx(1, abs=1e-5)
@@ -240,20 +240,15 @@ def test_regularisers_ignore_the_order_of_maps_and_expressions(term):
 # gradients, module, precision, shapes
 
 D = torch.float64
-GRADIENTS = {
-    "slots": (lambda x: slot_info_nce(x, draw(3, 2, 4, seed=5, dtype=D), SOME, 0.5), draw(3, 2, 4, dtype=D)),
-    "points": (
-        lambda x: masked_point_match(x, draw(6, 4, seed=5, dtype=D), MASKED),
-        draw(6, 4, dtype=D),
-    ),
-    "agreement": (
-        lambda x: map_agreement(x, draw(6, 2, dtype=D).exp(), OWNER, 4),
-        draw(6, 2, seed=3, dtype=D).exp(),
-    ),
-    "entropy": (lambda x: map_entropy(x, VALID), distributions(2, 2, 3, 4, dtype=D)),
-    "overlap": (map_overlap, distributions(2, 3, 3, 4, dtype=D)),
-    "blank": (lambda x: off_ink_mass(x, VALID), distributions(2, 3, 3, 4, dtype=D)),
-}
+GRADIENTS = {"slots": (lambda x: slot_info_nce(x, draw(3, 2, 4, seed=5, dtype=D), SOME, 0.5),
+                       draw(3, 2, 4, dtype=D)),
+             "points": (lambda x: masked_point_match(x, draw(6, 4, seed=5, dtype=D), MASKED),
+                        draw(6, 4, dtype=D)),
+             "agreement": (lambda x: map_agreement(x, draw(6, 2, dtype=D).exp(), OWNER, 4),
+                           draw(6, 2, seed=3, dtype=D).exp()),
+             "entropy": (lambda x: map_entropy(x, VALID), distributions(2, 2, 3, 4, dtype=D)),
+             "overlap": (map_overlap, distributions(2, 3, 3, 4, dtype=D)),
+             "blank": (lambda x: off_ink_mass(x, VALID), distributions(2, 3, 3, 4, dtype=D))}
 
 
 @pytest.mark.parametrize("term", GRADIENTS)
@@ -285,17 +280,18 @@ def test_module_sums_the_weighted_terms():
         1.0, 2.0, 3.0, 4.0, 5.0, 6.0, slot_temperature=0.3
     )
     total, parts = MatchLoss(config)(**given)
-    expected = {
-        "slots": slot_info_nce(given["student_slots"], given["teacher_slots"], SOME, 0.3),
-        "points": masked_point_match(given["pred"], given["target"], MASKED),
-        "agreement": map_agreement(given["student_at_points"], given["teacher_at_points"], given["owner"], 3),
-        "entropy": map_entropy(given["maps"], given["valid"]),
-        "overlap": map_overlap(given["maps"]),
-        "blank": off_ink_mass(given["maps"], given["ink"]),
-    }
+    expected = {"slots": slot_info_nce(given["student_slots"], given["teacher_slots"], SOME, 0.3),
+                "points": masked_point_match(given["pred"], given["target"], MASKED),
+                "agreement": map_agreement(given["student_at_points"], given["teacher_at_points"],
+                                           given["owner"], 3),
+                "entropy": map_entropy(given["maps"], given["valid"]),
+                "overlap": map_overlap(given["maps"]),
+                "blank": off_ink_mass(given["maps"], given["ink"])}
     torch.testing.assert_close(parts, expected)
     torch.testing.assert_close(total, sum(w * expected[name] for w, name in enumerate(expected, 1)))
-    alone, still_reported = MatchLoss(replace(config, **(dict.fromkeys(expected, 0.0) | {"slots": 2.0})))(**given)
+    alone, still_reported = MatchLoss(
+        replace(config, **(dict.fromkeys(expected, 0.0) | {"slots": 2.0}))
+    )(**given)
     torch.testing.assert_close(alone, 2 * expected["slots"])
     assert set(still_reported) == set(expected)
 
@@ -315,7 +311,8 @@ def test_bfloat16_is_computed_in_float32():
     half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs().items()}
     with torch.autocast("cpu", torch.bfloat16):
         total, _ = MatchLoss()(**half)
-    expected, _ = MatchLoss()(**{k: v.float() if v.is_floating_point() else v for k, v in half.items()})
+    expected, _ = MatchLoss()(**{k: v.float() if v.is_floating_point() else v
+                                 for k, v in half.items()})
     assert total.dtype == torch.float32
     assert torch.equal(total, expected)
 
@@ -326,36 +323,25 @@ def test_bad_weights_are_refused(weight):
         MatchConfig(overlap=weight)
 
 
-@pytest.mark.parametrize(
-    ("loss", "arguments", "message"),
-    [
-        (
-            slot_info_nce,
-            [zeros(3, 2, 4), zeros(3, 2, 5), ALL],
-            r"teacher has shape \(3, 2, 5\), expected \(b, k, d\)",
-        ),
-        (
-            slot_info_nce,
-            [zeros(3, 2, 4), zeros(3, 2, 4), ALL[:2]],
-            r"visible has shape \(2, 2\), .* b=3, k=2",
-        ),
-        (
-            masked_point_match,
-            [zeros(6, 4), zeros(5, 4), MASKED],
-            r"target has shape \(5, 4\), expected \(n, d\)",
-        ),
-        (masked_point_match, [zeros(6, 4), zeros(6, 4), MASKED[:5]], r"masked has shape \(5,\), .* n=6"),
-        (map_agreement, [zeros(6, 2), zeros(6, 3), OWNER, 4], r"teacher_at_points has shape \(6, 3\)"),
-        (map_agreement, [zeros(6, 2), zeros(6, 2), OWNER[:2], 4], r"owner has shape \(2,\), .* n=6"),
-        (
-            map_entropy,
-            [zeros(2, 3, 3, 4), VALID[:, None]],
-            r"valid has shape \(2, 1, 3, 4\), expected \(b, h, w\)",
-        ),
-        (map_overlap, [zeros(2, 3, 4)], r"maps has shape \(2, 3, 4\), expected \(b, k, h, w\)"),
-        (off_ink_mass, [zeros(2, 3, 3, 4), zeros(2, 3, 5)], r"ink has shape \(2, 3, 5\), .* b=2, h=3, w=4"),
-    ],
-)
+@pytest.mark.parametrize(("loss", "arguments", "message"),
+                         [(slot_info_nce, [zeros(3, 2, 4), zeros(3, 2, 5), ALL],
+                           r"teacher has shape \(3, 2, 5\), expected \(b, k, d\)"),
+                          (slot_info_nce, [zeros(3, 2, 4), zeros(3, 2, 4), ALL[:2]],
+                           r"visible has shape \(2, 2\), .* b=3, k=2"),
+                          (masked_point_match, [zeros(6, 4), zeros(5, 4), MASKED],
+                           r"target has shape \(5, 4\), expected \(n, d\)"),
+                          (masked_point_match, [zeros(6, 4), zeros(6, 4), MASKED[:5]],
+                           r"masked has shape \(5,\), .* n=6"),
+                          (map_agreement, [zeros(6, 2), zeros(6, 3), OWNER, 4],
+                           r"teacher_at_points has shape \(6, 3\)"),
+                          (map_agreement, [zeros(6, 2), zeros(6, 2), OWNER[:2], 4],
+                           r"owner has shape \(2,\), .* n=6"),
+                          (map_entropy, [zeros(2, 3, 3, 4), VALID[:, None]],
+                           r"valid has shape \(2, 1, 3, 4\), expected \(b, h, w\)"),
+                          (map_overlap, [zeros(2, 3, 4)],
+                           r"maps has shape \(2, 3, 4\), expected \(b, k, h, w\)"),
+                          (off_ink_mass, [zeros(2, 3, 3, 4), zeros(2, 3, 5)],
+                           r"ink has shape \(2, 3, 5\), .* b=2, h=3, w=4")])
 def test_wrong_shapes_are_named(loss, arguments, message):
     with pytest.raises(ValueError, match=message):
         loss(*arguments)

@@ -26,8 +26,10 @@ def corpus(small_data):
 def batch(corpus):
     """Five expressions, some with fractions and scripts."""
     augmenter = Augmenter(corpus.pack, corpus.train, AugmentConfig(), VOCABULARY)
-    nested = [i for i in corpus.train if r"\frac" in corpus.pack.tokens(i) or "^" in corpus.pack.tokens(i)][:4]
-    return collate([augmenter.draw(int(i), np.random.default_rng(0)) for i in (corpus.train[0], *nested)])
+    nested = [i for i in corpus.train if r"\frac" in corpus.pack.tokens(i)
+              or "^" in corpus.pack.tokens(i)][:4]
+    return collate([augmenter.draw(int(i), np.random.default_rng(0))
+                    for i in (corpus.train[0], *nested)])
 
 
 def seeded(seed=0):
@@ -38,7 +40,8 @@ def slow_sample(features, x, y):
     """Bilinear between cell centres at a point in cells; features (d, h, w)."""
     _, h, w = features.shape
     x, y = min(max(x - 0.5, 0), w - 1), min(max(y - 0.5, 0), h - 1)
-    return sum(max(0, 1 - abs(i - y)) * max(0, 1 - abs(j - x)) * features[:, i, j] for i in range(h) for j in range(w))
+    return sum(max(0, 1 - abs(i - y)) * max(0, 1 - abs(j - x)) * features[:, i, j] for i in range(h)
+               for j in range(w))
 
 
 @torch.no_grad()
@@ -73,7 +76,8 @@ def test_guide_loss_is_the_slow_references(batch):
     view = make_view(batch.ink, ViewConfig(), seeded())
     b, t = batch.tokens.shape
     h, w = view.valid.shape[2:]
-    attention = torch.rand(b, 2, t + 1, h * w + 4, generator=seeded(1)).softmax(-1)  # slots come last
+    # slots come last
+    attention = torch.rand(b, 2, t + 1, h * w + 4, generator=seeded(1)).softmax(-1)
     losses = []
     for e in range(b):
         length = int((batch.tokens[e] != VOCABULARY.pad).sum())
@@ -83,7 +87,8 @@ def test_guide_loss_is_the_slow_references(batch):
                 continue
             cells = {(int(y // STRIDE), int(x // STRIDE)) for x, y in
                      view.points[(batch.ink.owner == e) & (batch.ink.symbol == symbol)].tolist()}
-            for direction, step in ((0, at), (1, length - 1 - at)):  # r2l writes the last token first
+            # r2l writes the last token first
+            for direction, step in ((0, at), (1, length - 1 - at)):
                 mass = sum(float(attention[e, direction, step, i * w + j]) for i, j in cells)
                 losses.append(-np.log(mass + 1e-3))
     found = guide_loss(attention, view, batch, VOCABULARY)
@@ -106,9 +111,16 @@ def test_guide_loss_is_least_where_the_ink_is(batch):
 def test_sequence_loss_by_hand():
     v = len(VOCABULARY)
     logits = torch.randn(1, 2, 3, v, generator=seeded())
-    targets = torch.tensor([[[5, VOCABULARY.eos, VOCABULARY.pad], [5, VOCABULARY.sos, VOCABULARY.pad]]])
+    targets = torch.tensor([[[5, VOCABULARY.eos, VOCABULARY.pad],
+                             [5, VOCABULARY.sos, VOCABULARY.pad]]])
     chance = logits.log_softmax(-1)
-    plain = [-chance[0, 0, 0, 5], -chance[0, 0, 1, VOCABULARY.eos], -chance[0, 1, 0, 5], -chance[0, 1, 1, VOCABULARY.sos]]
+    plain = [
+        -chance[0, 0, 0, 5],
+        -chance[0, 0, 1, VOCABULARY.eos],
+        -chance[0, 1, 0, 5],
+        -chance[0, 1, 1, VOCABULARY.sos],
+    ]
     torch.testing.assert_close(sequence_loss(logits, targets, VOCABULARY, 0.0), sum(plain) / 4)
     even = -chance[:, :, :2].mean()
-    torch.testing.assert_close(sequence_loss(logits, targets, VOCABULARY, 0.1), 0.9 * sum(plain) / 4 + 0.1 * even)
+    torch.testing.assert_close(sequence_loss(logits, targets, VOCABULARY, 0.1),
+                               0.9 * sum(plain) / 4 + 0.1 * even)

@@ -31,7 +31,8 @@ def ink_of(latex, boxes=None):
             owners.append(len(symbols))
             symbols.append(Symbol(token, (len(symbols),)))
     strokes = [np.array([[10.0 * s, 0], [10.0 * s + 5, 5]]) for s in range(len(symbols))]
-    return Ink.from_strokes(strokes, symbols=tuple(symbols), tokens=tokens, token_symbols=tuple(owners))
+    return Ink.from_strokes(strokes, symbols=tuple(symbols), tokens=tokens,
+                            token_symbols=tuple(owners))
 
 
 def labels(ink, name):
@@ -66,7 +67,8 @@ def test_classes_of_nested_scripts():
 
 def test_a_script_inside_a_fraction_inside_a_superscript():
     ink = ink_of(r"e^{\frac{\alpha_i}{2}}\sin\theta")
-    assert labels(ink, "superscripts") == ["2", r"\alpha", r"\frac"]  # i is innermost in a subscript
+    # i is innermost in a subscript
+    assert labels(ink, "superscripts") == ["2", r"\alpha", r"\frac"]
     assert labels(ink, "scripts, depth 2+") == ["i"]
     assert labels(ink, "digits and letters") == ["2", r"\alpha", r"\theta", "e", "i"]
     assert labels(ink, "operators") == []

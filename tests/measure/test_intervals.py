@@ -35,13 +35,16 @@ def test_the_same_seed_gives_the_same_interval():
 def test_expressions_alone_give_the_textbook_width():
     values = np.random.default_rng(0).normal(size=(1, 2000))
     result = interval(values)
-    assert (result.high - result.low) / 2 == pytest.approx(1.96 * values.std() / np.sqrt(2000), rel=0.08)
+    assert (result.high - result.low) / 2 == pytest.approx(
+        1.96 * values.std() / np.sqrt(2000), rel=0.08
+    )
     assert np.isnan(result.std)
 
 
 def test_seeds_are_resampled_too():
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(8, 1)) + 0.01 * rng.normal(size=(8, 500))  # runs differ, expressions hardly
+    # runs differ, expressions hardly
+    values = rng.normal(size=(8, 1)) + 0.01 * rng.normal(size=(8, 500))
     result = interval(values)
     assert (result.high - result.low) / 2 == pytest.approx(1.96 * result.std / np.sqrt(8), rel=0.2)
 
@@ -55,7 +58,8 @@ def test_matches_a_slow_bootstrap():
         s, e = rng.integers(0, 4, 4), rng.integers(0, 60, 60)
         draws.append(errors[np.ix_(s, e)].sum() / (4 * length[e].sum()))
     result = interval(errors, length)
-    np.testing.assert_allclose([result.low, result.high], np.quantile(draws, [0.025, 0.975]), atol=0.006)
+    np.testing.assert_allclose([result.low, result.high], np.quantile(draws, [0.025, 0.975]),
+                               atol=0.006)
 
 
 def test_any_statistic_of_counts_can_be_resampled():
@@ -69,7 +73,8 @@ def test_any_statistic_of_counts_can_be_resampled():
     found = bootstrap(spread, 80, n_boot=4000)
     slow = [values[rng.integers(0, 80, 80)].std() for _ in range(4000)]
     assert found.value == pytest.approx(values.std())
-    np.testing.assert_allclose([found.low, found.high], np.quantile(slow, [0.025, 0.975]), atol=0.02)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(slow, [0.025, 0.975]),
+                               atol=0.02)
     ours = bootstrap(lambda drawn: drawn @ values / 80, 80, n_boot=500)
     assert (ours.value, ours.low, ours.high) == pytest.approx(
         [getattr(interval(values, n_boot=500), name) for name in ("value", "low", "high")])
@@ -79,7 +84,11 @@ def test_coverage_is_near_95_percent():
     rng = np.random.default_rng(5)
     hits = 0
     for _ in range(200):
-        values = 0.5 * rng.normal(size=(10, 1)) + rng.normal(size=(1, 80)) + 0.3 * rng.normal(size=(10, 80))
+        values = (
+            0.5 * rng.normal(size=(10, 1))
+            + rng.normal(size=(1, 80))
+            + 0.3 * rng.normal(size=(10, 80))
+        )
         result = interval(values, n_boot=400)
         hits += result.low <= 0 <= result.high
     assert 0.86 <= hits / 200 <= 0.99
@@ -121,7 +130,8 @@ def test_pairing_cancels_what_the_seeds_share():
     b = a + 0.5 + 0.1 * rng.normal(size=(3, 200))
     apart, together = paired_difference(a, b), paired_difference(a, b, same_seeds=True)
     assert together.value == apart.value
-    assert together.high < -0.4 < apart.high  # what the seeds do to both arms alike is no part of their difference
+    # what the seeds do to both arms alike is no part of their difference
+    assert together.high < -0.4 < apart.high
     with pytest.raises(ValueError, match="3 and 2 seeds"):
         paired_difference(a, b[:2], same_seeds=True)
 
@@ -132,7 +142,8 @@ def test_p_is_not_below_that_of_a_test_over_the_seeds(same):
     a, b = (np.repeat(x[:, None], 50, 1) for x in own)
     expected = (stats.ttest_rel(*own) if same else stats.ttest_ind(*own, equal_var=False)).pvalue
     assert paired_difference(a, b, same_seeds=same).p >= expected > 2 / 4001
-    assert paired_difference(a[:1], b[:1] + 0.1, same_seeds=same).p == pytest.approx(2 / 4001)  # no test over one seed
+    # no test over one seed
+    assert paired_difference(a[:1], b[:1] + 0.1, same_seeds=same).p == pytest.approx(2 / 4001)
 
 
 def test_no_difference_has_p_one():

@@ -13,8 +13,11 @@ def test_layout_of_the_files(tmp_path):
 def test_tokens_and_gaps_are_kept(tmp_path):
     tokens = [None, canonical(r"\{a\}")]
     export(tmp_path / "new" / "folder", ["a", "c.x"], tokens, [canonical("y"), canonical(r"\{b\}")])
-    read = [(tmp_path / "new" / "folder" / folder / name).read_text().splitlines()[1].strip("$").split()
-            for folder in ("predictions", "truth") for name in ("a.txt", "c.x.txt")]
+    read = [
+        (tmp_path / "new" / "folder" / folder / name).read_text().splitlines()[1].strip("$").split()
+        for folder in ("predictions", "truth")
+        for name in ("a.txt", "c.x.txt")
+    ]
     assert read == [[], tokens[1], ["y"], [r"\{", "b", r"\}"]]
 
 

@@ -28,28 +28,38 @@ def pack(make_ink, make_pack):
 
 @pytest.fixture
 def clusters():
-    """Fifty expressions of eight symbols in four classes: features (s, d) that say nothing, label and expression (s,)."""
+    """Fifty expressions of eight symbols in four classes: features (s, d) that say nothing, label
+    and expression (s,).
+    """
     rng = np.random.default_rng(0)
     label = rng.integers(0, 4, 400)
-    return torch.from_numpy(rng.normal(size=(400, 6))).float(), label * 3 + 2, np.repeat(np.arange(50), 8)
+    return (
+        torch.from_numpy(rng.normal(size=(400, 6))).float(),
+        label * 3 + 2,
+        np.repeat(np.arange(50), 8),
+    )
 
 
 def named(ink):
-    return sorted((ink.symbols[a].label, ink.symbols[b].label, relation) for a, b, relation in relations(ink))
+    return sorted((ink.symbols[a].label, ink.symbols[b].label, relation)
+                  for a, b, relation in relations(ink))
 
 
-# --- relations --------------------------------------------------------------------------------------------------
+# --- relations ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("latex", "expected"), [
     ("x_i^2", [("x", "2", "Sup"), ("x", "i", "Sub")]),
     (r"\frac{a}{b}", [(r"\frac", "a", "Above"), (r"\frac", "b", "Below")]),
     (r"\sqrt{c}", [(r"\sqrt", "c", "Inside")]),
-    (r"\sqrt[3]{cd}=1", [("=", "1", "Right"), (r"\sqrt", "3", "Above"), (r"\sqrt", "=", "Right"), (r"\sqrt", "c", "Inside"),
+    (r"\sqrt[3]{cd}=1", [("=", "1", "Right"), (r"\sqrt", "3", "Above"), (r"\sqrt", "=", "Right"),
+                         (r"\sqrt", "c", "Inside"),
                          ("c", "d", "Right")]),
-    (r"\sum_{i=1}^nx", [("=", "1", "Right"), (r"\sum", "i", "Sub"), (r"\sum", "n", "Sup"), (r"\sum", "x", "Right"),
+    (r"\sum_{i=1}^nx", [("=", "1", "Right"), (r"\sum", "i", "Sub"), (r"\sum", "n", "Sup"),
+                        (r"\sum", "x", "Right"),
                         ("i", "=", "Right")]),
-    (r"a^{b_c}+{}^2d", [("a", "+", "Right"), ("a", "b", "Sup"), ("b", "c", "Sub")]),  # an empty base has no ink
+    # an empty base has no ink
+    (r"a^{b_c}+{}^2d", [("a", "+", "Right"), ("a", "b", "Sup"), ("b", "c", "Sub")]),
 ])
 def test_relations_of_hand_written_layouts(make_ink, latex, expected):
     assert named(make_ink(latex, "a")) == expected
@@ -60,7 +70,7 @@ def test_relations_need_symbols():
         relations(Ink.from_strokes([np.array([[0.0, 0], [1, 1]])]))
 
 
-# --- what is probed ---------------------------------------------------------------------------------------------
+# --- what is probed -------------------------------------------------------------------------------
 
 
 def test_features_are_means_over_each_symbols_points(encoder, pack):
@@ -69,21 +79,28 @@ def test_features_are_means_over_each_symbols_points(encoder, pack):
     for place, i in enumerate([2, 0, 1]):
         ink = pack[i]
         points, stroke = torch.from_numpy(ink.points), torch.from_numpy(ink.stroke).long()
-        seen = make_view(InkBatch(points, stroke, torch.zeros_like(stroke), 1), VIEW.still(), torch.Generator())
+        seen = make_view(InkBatch(points, stroke, torch.zeros_like(stroke), 1), VIEW.still(),
+                         torch.Generator())
         with torch.no_grad():
             features = encoder(seen.picture, seen.valid)
         for symbol in ink.symbols:
             own = torch.isin(stroke, torch.tensor(symbol.strokes))
-            mean = torch.stack([sample(features, cell[None], torch.zeros(1).long())[0] for cell in seen.cells[own]]).mean(0)
+            mean = torch.stack([sample(features, cell[None], torch.zeros(1).long())[0]
+                                for cell in seen.cells[own]]).mean(0)
             torch.testing.assert_close(found.features[row], mean, atol=1e-5, rtol=1e-4)
-            assert found.box[row].tolist() == [*points[own].amin(0).tolist(), *points[own].amax(0).tolist()]
-            assert (pack.vocabulary[found.label[row]], found.expression[row]) == (symbol.label, place)
+            assert found.box[row].tolist() == [*points[own].amin(0).tolist(),
+                                               *points[own].amax(0).tolist()]
+            assert (pack.vocabulary[found.label[row]], found.expression[row]) == (
+                symbol.label,
+                place,
+            )
             row += 1
     assert len(found.features) == row
     pairs = [(pack.vocabulary[found.label[a]], pack.vocabulary[found.label[b]], RELATIONS[r])
              for (a, b), r in zip(found.pairs, found.relation)]
     assert sorted(pairs) == sorted(p for i in (2, 0, 1) for p in named(pack[i]))
-    torch.testing.assert_close(found.pair_features[1], torch.cat([found.features[k] for k in found.pairs[1]]))
+    torch.testing.assert_close(found.pair_features[1],
+                               torch.cat([found.features[k] for k in found.pairs[1]]))
 
 
 def test_symbols_without_ink_are_left_out_with_their_pairs(encoder, make_ink, make_pack):
@@ -101,7 +118,9 @@ def test_enough_is_whole_aligned_expressions(pack):
         chosen = probes.enough(pack, range(4), wanted, seed=1)
         assert counts[chosen].sum() >= wanted > counts[chosen[:-1]].sum()
     assert sorted(probes.enough(pack, range(4), 1_000, seed=1)) == [0, 1, 2, 3]
-    assert probes.enough(pack, range(4), 9, 1).tolist() == probes.enough(pack, range(4), 9, 1).tolist()
+    assert (
+        probes.enough(pack, range(4), 9, 1).tolist() == probes.enough(pack, range(4), 9, 1).tolist()
+    )
     pack.flat.aligned[2] = False
     assert sorted(probes.enough(pack, range(4), 1_000, seed=1)) == [0, 1, 3]
 
@@ -116,7 +135,7 @@ def test_geometry_forgets_place_and_size_alone():
     torch.testing.assert_close(probes.geometry(box * 3 + 5, pairs), found)
 
 
-# --- probes -----------------------------------------------------------------------------------------------------
+# --- probes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("probe", [probes.linear_probe, probes.knn_probe])
@@ -124,9 +143,11 @@ def test_perfect_features_give_one_and_empty_ones_chance(probe, clusters):
     noise, label, expression = clusters
     train, test = slice(0, 200), slice(200, 400)
     said = torch.cat([noise, 3 * torch.nn.functional.one_hot(torch.from_numpy(label)).float()], 1)
-    plain, macro = probes.accuracies(label[test], probe(said[train], label[train], said[test]), expression[test])
+    plain, macro = probes.accuracies(label[test], probe(said[train], label[train], said[test]),
+                                     expression[test])
     assert (plain.value, macro.value) == (1, 1)
-    plain, macro = probes.accuracies(label[test], probe(noise[train], label[train], noise[test]), expression[test])
+    plain, macro = probes.accuracies(label[test], probe(noise[train], label[train], noise[test]),
+                                     expression[test])
     assert plain.low < 0.25 < plain.high < 0.5
     assert macro.low < 0.25 < macro.high < 0.5
     again = probe(noise[train], label[train], noise[test])
@@ -145,16 +166,21 @@ def test_the_linear_probe_is_where_plain_gradient_descent_ends(clusters):
         weights -= 0.3 * (error.T @ scaled[:200] / 200 + 1e-2 * weights)
         bias -= 0.3 * error.mean(0)
     expected = classes[(scaled[200:] @ weights.T + bias).argmax(1)]
-    found = probes.linear_probe(torch.from_numpy(x[:200]), label[:200], torch.from_numpy(x[200:]), [1e-2])
+    found = probes.linear_probe(torch.from_numpy(x[:200]), label[:200], torch.from_numpy(x[200:]),
+                                [1e-2])
     assert (found == expected).mean() > 0.99
     assert len(set(expected)) == 4
 
 
 def test_the_decay_is_chosen_on_the_last_fifth(clusters):
-    """Where the last rows follow another rule than the first, the decay that learns least reads them least badly."""
+    """Where the last rows follow another rule than the first, the decay that learns least reads
+    them least badly.
+    """
     noise, label, _ = clusters
     first, classes = slice(0, 160), np.unique(label)
-    x = noise[:200] + 3 * torch.nn.functional.one_hot(torch.from_numpy(np.searchsorted(classes, label[:200])), 6)
+    x = noise[:200] + 3 * torch.nn.functional.one_hot(
+        torch.from_numpy(np.searchsorted(classes, label[:200])), 6
+    )
     y = label[:200].copy()
     y[160:] = np.bincount(y[first]).argmax()
     found = [probes.linear_probe(x, y, x, decays) for decays in ((1e-3,), (1e3,), (1e-3, 1e3))]
@@ -166,10 +192,12 @@ def test_the_decay_is_chosen_on_the_last_fifth(clusters):
 def test_knn_in_plain_loops(clusters):
     noise, label, _ = clusters
     x, test = noise[:60] + 3, noise[60:80] + 3
-    found = probes.knn_probe(x * 100, label[:60], test * 100, k=5, temperature=0.2)  # no scale, no offset
+    # no scale, no offset
+    found = probes.knn_probe(x * 100, label[:60], test * 100, k=5, temperature=0.2)
     mean, spread = x.mean(0), x.std(0)
     for row, answer in zip(test, found):
-        cosine = [torch.cosine_similarity((row - mean) / spread, (other - mean) / spread, dim=0).item() for other in x]
+        cosine = [torch.cosine_similarity((row - mean) / spread, (other - mean) / spread,
+                                          dim=0).item() for other in x]
         votes = {}
         for i in np.argsort(cosine)[-5:]:
             votes[label[i]] = votes.get(label[i], 0) + math.exp(cosine[i] / 0.2)
@@ -177,7 +205,8 @@ def test_knn_in_plain_loops(clusters):
 
 
 def test_the_commonest_class():
-    assert probes.most_common(torch.zeros(3, 1), np.array([4, 9, 9]), torch.zeros(2, 1)).tolist() == [9, 9]
+    assert probes.most_common(torch.zeros(3, 1), np.array([4, 9, 9]),
+                              torch.zeros(2, 1)).tolist() == [9, 9]
 
 
 def test_accuracies_in_plain_loops():
@@ -199,7 +228,7 @@ def test_intervals_resample_expressions(clusters):
         assert one.high - one.low > 2 * (other.high - other.low)
 
 
-# --- two views --------------------------------------------------------------------------------------------------
+# --- two views ------------------------------------------------------------------------------------
 
 
 def test_views_keep_their_order_and_cues_are_the_inks(encoder, pack):
@@ -208,8 +237,10 @@ def test_views_keep_their_order_and_cues_are_the_inks(encoder, pack):
     torch.testing.assert_close(z[0], z[1])  # nothing random in a still view
     for place, i in enumerate([3, 0, 1]):
         ink = pack[i]
-        length = sum(np.linalg.norm(np.diff(stroke, axis=0), axis=1).sum() for stroke in ink.strokes())
-        expected = [*np.ptp(ink.points, axis=0) * VIEW.symbol, length * VIEW.symbol, len(ink.strokes())]
+        length = sum(np.linalg.norm(np.diff(stroke, axis=0), axis=1).sum()
+                     for stroke in ink.strokes())
+        expected = [*np.ptp(ink.points, axis=0) * VIEW.symbol, length * VIEW.symbol,
+                    len(ink.strokes())]
         np.testing.assert_allclose(cues[0, place], expected, rtol=1e-3)
     alone, _ = probes.two_views(encoder, pack, [0], VIEW.still())
     torch.testing.assert_close(alone[0, 0], z[0, 1], atol=1e-5, rtol=1e-4)

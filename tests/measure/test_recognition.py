@@ -42,7 +42,9 @@ def slow_counts(prediction, reference):
 @given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=6))
 def test_edit_counts_match_a_slow_table(pairs):
     predictions, references = zip(*pairs)
-    assert edit_counts(predictions, references).tolist() == [list(slow_counts(p, r)) for p, r in pairs]
+    assert edit_counts(predictions, references).tolist() == [
+        list(slow_counts(p, r)) for p, r in pairs
+    ]
 
 
 @given(tokens, tokens, st.tuples(*[st.integers(1, 9)] * 3))
@@ -129,7 +131,8 @@ def test_outcomes_survive_their_file(tmp_path):
 
 def test_a_test_set_is_scored_in_a_second():
     rng = np.random.default_rng(0)
-    references = [list(rng.choice(list("abcdefgh+-=^_{}"), size=n)) for n in rng.integers(1, 80, size=1200)]
+    references = [list(rng.choice(list("abcdefgh+-=^_{}"), size=n))
+                  for n in rng.integers(1, 80, size=1200)]
     predictions = [[t for t in row if rng.random() > 0.1] for row in references]
     predictions[0] = ["a"] * 200  # a decoder that does not stop
     start = time.perf_counter()

@@ -1,4 +1,6 @@
-"""Decoder: the cache changes nothing, the future is not seen, neighbours share a memory and nothing else."""
+"""Decoder: the cache changes nothing, the future is not seen, neighbours share a memory and nothing
+else.
+"""
 
 import pytest
 import torch
@@ -42,7 +44,9 @@ def test_with_a_cache_as_without(decoder, beams):
 
 @torch.no_grad()
 def test_selecting_rows_of_a_cache_is_another_history(decoder):
-    """Two groups of three rows: rows take over others' pasts, twice; then the second group goes on alone, past the first room."""
+    """Two groups of three rows: rows take over others' pasts, twice; then the second group goes on
+    alone, past the first room.
+    """
     first, held, parents = tokens(6, 4), memory(), torch.tensor([[2, 2, 0], [1, 0, 2]])
     cache = Cache(3)
     for i in range(4):
@@ -52,7 +56,8 @@ def test_selecting_rows_of_a_cache_is_another_history(decoder):
         rows = (parents + torch.tensor([[0], [3]])).flatten()
         new = tokens(6, 1, seed)
         first = torch.cat([first[rows], new], 1)
-        torch.testing.assert_close(decoder(new, held, cache)[0][:, 0], decoder(first, held)[0][:, -1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(decoder(new, held, cache)[0][:, 0],
+                                   decoder(first, held)[0][:, -1], atol=1e-4, rtol=1e-4)
     cache.select(torch.tensor([[0, 0, 1]]), groups=torch.tensor([1]))
     first, held = first[[3, 3, 4]], held.select(torch.tensor([1]))
     for i in range(40):
@@ -76,15 +81,18 @@ def test_rows_of_a_picture_share_its_memory_and_nothing_else(decoder):
     prefix, held = tokens(6, 5), memory()
     together, _ = decoder(prefix, held)
     for row in range(6):
-        own = Memory(*(getattr(held, f)[row // 3 : row // 3 + 1] for f in ("features", "position", "bias")))
-        torch.testing.assert_close(decoder(prefix[row : row + 1], own)[0][0], together[row], atol=1e-4, rtol=1e-4)
+        own = Memory(*(getattr(held, f)[row // 3 : row // 3 + 1]
+                       for f in ("features", "position", "bias")))
+        torch.testing.assert_close(decoder(prefix[row : row + 1], own)[0][0], together[row],
+                                   atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_padding_of_the_memory_is_not_looked_at(decoder):
     prefix, held = tokens(2, 5), memory(padded=3)
     kept = Memory(held.features[:, :-3], held.position[:, :-3], held.bias[..., :-3])
-    torch.testing.assert_close(decoder(prefix, held)[0], decoder(prefix, kept)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(decoder(prefix, held)[0], decoder(prefix, kept)[0], atol=1e-4,
+                               rtol=1e-4)
     _, attention = decoder(prefix, memory(padded=3), want_attention=True)
     assert attention[..., -3:].max() == 0
 
@@ -110,7 +118,8 @@ def test_the_attention_is_the_guided_layers_first_head(decoder):
     hook.remove()
     e = TINY.decoder.d // TINY.decoder.heads
     q, k = seen["q"].view(2, 4, -1)[..., :e], layer.key(held.features + held.position)[..., :e]
-    torch.testing.assert_close(attention, (q @ k.transpose(1, 2) / e**0.5).softmax(-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attention, (q @ k.transpose(1, 2) / e**0.5).softmax(-1), atol=1e-5,
+                               rtol=1e-4)
 
 
 def test_order_matters(decoder):
@@ -134,6 +143,8 @@ def test_every_weight_learns():
     torch.manual_seed(0)
     decoder = Decoder(V, TINY.decoder)
     decoder(tokens(4, 6), memory())[0].square().mean().backward()
-    idle = [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    # A bias on the keys shifts all logits of a query alike: softmax does not feel it, so its gradient is rounding.
+    idle = [name for name, p in decoder.named_parameters() if p.grad is None
+            or not p.grad.abs().max() > 0]
+    # A bias on the keys shifts all logits of a query alike: softmax does not feel it, so its
+    # gradient is rounding.
     assert [name for name in idle if not name.endswith("key.bias")] == []

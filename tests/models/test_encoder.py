@@ -1,4 +1,6 @@
-"""Encoder and attention network: a picture's features are its own, whatever stands beside or around it."""
+"""Encoder and attention network: a picture's features are its own, whatever stands beside or around
+it.
+"""
 
 import copy
 import math
@@ -19,14 +21,19 @@ SIZES = [(5, 9), (3, 4), (2, 7)]  # cells high and wide: odd and even
 
 
 def randomised(module, seed=0):
-    """Every parameter random: branches that begin at zero take part. Batch norm has seen a small mean and variance."""
+    """Every parameter random: branches that begin at zero take part. Batch norm has seen a small
+    mean and variance.
+    """
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, buffer in module.named_buffers():
             if "running_" in name:
                 buffer.copy_(0.1 * torch.rand(buffer.shape, generator=rng))
         for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=rng) * (0.5 / math.sqrt(max(p[0].numel(), 1)) if p.ndim > 1 else 0.3))
+            p.copy_(
+                torch.randn(p.shape, generator=rng)
+                * (0.5 / math.sqrt(max(p[0].numel(), 1)) if p.ndim > 1 else 0.3)
+            )
     return module.eval()
 
 
@@ -44,7 +51,8 @@ def pictures(channels=1, extra=(0, 0)):
     x, valid = torch.zeros(len(SIZES), channels, 8 * h, 8 * w), torch.zeros(len(SIZES), 1, h, w)
     for e, (rows, columns) in enumerate(SIZES):
         rng = torch.Generator().manual_seed(e)
-        x[e, :, : 8 * rows, : 8 * columns] = torch.rand(channels, 8 * rows, 8 * columns, generator=rng)
+        x[e, :, : 8 * rows, : 8 * columns] = torch.rand(channels, 8 * rows, 8 * columns,
+                                                        generator=rng)
         valid[e, :, :rows, :columns] = 1
     return x, valid
 
@@ -87,7 +95,9 @@ def test_no_mask_is_an_empty_mask(encoder):
 
 
 def test_the_context_sees_far(encoder):
-    """A cell's features feel ink at the other end of the picture, through the Transformer blocks alone."""
+    """A cell's features feel ink at the other end of the picture, through the Transformer blocks
+    alone.
+    """
     x, valid = torch.zeros(1, 1, 16, 320), torch.ones(1, 1, 2, 40)
     far = x.clone()
     far[..., -8:] = 1
@@ -103,8 +113,10 @@ def test_every_parameter_learns(encoder, bfloat16):
     x, valid = pictures()
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         features = encoder(x, valid)
-    (features * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
-    assert {name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0} == set()
+    (features * torch.randn(features.shape,
+                            generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert {name for name, p in encoder.named_parameters() if p.grad is None
+            or not p.grad.abs().max() > 0} == set()
 
 
 def test_wrong_sizes_are_named(encoder):
@@ -118,7 +130,9 @@ def test_channel_norm_is_a_layer_norm_a_cell():
     x = torch.randn(2, 6, 3, 4)
     norm = randomised(ChannelNorm(6))
     cell = norm(x)[1, :, 2, 3]
-    expected = (x[1, :, 2, 3] - x[1, :, 2, 3].mean()) / (x[1, :, 2, 3].var(unbiased=False) + norm.eps).sqrt()
+    expected = (x[1, :, 2, 3] - x[1, :, 2, 3].mean()) / (
+        x[1, :, 2, 3].var(unbiased=False) + norm.eps
+    ).sqrt()
     torch.testing.assert_close(cell, expected * norm.weight + norm.bias)
 
 
@@ -141,14 +155,15 @@ def test_a_moving_average_has_the_running_variance_too():
     assert old.num_batches_tracked == 0
 
 
-@pytest.mark.parametrize(("change", "message"), [({"form": "round"}, "form is 'patches' or 'residual'"),
-                                                 ({"form": "residual", "strides": (2, 4)}, "has strides 4 and 2")])
+@pytest.mark.parametrize(("change", "message"),
+                         [({"form": "round"}, "form is 'patches' or 'residual'"),
+                          ({"form": "residual", "strides": (2, 4)}, "has strides 4 and 2")])
 def test_unknown_parts_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         Encoder(replace(TINY.encoder, **change))
 
 
-# --- attention network --------------------------------------------------------------------------------------------
+# --- attention network ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +181,8 @@ def test_maps_are_distributions_over_valid_cells(network):
     assert (attention.maps * (1 - valid)).abs().max() == 0
     assert attention.maps[0].amax() > 2 / 45  # not uniform
     # Slots are what the maps pool, cell by cell.
-    slots = sum(attention.maps[:, :, i, j, None] * features[:, None, :, i, j] for i in range(5) for j in range(9))
+    slots = sum(attention.maps[:, :, i, j, None] * features[:, None, :, i, j] for i in range(5)
+                for j in range(9))
     torch.testing.assert_close(attention.slots, slots, atol=1e-4, rtol=1e-4)
 
 
@@ -189,7 +205,7 @@ def test_attention_does_not_depend_on_padding(network):
     torch.testing.assert_close(padded.slots, alone.slots)
 
 
-# --- small pieces -------------------------------------------------------------------------------------------------
+# --- small pieces ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("causal", [False, True])

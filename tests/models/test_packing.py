@@ -12,10 +12,14 @@ from mmlib.models.recogniser import Recogniser
 from mmlib.train.profiles import SMALL
 
 
-def padded(b: int = 9, high: int = 13, wide: int = 22, inputs: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (b, inputs, H, W) of many sizes, the first as large as the batch, and their cells."""
+def padded(b: int = 9, high: int = 13, wide: int = 22, inputs: int = 1,
+           seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (b, inputs, H, W) of many sizes, the first as large as the batch, and
+    their cells.
+    """
     rng = torch.Generator().manual_seed(seed)
-    extent = torch.stack([torch.randint(2, wide, (b,), generator=rng), torch.randint(2, high, (b,), generator=rng)], 1) * 8
+    extent = torch.stack([torch.randint(2, wide, (b,), generator=rng),
+                          torch.randint(2, high, (b,), generator=rng)], 1) * 8
     extent[0] = torch.tensor([wide, high]) * 8
     valid = valid_cells(extent, high * 8, wide * 8)
     picture = torch.rand(b, inputs, high * 8, wide * 8, generator=rng)
@@ -38,7 +42,8 @@ def test_shelves_keep_rectangles_apart(width):
     for (row, column), (high, wide) in zip(places, sizes, strict=True):
         assert row + high <= height
         assert column + wide <= width
-        board[row : row + high + 1, column : column + wide + 1] += 1  # with a blank row and column after each
+        # with a blank row and column after each
+        board[row : row + high + 1, column : column + wide + 1] += 1
     inside = np.zeros_like(board)
     for (row, column), (high, wide) in zip(places, sizes, strict=True):
         inside[row : row + high, column : column + wide] += 1
@@ -53,7 +58,8 @@ def test_moves_go_forth_and_back_with_their_gradients():
     assert torch.equal(there[[1, 5, 0]], x[[4, 0, 2]])
     assert torch.equal(there[[2, 3, 4, 6]], torch.zeros(4, 3, dtype=torch.float64))
     assert torch.autograd.gradcheck(moves.forth, x)
-    assert torch.autograd.gradcheck(moves.back, torch.randn(7, 3, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(moves.back,
+                                    torch.randn(7, 3, dtype=torch.float64, requires_grad=True))
     assert torch.equal(moves.back(there)[[4, 0, 2]], x[[4, 0, 2]])
 
 
@@ -65,7 +71,8 @@ def test_packed_rows_are_the_members_and_few_shapes():
     assert len(rows) == pack.n == 128
     assert torch.equal(rows[: int(real.sum())], x[real])
     assert not rows[int(real.sum()):].any()
-    assert torch.equal(pack.along(torch.arange(30)[:, None])[: int(real.sum()), 0], real.nonzero()[:, 1])
+    assert torch.equal(pack.along(torch.arange(30)[:, None])[: int(real.sum()), 0],
+                       real.nonzero()[:, 1])
     again = pack.spread(rows + 1)
     assert torch.equal(again, (x + 1) * real[..., None])
     again.sum().backward()
@@ -113,9 +120,11 @@ def test_nothing_is_packed_where_nothing_is_or_beside_a_cpu():
     assert type(packed(torch.zeros(4, 9, dtype=torch.bool, device="meta"))) is Padded
     assert sheet(torch.zeros(4, 1, 9, 9, device="meta")) is None
     with torch.device("meta"):
-        assert Encoder(SMALL.encoder)(torch.zeros(3, 1, 64, 64), torch.ones(3, 1, 8, 8)).shape == (3, 96, 8, 8)
+        assert Encoder(SMALL.encoder)(torch.zeros(3, 1, 64, 64),
+                                      torch.ones(3, 1, 8, 8)).shape == (3, 96, 8, 8)
         tokens = torch.ones(3, 2, 5, dtype=torch.long)
-        assert Recogniser(60, SMALL)(torch.zeros(3, 1, 64, 64), torch.ones(3, 1, 8, 8), tokens)[0].shape == (3, 2, 5, 60)
+        assert Recogniser(60, SMALL)(torch.zeros(3, 1, 64, 64), torch.ones(3, 1, 8, 8),
+                                     tokens)[0].shape == (3, 2, 5, 60)
 
 
 def test_a_sheet_is_as_wide_as_its_widest_picture():
@@ -132,22 +141,30 @@ def compare(monkeypatch, model, call):
         monkeypatch.setattr(packing, "WORTH", worth)
         model.zero_grad()
         outputs = call(model)
-        sum((o * torch.linspace(0.5, 1.5, o.numel()).view(o.shape)).sum() for o in outputs).backward()
-        found.append(([o.detach() for o in outputs], {k: p.grad for k, p in model.named_parameters() if p.grad is not None}))
+        sum((o * torch.linspace(0.5, 1.5, o.numel()).view(o.shape)).sum()
+            for o in outputs).backward()
+        found.append(([o.detach() for o in outputs],
+                      {k: p.grad for k, p in model.named_parameters() if p.grad is not None}))
     (ours, gradients), (plain, expected) = found
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
     assert gradients.keys() == expected.keys()
     assert expected
     for name, gradient in expected.items():
-        assert float((gradients[name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-7, name
+        assert float((gradients[name]
+                      - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-7, name
 
 
-@pytest.mark.parametrize("config", [
-    EncoderConfig(), EncoderConfig(widths=(32, 48), blocks=(2, 1), context=0, d=32), SMALL.encoder,
-    EncoderConfig(widths=(32, 48), kernels=(6, 4), blocks=(1, 2), context=1, context_d=48, heads=4, d=32),
-    EncoderConfig(widths=(32, 48), blocks=(1, 1), coarse=1, context=1, context_d=48, heads=4, d=32),
-    EncoderConfig(form="residual", widths=(32, 48), blocks=(1, 1), context=1, context_d=48, heads=4, d=32)])
+@pytest.mark.parametrize("config",
+                         [EncoderConfig(),
+                          EncoderConfig(widths=(32, 48), blocks=(2, 1), context=0, d=32),
+                          SMALL.encoder,
+                          EncoderConfig(widths=(32, 48), kernels=(6, 4), blocks=(1, 2), context=1,
+                                        context_d=48, heads=4, d=32),
+                          EncoderConfig(widths=(32, 48), blocks=(1, 1), coarse=1, context=1,
+                                        context_d=48, heads=4, d=32),
+                          EncoderConfig(form="residual", widths=(32, 48), blocks=(1, 1), context=1,
+                                        context_d=48, heads=4, d=32)])
 def test_an_encoder_finds_the_same_on_a_sheet(config, monkeypatch):
     x, valid = padded(b=24)
     used = []
@@ -159,14 +176,15 @@ def test_an_encoder_finds_the_same_on_a_sheet(config, monkeypatch):
     assert len(used) == own, "on a sheet once: with packing, where a picture's features are its own"
 
 
-FORMS = [SMALL.encoder, EncoderConfig(form="residual", widths=(32, 48), blocks=(1, 1), coarse=1, context=1, context_d=48, heads=4,
-                                      d=32)]
+FORMS = [SMALL.encoder, EncoderConfig(form="residual", widths=(32, 48), blocks=(1, 1), coarse=1,
+                                      context=1, context_d=48, heads=4, d=32)]
 
 
 def gradients_of(model, outputs):
     """Of a sum that no two elements enter alike."""
     model.zero_grad()
-    sum((o * torch.linspace(0.5, 1.5, o.numel(), dtype=o.dtype).view(o.shape)).sum() for o in outputs).backward()
+    sum((o * torch.linspace(0.5, 1.5, o.numel(), dtype=o.dtype).view(o.shape)).sum()
+        for o in outputs).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
@@ -178,7 +196,8 @@ def test_several_batches_are_encoded_as_each_would_be(config, worth, monkeypatch
     batches = [padded(b=9, high=5, wide=30), padded(b=9, high=16, wide=8, seed=1)]
     called = []
     forward = Encoder.forward
-    monkeypatch.setattr(Encoder, "forward", lambda self, *batch: called.append(1) or forward(self, *batch))
+    monkeypatch.setattr(Encoder, "forward", lambda self, *batch: called.append(1)
+                        or forward(self, *batch))
     model = stirred(Encoder(config)).double()
     pictures, valid = ([x.double() for x in part] for part in zip(*batches))
     found = encode_all(model, pictures, valid)
@@ -194,7 +213,10 @@ def test_a_full_canvas_needs_no_mask_and_a_bare_picture_no_ink_mask(config, size
     """As with a mask of ones and a mask channel of zeros, which are multiplied with."""
     high, wide = size
     rng = torch.Generator().manual_seed(0)
-    x, valid = torch.rand(3, 1, 8 * high, 8 * wide, generator=rng).double(), torch.ones(3, 1, high, wide).double()
+    x, valid = (
+        torch.rand(3, 1, 8 * high, 8 * wide, generator=rng).double(),
+        torch.ones(3, 1, high, wide).double(),
+    )
     model = stirred(Encoder(config)).double()
     bare = model(x, valid)
     ours = gradients_of(model, [bare])
@@ -222,8 +244,10 @@ def test_a_picture_on_a_sheet_is_read_as_if_alone():
     together = model(x, valid)
     for i in (0, 3, 23):
         rows, columns = int(valid[i, 0, :, 0].sum()), int(valid[i, 0, 0].sum())
-        alone = model(x[i : i + 1, :, : rows * 8, : columns * 8], valid[i : i + 1, :, :rows, :columns])
-        torch.testing.assert_close(together[i : i + 1, :, :rows, :columns], alone, rtol=1e-4, atol=1e-5)
+        alone = model(x[i : i + 1, :, : rows * 8, : columns * 8],
+                      valid[i : i + 1, :, :rows, :columns])
+        torch.testing.assert_close(together[i : i + 1, :, :rows, :columns], alone, rtol=1e-4,
+                                   atol=1e-5)
 
 
 def test_a_recogniser_says_the_same_packed(monkeypatch):

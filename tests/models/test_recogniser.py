@@ -31,7 +31,8 @@ def batch(seed=0):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", [{}, {"slots": False}, {"modulate": False}, {"maps": 0}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"slots": False}, {"modulate": False}, {"maps": 0}],
+                         ids=str)
 def test_logits_do_not_depend_on_padding_or_companions(changes):
     reader, (x, valid, tokens) = model(**changes), batch()
     reader.scalars["gamma"].fill_(0.7)
@@ -61,9 +62,9 @@ def test_gamma_zero_is_no_modulation():
 def test_without_gamma_and_slots_it_is_the_plain_model():
     x, valid, tokens = batch()
     off, plain = model(slots=False, modulate=False), model(maps=0)
-    missing, unexpected = plain.load_state_dict(
-        {k: v for k, v in off.state_dict().items() if not k.startswith("attention.") and k != "scalars.slot_position"},
-        strict=False)
+    missing, unexpected = plain.load_state_dict({k: v for k, v in off.state_dict().items()
+                                                 if not k.startswith("attention.")
+                                                 and k != "scalars.slot_position"}, strict=False)
     assert (missing, unexpected) == (["scalars.slot_position"], [])
     torch.testing.assert_close(off(x, valid, tokens)[0], plain(x, valid, tokens)[0])
 

@@ -30,8 +30,10 @@ A, B, C = VOCABULARY.encode("abc")
 def test_prefixes_by_hand():
     tokens = torch.tensor([[A, B, C], [B, PAD, PAD]])
     inputs, targets = prefixes(tokens, VOCABULARY)
-    assert inputs.tolist() == [[[SOS, A, B, C], [EOS, C, B, A]], [[SOS, B, PAD, PAD], [EOS, B, PAD, PAD]]]
-    assert targets.tolist() == [[[A, B, C, EOS], [C, B, A, SOS]], [[B, EOS, PAD, PAD], [B, SOS, PAD, PAD]]]
+    assert inputs.tolist() == [[[SOS, A, B, C], [EOS, C, B, A]],
+                               [[SOS, B, PAD, PAD], [EOS, B, PAD, PAD]]]
+    assert targets.tolist() == [[[A, B, C, EOS], [C, B, A, SOS]],
+                                [[B, EOS, PAD, PAD], [B, SOS, PAD, PAD]]]
 
 
 def test_an_empty_label_is_its_end():
@@ -42,15 +44,18 @@ def test_an_empty_label_is_its_end():
 
 def test_both_directions_reverse_what_counts():
     values, length = torch.tensor([[5, -1, 7, 0], [3, 4, 9, 9]]), torch.tensor([[4], [2]])
-    assert both_directions(values, length).tolist() == [[[5, -1, 7, 0], [0, 7, -1, 5]], [[3, 4, 9, 9], [4, 3, 9, 9]]]
+    assert both_directions(values, length).tolist() == [[[5, -1, 7, 0], [0, 7, -1, 5]],
+                                                        [[3, 4, 9, 9], [4, 3, 9, 9]]]
 
 
-# --- search -------------------------------------------------------------------------------------------------------
+# --- search ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=[5, 2])
 def reader(request):
-    """A random model that mostly ends what it writes (5), and one that in one direction does not (2)."""
+    """A random model that mostly ends what it writes (5), and one that in one direction does not
+    (2).
+    """
     torch.manual_seed(request.param)
     model = Recogniser(len(VOCABULARY), TINY).eval()
     with torch.no_grad():
@@ -66,7 +71,8 @@ def memory_of(reader, b=3, seed=0):
 
 def alone(memory, picture):
     """The memory of one picture of a batch."""
-    part = type(memory)(*(getattr(memory, f)[picture : picture + 1] for f in ("features", "position", "bias")))
+    part = type(memory)(*(getattr(memory, f)[picture : picture + 1]
+                          for f in ("features", "position", "bias")))
     return part
 
 
@@ -77,7 +83,9 @@ def log_probabilities(reader, memory, prefix):
 
 
 def may_follow(vocabulary, written, token, backwards, longest):
-    """Whether what was written and this token can become an expression of at most `longest` tokens."""
+    """Whether what was written and this token can become an expression of at most
+    `longest` tokens.
+    """
     if token in (PAD, UNK):
         return False
     ends = token == (SOS if backwards else EOS)
@@ -94,8 +102,9 @@ def may_follow(vocabulary, written, token, backwards, longest):
 def slow_beams(reader, memory, beam, longest, both=True, vocabulary=VOCABULARY):
     """Plain beam search of one picture, whole prefixes and no cache: texts in reading order.
 
-    A direction's beams are (score, prefix, ended). The search is over when none is left that has neither ended nor fallen
-    behind the best that has by MARGIN, and with the longest prefix all end; those that ended are kept.
+    A direction's beams are (score, prefix, ended). The search is over when none is left that has
+    neither ended nor fallen behind the best that has by MARGIN, and with the longest prefix all
+    end; those that ended are kept.
     """
     marks = [(SOS, EOS), (EOS, SOS)][: 1 + both]
     directions = [[(0.0, [start], False)] for start, _ in marks]
@@ -126,7 +135,8 @@ def slow_score(reader, memory, text, both=True):
     """Mean log-probability a token, end included, averaged over the directions."""
     means = []
     for start, end, order in ((SOS, EOS, list(text)), (EOS, SOS, list(text)[::-1]))[: 1 + both]:
-        total = sum(log_probabilities(reader, memory, [start, *order[:i]])[t] for i, t in enumerate([*order, end]))
+        total = sum(log_probabilities(reader, memory, [start, *order[:i]])[t]
+                    for i, t in enumerate([*order, end]))
         means.append(total / (len(text) + 1))
     return sum(means) / len(means)
 
@@ -193,7 +203,9 @@ def test_a_beam_of_one_is_greedy(reader):
 
 @torch.no_grad()
 def test_a_wide_beam_finds_the_best_of_all(reader):
-    """With room for one letter and its end, and for more beams than there are texts, all three texts are found."""
+    """With room for one letter and its end, and for more beams than there are texts, all three
+    texts are found.
+    """
     memory = memory_of(reader, b=1)
     (found,) = beam_search(reader, memory, VOCABULARY, 20, 1)
     exact = {text: slow_score(reader, memory, text) for text in [(A,), (B,), (C,)]}
@@ -226,7 +238,9 @@ def test_companions_do_not_matter(reader):
 
 @torch.no_grad()
 def test_several_memories_are_each_searched_and_all_score(reader):
-    """A picture seen in two ways: the best hypotheses of both searches, each scored by the mean of the two."""
+    """A picture seen in two ways: the best hypotheses of both searches, each scored by the mean of
+    the two.
+    """
     memories = [memory_of(reader, seed=seed) for seed in (0, 3)]
     found = beam_search(reader, memories, VOCABULARY, 2, 6)
     apart = [beam_search(reader, memory, VOCABULARY, 2, 6) for memory in memories]
@@ -240,8 +254,9 @@ def test_several_memories_are_each_searched_and_all_score(reader):
             apart_by = max(apart_by, abs(each[0] - each[1]))
             assert h.score == pytest.approx(sum(each) / 2, abs=1e-4)
     assert apart_by > 0.01
-    assert [[h.tokens for h in one] for one in beam_search(reader, memories[:1], VOCABULARY, 2, 6)] == [
-        [h.tokens for h in one] for one in apart[0]]
+    assert [
+        [h.tokens for h in one] for one in beam_search(reader, memories[:1], VOCABULARY, 2, 6)
+    ] == [[h.tokens for h in one] for one in apart[0]]
 
 
 @torch.no_grad()
@@ -256,14 +271,19 @@ def test_scores_do_not_depend_on_how_many_are_computed_at_once(reader, monkeypat
     assert passes
     assert set(passes) == {1}
     for one, other in zip(single, whole, strict=True):
-        assert {h.tokens: pytest.approx(h.score, abs=1e-5) for h in one} == {h.tokens: h.score for h in other}
+        assert {h.tokens: pytest.approx(h.score, abs=1e-5) for h in one} == {
+            h.tokens: h.score for h in other
+        }
 
 
 @pytest.mark.parametrize(("b", "expected"), [(2, torch.float32), (SINGLE, torch.bfloat16)])
 def test_few_rows_step_in_float32_where_all_else_is_bfloat16(reader, b, expected):
     found = {"step": set(), "whole": set()}
     hook = reader.decoder.logits.register_forward_hook(
-        lambda layer, inputs, logits: found["step" if logits.shape[1] == 1 else "whole"].add(logits.dtype))
+        lambda layer, inputs, logits: found["step" if logits.shape[1] == 1 else "whole"].add(
+            logits.dtype
+        )
+    )
     try:
         with torch.autocast("cpu", torch.bfloat16):
             beam_search(reader, memory_of(reader, b), VOCABULARY, beam=2, longest=6)
@@ -274,7 +294,9 @@ def test_few_rows_step_in_float32_where_all_else_is_bfloat16(reader, b, expected
 
 
 def test_a_thread_that_reads_changes_no_number_of_threads(reader):
-    """The number is the whole process's: two readings at once would each put back what the other had set."""
+    """The number is the whole process's: two readings at once would each put back what the other
+    had set.
+    """
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
@@ -296,10 +318,12 @@ def test_a_thread_that_reads_changes_no_number_of_threads(reader):
 @torch.no_grad()
 def test_a_pass_of_scores_is_as_small_as_it_is_said_to_be(reader, monkeypatch):
     sizes, decoder = [], reader.decoder.forward
-    monkeypatch.setattr(reader.decoder, "forward", lambda ids, *rest: (sizes.append(ids.shape), decoder(ids, *rest))[1])
+    monkeypatch.setattr(reader.decoder, "forward",
+                        lambda ids, *rest: (sizes.append(ids.shape), decoder(ids, *rest))[1])
     monkeypatch.setitem(SCORED, "cpu", 60)
     texts = [(A,), *[(A,) * 18] * 3, *[(B,) * 5] * 4]
     found = [{text: [math.nan, math.nan]} for text in texts]
     _score(reader, memory_of(reader, len(texts)), VOCABULARY, found)
-    assert not any(math.isnan(total) for sums in found for totals in sums.values() for total in totals)
+    assert not any(math.isnan(total) for sums in found for totals in sums.values()
+                   for total in totals)
     assert sorted(rows * tokens for rows, tokens in sizes) == [38, 38, 38, 60]

@@ -1,4 +1,6 @@
-"""Reading files, pictures, arrays and ink with a tiny random recogniser: what comes in, not what it says."""
+"""Reading files, pictures, arrays and ink with a tiny random recogniser: what comes in, not what it
+says.
+"""
 
 import math
 import os
@@ -36,8 +38,10 @@ def weights(tmp_path_factory):
     with torch.no_grad():
         model.decoder.logits.bias[[VOCABULARY.sos, VOCABULARY.eos]] += 4  # short readings
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_weights(path, model.state_dict(), {"config": asdict(preset("finetune", "smoke")), "vocabulary": list(VOCABULARY.tokens),
-                                            "run": "toy", "pictures": 7, "minutes": 0.5})
+    save_weights(path, model.state_dict(),
+                 {"config": asdict(preset("finetune", "smoke")),
+                  "vocabulary": list(VOCABULARY.tokens), "run": "toy", "pictures": 7,
+                  "minutes": 0.5})
     return path
 
 
@@ -49,14 +53,16 @@ def reader(weights):
 @pytest.fixture(scope="module")
 def ink():
     """A plus sign and a slash."""
-    return Ink.from_strokes([[(0, 30), (60, 30)], [(30, 0), (30, 60)], [(90, 60), (120, 0)]], id="toy")
+    return Ink.from_strokes([[(0, 30), (60, 30)], [(30, 0), (30, 60)], [(90, 60), (120, 0)]],
+                            id="toy")
 
 
 @pytest.fixture(scope="module")
 def levels(ink):
     """Its picture, (H, W) uint8, ink 255."""
     points = torch.from_numpy(ink.points) + 8
-    drawn = rasterise(points, torch.from_numpy(ink.stroke).long(), torch.zeros(6).long(), (1, 80, 140), 4.0)[0, 0]
+    drawn = rasterise(points, torch.from_numpy(ink.stroke).long(), torch.zeros(6).long(),
+                      (1, 80, 140), 4.0)[0, 0]
     return (drawn * 255).round().byte().numpy()
 
 
@@ -72,7 +78,7 @@ def is_reading(readings):
     return readings
 
 
-# --- loading ------------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
 def test_a_reader_is_its_weights(reader, weights):
@@ -90,8 +96,13 @@ def test_a_reader_is_its_weights(reader, weights):
 def test_a_run_is_known_by_its_name(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     (tmp_path / "runs" / "finetune-smoke-0").mkdir(parents=True)
-    (tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors").write_bytes(weights.read_bytes())
-    assert Reader.load("finetune-smoke-0").path == tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors"
+    (tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors").write_bytes(
+        weights.read_bytes()
+    )
+    assert (
+        Reader.load("finetune-smoke-0").path
+        == tmp_path / "runs" / "finetune-smoke-0" / "weights.safetensors"
+    )
     with pytest.raises(FileNotFoundError, match="finetune-smoke-1"):
         Reader.load("finetune-smoke-1")
 
@@ -111,7 +122,7 @@ def test_what_is_no_recogniser_is_named(tmp_path):
         Reader.load(tmp_path / "twice.safetensors")
 
 
-# --- what is taken ------------------------------------------------------------------------------------------------
+# --- what is taken --------------------------------------------------------------------------------
 
 
 def same_ink(a, b):
@@ -127,19 +138,20 @@ def sources(levels, tmp_path):
     Image.fromarray(paper).save(tmp_path / "dark.bmp")
     clear = np.zeros((*levels.shape, 4), np.uint8)
     clear[..., 3] = levels
-    return {
-        "path": tmp_path / "dark.png", "text": str(tmp_path / "dark.png"), "light on dark": tmp_path / "light.png",
-        "bmp": tmp_path / "dark.bmp", "PIL": Image.fromarray(paper), "PIL in colour": Image.fromarray(paper).convert("RGB"),
-        "array with transparency": clear, "PIL, black on transparent": Image.fromarray(clear), "array": paper,
-        "light array": levels, "float array": paper / 255, "colours": np.repeat(paper[..., None], 3, 2),
-    }
+    return {"path": tmp_path / "dark.png", "text": str(tmp_path / "dark.png"),
+            "light on dark": tmp_path / "light.png", "bmp": tmp_path / "dark.bmp",
+            "PIL": Image.fromarray(paper), "PIL in colour": Image.fromarray(paper).convert("RGB"),
+            "array with transparency": clear, "PIL, black on transparent": Image.fromarray(clear),
+            "array": paper, "light array": levels, "float array": paper / 255,
+            "colours": np.repeat(paper[..., None], 3, 2)}
 
 
 def test_every_form_of_a_picture_is_the_same_ink(sources, levels):
     found = {name: ink_of(source) for name, source in sources.items()}
     for name, other in found.items():
         # Weighted sums of colours may round by one level, which moves no skeleton far.
-        assert same_ink(other, found["path"]) or abs(len(other[0]) - len(found["path"][0])) < 12, name
+        assert same_ink(other,
+                        found["path"]) or abs(len(other[0]) - len(found["path"][0])) < 12, name
     for name in ("text", "light on dark", "bmp", "PIL", "array", "PIL, black on transparent"):
         assert same_ink(found[name], found["path"]), name
 
@@ -168,7 +180,9 @@ def test_readings_of_ink_and_of_its_picture(reader, ink, levels, tmp_path):
 
 def test_readings_do_not_depend_on_the_inks_unit_and_place(reader, ink):
     moved = Ink.from_strokes([3 * s + 100 for s in ink.strokes()])
-    assert [r.tokens for r in recognize(moved, 2, reader)] == [r.tokens for r in recognize(ink, 2, reader)]
+    assert [r.tokens for r in recognize(moved, 2, reader)] == [
+        r.tokens for r in recognize(ink, 2, reader)
+    ]
 
 
 def test_several_inks_are_read_at_once(reader, ink, levels):
@@ -179,7 +193,9 @@ def test_several_inks_are_read_at_once(reader, ink, levels):
 
 
 def test_a_picture_is_read_at_several_sizes(reader, ink):
-    """The search sees the ink at each, one size alone is what a view of that size gives, and order does not matter."""
+    """The search sees the ink at each, one size alone is what a view of that size gives, and order
+    does not matter.
+    """
     source = ink_of(ink)
     larger = replace(reader, view=replace(reader.view, symbol=reader.view.symbol * 1.25))
     (alone,) = reader.read([source], 2, sizes=(1.25,))
@@ -188,10 +204,12 @@ def test_a_picture_is_read_at_several_sizes(reader, ink):
     assert {r.tokens for r in both} == {r.tokens for r in one} | {r.tokens for r in alone}
     assert recognize(ink, 2, reader, sizes=(1.0, 1.25)) == both
     turned = reader.read([source], 2, sizes=(1.25, 1.0))[0]
-    assert {r.tokens: pytest.approx(r.score, abs=1e-5) for r in both} == {r.tokens: r.score for r in turned}
+    assert {r.tokens: pytest.approx(r.score, abs=1e-5) for r in both} == {
+        r.tokens: r.score for r in turned
+    }
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("source", "error", "message"), [
@@ -225,23 +243,28 @@ def test_broken_and_blank_files_are_named(tmp_path):
 
 def formula(top, symbols=6):
     """Crosses of size 20, a pen's width apart, from y = `top`."""
-    return [[(x, top + a), (x + 20, top + 20 - a)] for x in range(0, 25 * symbols, 25) for a in (0, 20)]
+    return [[(x, top + a), (x + 20, top + 20 - a)] for x in range(0, 25 * symbols, 25)
+            for a in (0, 20)]
 
 
 def test_formulas_under_each_other_are_refused():
     for drop, rows in ((25, 0), (45, 0), (65, 2), (200, 2)):
         ink = Ink.from_strokes(formula(0) + formula(drop))
         assert several_rows(ink.points, ink.stroke, typical_size(ink.points, ink.stroke)) == rows
-    page = Ink.from_strokes(formula(200) + formula(0) + formula(100))  # in whatever order they were written
+    # in whatever order they were written
+    page = Ink.from_strokes(formula(200) + formula(0) + formula(100))
     with pytest.raises(InkError, match="3 rows of ink"):
         ink_of(page)
-    assert len(ink_of(Ink.from_strokes(formula(0) + [[(40, 200), (41, 201)]]))[0])  # a speck is no row
+    # a speck is no row
+    assert len(ink_of(Ink.from_strokes(formula(0) + [[(40, 200), (41, 201)]]))[0])
     bar = [[(0, 40), (145, 40)]]
     assert len(ink_of(Ink.from_strokes(formula(0) + bar + formula(60)))[0])  # a fraction
 
 
 def test_a_picture_of_two_formulas_is_refused(tmp_path):
-    points, stroke = (torch.from_numpy(x) for x in (Ink.from_strokes(formula(0) + formula(90)).points + 8, np.arange(48) // 2))
+    points, stroke = (torch.from_numpy(x)
+                      for x in (Ink.from_strokes(formula(0) + formula(90)).points + 8,
+                                np.arange(48) // 2))
     levels = rasterise(points, stroke, torch.zeros(48).long(), (1, 128, 168), 3.0)[0, 0].numpy()
     Image.fromarray((255 * (1 - levels)).astype(np.uint8)).save(tmp_path / "two.png")
     with pytest.raises(InkError, match=r"two\.png: 2 rows of ink.*crop it to one formula"):
@@ -254,7 +277,7 @@ def test_pages_of_scribble_are_refused():
         ink_of(Ink.from_strokes([points]))
 
 
-# --- LaTeX to paste ---------------------------------------------------------------------------------------------
+# --- LaTeX to paste -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("label", "shown"), [
@@ -272,8 +295,11 @@ def test_latex_is_as_one_would_type_it(label, shown):
 def test_what_is_shown_has_the_same_tokens():
     """Every pair of known tokens that can stand side by side, and every synthetic formula."""
     pack = synthetic_pack("test")
-    symbols = [t for t in VOCABULARY.tokens if t not in (*Vocabulary.SPECIALS, *STRUCTURE, r"\sqrt")]
-    rows = [canonical(f"{a} {b}") for a in symbols for b in symbols] + [list(pack.tokens(i)) for i in range(len(pack))]
+    symbols = [t for t in VOCABULARY.tokens
+               if t not in (*Vocabulary.SPECIALS, *STRUCTURE, r"\sqrt")]
+    rows = [canonical(f"{a} {b}") for a in symbols for b in symbols] + [
+        list(pack.tokens(i)) for i in range(len(pack))
+    ]
     assert all(canonical(pretty(row)) == row for row in rows)
 
 
@@ -285,7 +311,8 @@ def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
     found = [Hypothesis(tuple(vocabulary.encode(text)), score) for text, score in
              ((["x", "}"], -0.1), (["x"], -0.2), (["{", "x"], -0.3), (["y"], -0.4))]
     monkeypatch.setattr(module, "beam_search", lambda *_: [found])
-    reader = Reader(Recogniser(len(vocabulary), TINY).eval(), vocabulary, ViewConfig(), {}, tmp_path, "toy", 0, 0.0)
+    reader = Reader(Recogniser(len(vocabulary), TINY).eval(), vocabulary, ViewConfig(), {},
+                    tmp_path, "toy", 0, 0.0)
     points = np.array([[0, 0], [1, 1]], np.float32)
     (read,) = reader.read([(points, np.zeros(2, np.int64), 1.0)])
     assert [r.latex for r in read] == ["x", "y", "x}", "{x"]

@@ -1,4 +1,6 @@
-"""Runs: hashes, checkpoints that survive damage, curves that resume, nothing executable in the files."""
+"""Runs: hashes, checkpoints that survive damage, curves that resume, nothing executable in the
+files.
+"""
 
 import dataclasses
 import multiprocessing
@@ -40,11 +42,12 @@ def run(results):
     return Run.open("pretrain", "smoke", Config(), {"data": "0123"}, version="1")
 
 
-# --- hash ---------------------------------------------------------------------------------------------------
+# --- hash -----------------------------------------------------------------------------------------
 
 
 def test_hash_is_stable_across_sessions():
-    # Typed in on purpose: committed results are found by it, so a change of the scheme must be a decision.
+    # Typed in on purpose: committed results are found by it, so a change of the scheme must be a
+    # decision.
     assert run_hash("pretrain", Config(), {"data": "0123"}, "1") == "67384536af"
 
 
@@ -61,7 +64,9 @@ def test_hash_is_stable_across_sessions():
     ],
 )
 def test_everything_a_run_depends_on_changes_its_hash(stage, config, inputs, version):
-    assert run_hash(stage, config, inputs, version) != run_hash("pretrain", Config(), {"data": "0123"}, "1")
+    assert run_hash(stage, config, inputs, version) != run_hash(
+        "pretrain", Config(), {"data": "0123"}, "1"
+    )
 
 
 def test_the_name_of_an_arm_leaves_the_hash_alone():
@@ -75,7 +80,7 @@ def test_a_configuration_that_json_cannot_hold_is_refused(tmp_path):
             run_hash("s", bad, {}, "1")
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
 def model_and_optimizer():
@@ -203,7 +208,7 @@ def test_minutes_add_up_over_sittings(run, monkeypatch):
     assert again.environment["minutes"] == 3.0
 
 
-# --- runs ---------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 def test_opening_a_run_touches_no_disk(results, run):
@@ -290,7 +295,8 @@ def test_two_processes_cannot_write_one_run(run):
 
 
 def test_importing_runs_needs_only_the_training_packages():
-    code = "import mmlib.store.run, mmlib.study.records, sys; print({'pandas', 'lxml', 'matplotlib'} & set(sys.modules))"
+    code = ("import mmlib.store.run, mmlib.study.records, sys; "
+            "print({'pandas', 'lxml', 'matplotlib'} & set(sys.modules))")
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=project_root()
     )

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from mmlib.store.files import RunError
 from mmlib.store.weights import flatten, unflatten
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
-dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
-tensors = st.builds(
-    lambda shape, dtype: torch.ones(shape, dtype=dtype), st.lists(st.integers(0, 3), max_size=3), dtypes
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 )
+dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+tensors = st.builds(lambda shape, dtype: torch.ones(shape, dtype=dtype),
+                    st.lists(st.integers(0, 3), max_size=3), dtypes)
 nested = st.recursive(
     scalars | tensors,
     lambda inner: (

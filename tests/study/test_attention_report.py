@@ -37,11 +37,14 @@ def seen(student, pack):
 
 
 def values(rows, metric, arm=report.OURS):
-    return {row["part"]: row["value"] for row in rows if (row["arm"], row["metric"]) == (arm, metric)}
+    return {row["part"]: row["value"] for row in rows
+            if (row["arm"], row["metric"]) == (arm, metric)}
 
 
 def rigged(monkeypatch, seen, make):
-    """`report` on maps (h, w) that `make(seen)` gives, all k alike; untrained weights see what they see."""
+    """`report` on maps (h, w) that `make(seen)` gives, all k alike; untrained weights see what they
+    see.
+    """
     ours = [replace(s, maps=np.stack([make(s) / make(s).sum()] * TINY.maps)) for s in seen]
     answers = iter([ours, seen])
     monkeypatch.setattr(report, "see", lambda *_: next(answers))
@@ -62,7 +65,8 @@ def test_points_carry_the_ink_of_each_symbol(seen, pack):
     for s in seen:
         ink = pack[s.index]
         assert set(np.unique(s.symbol)) <= set(range(-1, len(ink.symbols)))
-        drawn = sum(np.linalg.norm(np.diff(stroke, axis=0), axis=1).sum() for stroke in ink.strokes()) * CONFIG.view.symbol
+        drawn = sum(np.linalg.norm(np.diff(stroke, axis=0), axis=1).sum()
+                    for stroke in ink.strokes()) * CONFIG.view.symbol
         assert s.length.sum() == pytest.approx(drawn, rel=0.02, abs=0.1)
 
 
@@ -74,7 +78,8 @@ def test_what_is_seen_does_not_depend_on_the_batch(student, pack, seen):
 
 
 def test_a_map_that_is_uniform_over_ink_prefers_nothing(monkeypatch, student, pack, seen):
-    rigged(monkeypatch, seen, lambda s: uniform_over_ink(s.points, s.length, s.norm.shape, STRIDE, report.BLUR))
+    rigged(monkeypatch, seen,
+           lambda s: uniform_over_ink(s.points, s.length, s.norm.shape, STRIDE, report.BLUR))
     rows = report.report(student, pack, range(len(pack)), CONFIG.view, n_boot=50)
     assert values(rows, "ratio").keys() <= set(CLASSES)
     np.testing.assert_allclose(list(values(rows, "ratio").values()), 1, atol=1e-6)
@@ -83,9 +88,12 @@ def test_a_map_that_is_uniform_over_ink_prefers_nothing(monkeypatch, student, pa
 
 
 def test_a_class_is_ahead_only_where_its_ratio_is_above_one():
-    """A map uniform over ink may lead every control that lies beside the ink, and prefers nothing."""
-    ratio = pd.DataFrame([("mask-match", part, value, value - 0.1, value + 0.1, n) for part, value, n in
-                          (("operators", 1.2, 300), ("nested", 1.0, 300), ("digits", 0.8, 300), ("deep", 1.5, 3))],
+    """A map uniform over ink may lead every control that lies beside the ink, and
+    prefers nothing.
+    """
+    ratio = pd.DataFrame([("mask-match", part, value, value - 0.1, value + 0.1, n)
+                          for part, value, n in (("operators", 1.2, 300), ("nested", 1.0, 300),
+                                                 ("digits", 0.8, 300), ("deep", 1.5, 3))],
                          columns=["arm", "part", "value", "low", "high", "n"])
     lead = ratio.assign(arm="flat", value=0.5, low=0.4, high=0.6)
     leads = report.leads(ratio, lead)
@@ -94,11 +102,15 @@ def test_a_class_is_ahead_only_where_its_ratio_is_above_one():
     assert own.low.round(6).tolist() == [0.1, -0.1, -0.3, 0.4]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "recorded", {"ratio": ratio, "lead": lead}.get)
-        assert report.conclusion() == {"ahead of every control": ["operators"], "behind a control": ["digits"],
-                                       "not told apart from a control": ["nested"], "too few to say": ["deep"]}
+        assert report.conclusion() == {"ahead of every control": ["operators"],
+                                       "behind a control": ["digits"],
+                                       "not told apart from a control": ["nested"],
+                                       "too few to say": ["deep"]}
 
 
-def test_a_map_on_operators_leads_every_control_there_and_only_there(monkeypatch, student, pack, seen):
+def test_a_map_on_operators_leads_every_control_there_and_only_there(
+    monkeypatch, student, pack, seen
+):
     def on_operators(s):
         member = np.isin(s.symbol, sorted(symbol_classes(pack[s.index])["operators"]))
         heat = np.full(s.norm.shape, 1e-3)
@@ -123,7 +135,9 @@ def test_a_map_on_operators_leads_every_control_there_and_only_there(monkeypatch
 
 def test_a_map_of_position_alone_is_found_out(monkeypatch, student, pack, seen):
     def stripe(s):
-        """Dark at the left end of the canvas, bright at the right: smooth, so that stretching it loses nothing."""
+        """Dark at the left end of the canvas, bright at the right: smooth, so that stretching it
+        loses nothing.
+        """
         h, w = s.norm.shape
         return np.tile((np.arange(w) + 0.5) / w, (h, 1))
 
@@ -162,7 +176,9 @@ def test_untrained_weights_have_the_same_shape_and_leave_the_global_generator_al
     torch.manual_seed(7)
     other = report.untrained(student, seed=4)
     assert torch.equal(torch.rand(3), wanted)
-    assert {k: v.shape for k, v in other.state_dict().items()} == {k: v.shape for k, v in student.state_dict().items()}
+    assert {k: v.shape for k, v in other.state_dict().items()} == {
+        k: v.shape for k, v in student.state_dict().items()
+    }
     assert not torch.equal(other.attention.logits.weight, student.attention.logits.weight)
 
 
@@ -173,11 +189,13 @@ def test_a_finished_run_is_loaded_and_recorded(tmp_path, monkeypatch, student, p
         first.finish(pictures=50)
     run = Run.open("attend", "smoke", CONFIG, {"data": "toy", "init": first.name})
     with run.lock():
-        run.save_weights({k: v.half() for k, v in student.state_dict().items()}, {"config": run.config})
+        run.save_weights({k: v.half() for k, v in student.state_dict().items()},
+                         {"config": run.config})
         run.finish(pictures=100)
     loaded, view = report.load(run)
     assert view == CONFIG.view
-    torch.testing.assert_close(loaded.attention.logits.weight, student.attention.logits.weight, atol=1e-3, rtol=0)
+    torch.testing.assert_close(loaded.attention.logits.weight, student.attention.logits.weight,
+                               atol=1e-3, rtol=0)
     rows = report.report(loaded, pack, range(len(pack)), view, n_boot=50)
     report.record(run, rows, "synthetic")
     table = records.load()
@@ -186,19 +204,30 @@ def test_a_finished_run_is_loaded_and_recorded(tmp_path, monkeypatch, student, p
     kept = report.recorded("ratio", "synthetic").set_index(["arm", "part"])
     for r in rows:
         if r["metric"] == "ratio":
-            assert kept.loc[r["arm"], r["part"]].tolist() == pytest.approx([r["value"], r["low"], r["high"], r["n"]])
+            assert kept.loc[r["arm"], r["part"]].tolist() == pytest.approx(
+                [r["value"], r["low"], r["high"], r["n"]]
+            )
     assert len(kept) == sum(r["metric"] == "ratio" for r in rows)
     assert report.recorded().empty  # nothing of CROHME here
-    row = table[(table["metric"] == "attention_ratio_low:operators") & (table["arm"] == report.OURS)]
-    assert row["value"].tolist() == pytest.approx([r["low"] for r in rows if (r["arm"], r["metric"], r["part"])
-                                                   == (report.OURS, "ratio", "operators")])
+    row = table[
+        (table["metric"] == "attention_ratio_low:operators") & (table["arm"] == report.OURS)
+    ]
+    assert row["value"].tolist() == pytest.approx(
+        [
+            r["low"]
+            for r in rows
+            if (r["arm"], r["metric"], r["part"]) == (report.OURS, "ratio", "operators")
+        ]
+    )
 
 
-def test_the_command_line_measures_a_finished_stage_2(tmp_path, monkeypatch, student, small_data, capsys):
+def test_the_command_line_measures_a_finished_stage_2(tmp_path, monkeypatch, student, small_data,
+                                                      capsys):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     run = Run.open("attend", "smoke", CONFIG, {"data": "toy", "init": "none"})
     with run.lock():
-        run.save_weights({k: v.half() for k, v in student.state_dict().items()}, {"config": run.config})
+        run.save_weights({k: v.half() for k, v in student.state_dict().items()},
+                         {"config": run.config})
         run.finish(pictures=100)
     with small_data(60, 10):
         assert cli.main(["attention", str(run.folder), "--dataset", "synthetic"]) == 0

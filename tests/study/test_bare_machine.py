@@ -26,7 +26,8 @@ def needed(names):
         if name not in found:
             found.add(name)
             asked = map(Requirement, requires(name) or ())
-            pending += [r.name for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
+            pending += [r.name for r in asked if r.marker is None
+                        or r.marker.evaluate({"extra": ""})]
     return found
 
 
@@ -63,18 +64,23 @@ else:
 
 @pytest.mark.slow
 def test_the_grid_runs_on_a_bare_machine(tmp_path, monkeypatch):
-    """Packs are made here; then all is trained and read, with a pause, where no other package can be imported."""
+    """Packs are made here; then all is trained and read, with a pause, where no other package can
+    be imported.
+    """
     (tmp_path / "full.py").write_text(SMALL)
     kept = needed(BARE) | {"mmlib", "setuptools"}
-    other = sorted(top for top, owners in packages_distributions().items()
-                   if top.isidentifier() and not {canonicalize_name(owner) for owner in owners} & kept)
+    other = sorted(top for top, owners in packages_distributions().items() if top.isidentifier()
+                   and not {canonicalize_name(owner) for owner in owners} & kept)
     assert {"pandas", "scipy", "lxml", "skimage", "matplotlib", "HersheyFonts"} <= set(other)
-    (tmp_path / "bare.py").write_text(f"import sys\nfor name in {other}:\n    sys.modules[name] = None\n{SMALL}")
-    environment = os.environ | {"MMLIB_CACHE": str(tmp_path / "packs"), "MMLIB_RESULTS": str(tmp_path / "there")}
+    (tmp_path / "bare.py").write_text(
+        f"import sys\nfor name in {other}:\n    sys.modules[name] = None\n{SMALL}"
+    )
+    environment = os.environ | {"MMLIB_CACHE": str(tmp_path / "packs"),
+                                "MMLIB_RESULTS": str(tmp_path / "there")}
 
     def call(script, *options):
-        done = subprocess.run([sys.executable, tmp_path / script, *options], env=environment, capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run([sys.executable, tmp_path / script, *options], env=environment,
+                              capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4_000:]
         return done.stdout
 
@@ -85,7 +91,11 @@ def test_the_grid_runs_on_a_bare_machine(tmp_path, monkeypatch):
     assert said.count("TER") == 3
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "here"))  # and home
     names = results.collect(tmp_path / "there")
-    assert sorted(name.split("-")[0] for name in names) == ["attend", *["evaluate"] * 6, *["finetune"] * 3, "pretrain"]
+    assert sorted(name.split("-")[0]
+                  for name in names) == ["attend", *["evaluate"] * 6, *["finetune"] * 3, "pretrain"]
     assert {(row["arm"], row["split"]) for row in records.rows()} == {
-        (arm, split) for arm in ("mask-match", "supervised", "supervised-total") for split in ("valid", "test")}
+        (arm, split)
+        for arm in ("mask-match", "supervised", "supervised-total")
+        for split in ("valid", "test")
+    }
     assert results.collect(tmp_path / "there") == []

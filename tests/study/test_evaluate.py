@@ -1,4 +1,6 @@
-"""Occlusion in evaluation: the same ink is masked whatever reads it, as much as asked for, marked or not."""
+"""Occlusion in evaluation: the same ink is masked whatever reads it, as much as asked for, marked
+or not.
+"""
 
 import numpy as np
 import pytest
@@ -36,7 +38,9 @@ def pack(small):
 
 @pytest.fixture
 def shown(pack):
-    """A function that gives the pictures of some expressions as a reader of a given size sees them, and the views."""
+    """A function that gives the pictures of some expressions as a reader of a given size sees them,
+    and the views.
+    """
 
     def show(which, share, symbol=14.0, removal=False, ids=pack.ids):
         ink = collate([from_pack(pack, i) for i in which]).ink
@@ -68,7 +72,8 @@ def test_the_same_ink_is_masked_whatever_reads_it(shown, pack):
 
 
 def test_the_id_alone_says_where_masks_lie(shown):
-    assert not torch.equal(masked_points(*shown([3], 0.3, ids="abcd")), masked_points(*shown([3], 0.3, ids="abce")))
+    assert not torch.equal(masked_points(*shown([3], 0.3, ids="abcd")),
+                           masked_points(*shown([3], 0.3, ids="abce")))
 
 
 def test_as_much_is_masked_as_asked_for_and_what_is_masked_stays_masked(shown, pack):
@@ -76,7 +81,8 @@ def test_as_much_is_masked_as_asked_for_and_what_is_masked_stays_masked(shown, p
     for share in (0.1, 0.2, 0.3, 0.6):
         picture, view, _ = shown(range(len(pack)), share)
         kept = picture[:, 0].sum((1, 2)) / view.picture[:, 0].sum((1, 2))
-        assert (1 - kept).mean() == pytest.approx(share, abs=0.07)  # whole pixels and the pen's width are masked a little more
+        # whole pixels and the pen's width are masked a little more
+        assert (1 - kept).mean() == pytest.approx(share, abs=0.07)
         mask = picture[:, 1]
         assert (mask >= earlier).all()
         earlier = mask
@@ -104,7 +110,8 @@ def test_a_picture_may_be_masked_from_a_reader(pack):
         seen.extend(indices)
         return torch.zeros_like(view.picture)
 
-    found = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0, mask=blank)
+    found = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0,
+                         mask=blank)
     assert sorted(seen) == [0, 1, 2, 3, 4]
     plain = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0)
     untouched = read_samples(model, samples, VOCABULARY, ViewConfig(), 1, longest=3, area=60.0,
@@ -119,10 +126,12 @@ def recogniser(tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     torch.manual_seed(0)
     run = Run.open("finetune", "smoke", {"seed": 4, "init": "none", "dataset": "synthetic"}, {})
-    config = {"seed": 4, "labels": 0.5, "model": module.asdict(TINY), "view": module.asdict(ViewConfig(symbol=8.0))}
+    config = {"seed": 4, "labels": 0.5, "model": module.asdict(TINY),
+              "view": module.asdict(ViewConfig(symbol=8.0))}
     with run.lock():
-        run.save_weights(Recogniser(len(VOCABULARY), TINY).state_dict(), {
-            "config": config, "vocabulary": list(VOCABULARY.tokens), "run": run.name, "pictures": 9, "minutes": 0.5})
+        run.save_weights(Recogniser(len(VOCABULARY), TINY).state_dict(),
+                         {"config": config, "vocabulary": list(VOCABULARY.tokens), "run": run.name,
+                          "pictures": 9, "minutes": 0.5})
         run.finish(pictures=9)
     assert Reader.load(run.folder).config["labels"] == 0.5
     return run
@@ -139,14 +148,16 @@ def test_occlusion_from_the_command_line_has_its_records(recogniser, monkeypatch
         return quick(model, samples[:1], *arguments, longest=2, **options) * len(samples)
 
     monkeypatch.setattr(module, "read_samples", reading)
-    command = ["evaluate", str(recogniser.folder), "--profile", "smoke", "--beam", "1", "--arm", "untrained"]
+    command = ["evaluate", str(recogniser.folder), "--profile", "smoke", "--beam", "1", "--arm",
+               "untrained"]
     for more in ([], ["--occlusion", "0.2"], ["--occlusion", "0.2", "--removal"]):
         assert main([*command, *more]) == 0
     assert [picture.shape[1] for picture in read] == [2, 1]
     assert torch.equal(read[0][:, :1], read[1])
     frame = records.load()
     assert frame.groupby("run").ngroups == len(find_runs("evaluate")) == 3
-    wanted = {(0.0, "ter"), (0.2, "ter"), (0.2, "ter:removed"), (0.2, "hallucination"), (0.2, "hallucination:removed")}
+    wanted = {(0.0, "ter"), (0.2, "ter"), (0.2, "ter:removed"), (0.2, "hallucination"),
+              (0.2, "hallucination:removed")}
     assert wanted <= set(zip(frame.occlusion, frame.metric))
     assert len(frame) == 3 * len(module.METRICS)
     assert main([*command, "--removal"]) == 2
@@ -160,7 +171,8 @@ def test_scoring_again_leaves_what_is_recorded(recogniser, monkeypatch):
                         quick(model, samples[:1], *a, longest=2, **k) * len(samples))
     assert main([*command, "--arm", "untrained"]) == 0
     (run,) = find_runs("evaluate")
-    kept = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.suffix in (".json", ".csv")}
+    kept = {path.name: path.read_bytes() for path in run.folder.iterdir()
+            if path.suffix in (".json", ".csv")}
     (run.folder / "predictions.tsv").unlink()  # as in a clone: git ignores it
     assert main(command) == 0
     assert {name: (run.folder / name).read_bytes() for name in kept} == kept
@@ -169,7 +181,8 @@ def test_scoring_again_leaves_what_is_recorded(recogniser, monkeypatch):
 
 
 def test_what_was_read_joins_the_tables(recogniser, monkeypatch):
-    monkeypatch.setattr(module, "read_samples", lambda model, samples, *_, **__: [[]] * len(samples))
+    monkeypatch.setattr(module, "read_samples", lambda model, samples, *_,
+                        **__: [[]] * len(samples))
     score = evaluate(recogniser.folder, beam=1, arm="untrained", profile="smoke", occlusion=0.1)
     evaluate(recogniser.folder, beam=1, profile="smoke")  # without an arm: in no table
     (name, *more), rows = results.outcomes("test", "synthetic"), results.run_rows()
@@ -179,7 +192,8 @@ def test_what_was_read_joins_the_tables(recogniser, monkeypatch):
     assert results.outcomes("test", "synthetic")[name].summary() == score
     assert len(results.traits("test", "synthetic")) == score.n
     assert set(next(iter(results.traits("test", "synthetic").values()))) == {"depth", "seen"}
-    assert recorded_cells("synthetic", "smoke", "test") == set(), "what is read with a mask is no reading of the split"
+    assert recorded_cells("synthetic", "smoke",
+                          "test") == set(), "what is read with a mask is no reading of the split"
     evaluate(recogniser.folder, beam=1, arm="untrained", profile="smoke")
     assert recorded_cells("synthetic", "smoke", "test") == {Cell("untrained", 4, 0.5)}
 

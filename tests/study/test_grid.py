@@ -12,7 +12,17 @@ from mmlib.store.run import Run
 from mmlib.study import grid as ablate
 from mmlib.study import records, results
 from mmlib.study.evaluate import labels_used
-from mmlib.study.grid import ARMS, COMPARED, GRID, LEVERS, LONGER, PUBLISHED, STAGES, SYNTHETIC, Cell
+from mmlib.study.grid import (
+    ARMS,
+    COMPARED,
+    GRID,
+    LEVERS,
+    LONGER,
+    PUBLISHED,
+    STAGES,
+    SYNTHETIC,
+    Cell,
+)
 from mmlib.train.cost import training_cost, views_of
 from mmlib.train.loop import Paused
 from mmlib.train.profiles import preset

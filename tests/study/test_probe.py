@@ -1,4 +1,6 @@
-"""A probe is a run: found done by a repeated call, the same by the same seed, and rows in the records."""
+"""A probe is a run: found done by a repeated call, the same by the same seed, and rows in the
+records.
+"""
 
 import pytest
 import torch
@@ -45,8 +47,8 @@ def test_rows_are_the_same_again_and_are_recorded(monkeypatch):
     run = trained()
     found = stage.probe(run, arm="ours", **SMALL)
     rows = {row["metric"]: row for row in found.summary["rows"]}
-    assert {"symbol_linear", "symbol_knn_macro", "symbol_common", "relation_linear_macro", "geometry_linear", "partner",
-            "partner_cues"} <= set(rows)
+    assert {"symbol_linear", "symbol_knn_macro", "symbol_common", "relation_linear_macro",
+            "geometry_linear", "partner", "partner_cues"} <= set(rows)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
     assert rows["symbol_linear"]["n"] >= 40
     assert rows["partner"]["n"] == 8
@@ -54,12 +56,14 @@ def test_rows_are_the_same_again_and_are_recorded(monkeypatch):
     kept = {row["metric"]: row for row in records.rows()}
     assert len(kept) == 3 * len(rows)
     line = kept["probe_symbol_linear"]
-    expected = {"run": found.name, "stage": "probe", "profile": "smoke", "arm": "ours", "dataset": "synthetic", "split": "valid",
-                "labels": "0", "seed": "3", "pictures": "24", "n": str(rows["symbol_linear"]["n"])}
+    expected = {"run": found.name, "stage": "probe", "profile": "smoke", "arm": "ours",
+                "dataset": "synthetic", "split": "valid", "labels": "0", "seed": "3",
+                "pictures": "24", "n": str(rows["symbol_linear"]["n"])}
     assert {key: line[key] for key in expected} == expected
     assert float(kept["probe_symbol_knn_low"]["value"]) == pytest.approx(rows["symbol_knn"]["low"])
 
-    again = stage.measure(*stage.load(run), corpora.load_corpus("synthetic"), stage.Config("synthetic", **SMALL))
+    again = stage.measure(*stage.load(run), corpora.load_corpus("synthetic"),
+                          stage.Config("synthetic", **SMALL))
     assert again == found.summary["rows"]
     monkeypatch.setattr(stage, "measure", lambda *_: pytest.fail("probed twice"))
     before = records.rows()
@@ -69,19 +73,24 @@ def test_rows_are_the_same_again_and_are_recorded(monkeypatch):
 
 def test_random_weights_are_another_run_by_their_seed():
     run = trained(finetune, labels=0.5)
-    first, second = (stage.probe(run, random=seed, arm="random weights", **SMALL) for seed in (0, 1))
+    first, second = (stage.probe(run, random=seed, arm="random weights", **SMALL)
+                     for seed in (0, 1))
     own = stage.probe(run, arm="supervised", **SMALL)
     assert len({first.name, second.name, own.name}) == 3
     assert first.summary["rows"] != second.summary["rows"] != own.summary["rows"]
     told = {(r["arm"], r["seed"], r["labels"], r["pictures"]) for r in records.rows()}
-    assert told == {("random weights", "0", "0", "0"), ("random weights", "1", "0", "0"), ("supervised", "3", "0.5", "12")}
+    assert told == {("random weights", "0", "0", "0"), ("random weights", "1", "0", "0"),
+                    ("supervised", "3", "0.5", "12")}
     weights = stage.load(run, 0)[0].state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in stage.load(run, 0)[0].state_dict().items())
+    assert all(torch.equal(value, weights[name])
+               for name, value in stage.load(run, 0)[0].state_dict().items())
 
 
 def test_the_command_prints_and_refuses(capsys, monkeypatch):
     run = trained()
-    monkeypatch.setattr(stage, "measure", lambda *_: [{"metric": "symbol_linear", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}])
+    monkeypatch.setattr(stage, "measure",
+                        lambda *_: [{"metric": "symbol_linear", "value": 0.5, "low": 0.4,
+                                     "high": 0.6, "n": 9}])
     assert main(["probe", str(run.folder)]) == 0
     out = capsys.readouterr().out
     assert "symbol_linear" in out
@@ -90,7 +99,8 @@ def test_the_command_prints_and_refuses(capsys, monkeypatch):
     assert found.name in out
     assert not records.path().is_file()
     run.weights.unlink()
-    assert main(["probe", str(run.folder), "--dataset", "synthetic"]) == 0  # done, so it needs no weights
+    # done, so it needs no weights
+    assert main(["probe", str(run.folder), "--dataset", "synthetic"]) == 0
     (found.folder / "environment.json").unlink()
     assert main(["probe", str(run.folder)]) == 2
     assert "no weights here" in capsys.readouterr().err

@@ -46,9 +46,8 @@ def test_an_empty_table_loads():
 
 
 def test_rows_come_back_with_their_types():
-    records.append(
-        [row(commit="12e4567", minutes=25.0, arm='a "quoted", arm'), row(metric="exprate", value=1 / 3)]
-    )
+    records.append([row(commit="12e4567", minutes=25.0, arm='a "quoted", arm'),
+                    row(metric="exprate", value=1 / 3)])
     frame = records.load()
     assert frame.commit[0] == "12e4567"
     assert frame.arm[0] == 'a "quoted", arm'
@@ -66,7 +65,8 @@ def test_a_row_with_the_same_key_takes_the_place_of_the_older():
     frame = records.load()
     assert list(frame.metric) == ["ter", "exprate"]
     assert list(frame.value) == [0.25, 0.1]
-    for key, other in {"arm": "simclr", "split": "test", "labels": 0.1, "occlusion": 0.3, "seed": 1}.items():
+    for key, other in {"arm": "simclr", "split": "test", "labels": 0.1, "occlusion": 0.3,
+                       "seed": 1}.items():
         records.append([row(**{key: other})])
     assert len(records.load()) == 7
 

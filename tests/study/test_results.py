@@ -1,4 +1,6 @@
-"""Runs become rows of tables: once, with all that they started from, and nothing is lost on the way."""
+"""Runs become rows of tables: once, with all that they started from, and nothing is lost on the
+way.
+"""
 
 import numpy as np
 import pytest
@@ -26,15 +28,18 @@ def finished(stage, start="none", rows=(), **config):
 
 def read(run, errors, ids="abc", **config):
     """An evaluation of a run, with its record."""
-    found = Run.open("evaluate", "desk", {"dataset": "crohme", "split": "valid", **config}, {"weights": run.name})
+    found = Run.open("evaluate", "desk", {"dataset": "crohme", "split": "valid", **config},
+                     {"weights": run.name})
     errors = np.array(errors, float)
     length = np.where(np.isnan(errors), 0, 9)
-    one = Outcomes(np.array(list(ids)), errors, errors * 0, length, errors == 0, np.full(len(errors), -0.5))
+    one = Outcomes(np.array(list(ids)), errors, errors * 0, length, errors == 0,
+                   np.full(len(errors), -0.5))
     with found.lock():
         one.write_csv(found.folder / "outcomes.csv")
         found.finish(trained=run.name, arm="ours")
-    records.append([{"run": found.name, "stage": "evaluate", "profile": "desk", "arm": "ours", "dataset": "crohme",
-                     "split": "valid", "labels": 0.1, "seed": 3, "metric": "ter", "value": 0.5, "n": 3, "pictures": 9}])
+    records.append([{"run": found.name, "stage": "evaluate", "profile": "desk", "arm": "ours",
+                     "dataset": "crohme", "split": "valid", "labels": 0.1, "seed": 3,
+                     "metric": "ter", "value": 0.5, "n": 3, "pictures": 9}])
     return found, one
 
 
@@ -48,7 +53,11 @@ def test_a_reading_brings_all_that_it_started_from():
     assert results.collect() == [found.name, last.name, first.name]
     assert results.collect() == []
     rows = results.run_rows()
-    assert [rows[run.name]["start"] for run in (found, last, first)] == [last.name, first.name, "none"]
+    assert [rows[run.name]["start"] for run in (found, last, first)] == [
+        last.name,
+        first.name,
+        "none",
+    ]
     assert {row["arm"] for row in rows.values()} == {"ours"}
     assert [rows[run.name]["labels"] for run in (found, last, first)] == ["0.1", "0.1", "0"]
     assert float(rows[last.name]["total_pictures"]) == 30  # two views of ten, and ten

@@ -126,7 +126,7 @@ def test_lengths_and_nesting_follow_crohme(trees):
         [6, 13, 22, 32, 38], abs=2.5
     )
     measured = {r"\frac": 0.28, r"\sqrt": 0.14, r"\sum": 0.06, r"\int": 0.06, r"\lim": 0.03,
-                "^": 0.39, "_": 0.27, "(": 0.29, "=": 0.37, "+": 0.38, ",": 0.04}  # fmt: skip
+                "^": 0.39, "_": 0.27, "(": 0.29, "=": 0.37, "+": 0.38, ",": 0.04}
     for token, expected in measured.items():
         assert share(token in t for t in tokens) == pytest.approx(expected, abs=0.05), token
 

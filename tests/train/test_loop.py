@@ -34,13 +34,12 @@ def results(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-# --- learning rate ------------------------------------------------------------------------------------------------
+# --- learning rate --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pictures", "share"), [
-    (0, 1 / 100), (49, 0.5), (99, 1.0), (100, 1.0), (500, 1.0), (749, 1.0), (750, 1.0), (875, 0.5), (990, 0.04),
-    (1_000, 0.0), (1_100, 0.0),
-])
+@pytest.mark.parametrize(("pictures", "share"),
+                         [(0, 1 / 100), (49, 0.5), (99, 1.0), (100, 1.0), (500, 1.0), (749, 1.0),
+                          (750, 1.0), (875, 0.5), (990, 0.04), (1_000, 0.0), (1_100, 0.0)])
 def test_the_learning_rate_rises_holds_and_falls(pictures, share):
     config = OptimConfig(lr=2.0, warmup=100, decay=0.25)
     assert learning_rate(pictures, 1_000, config) == pytest.approx(2.0 * share)
@@ -51,7 +50,8 @@ def test_the_learning_rate_at_the_edges():
     assert [learning_rate(p, 10, steady) for p in (0, 5, 9)] == [1.0, 1.0, 1.0]
     always = OptimConfig(lr=1.0, warmup=0, decay=1.0)
     assert [learning_rate(p, 10, always) for p in (0, 5, 10)] == [1.0, 0.5, 0.0]
-    short = OptimConfig(lr=1.0, warmup=100, decay=0.5)  # the warm-up outlasts the run: the lower of the two holds
+    # the warm-up outlasts the run: the lower of the two holds
+    short = OptimConfig(lr=1.0, warmup=100, decay=0.5)
     assert learning_rate(15, 20, short) == pytest.approx(0.16)
     assert learning_rate(19, 20, short) == pytest.approx(0.1)
 
@@ -61,7 +61,7 @@ def test_runs_of_two_budgets_share_their_first_rates():
         assert learning_rate(pictures, 1_000, OPTIM) == learning_rate(pictures, 4_000, OPTIM)
 
 
-# --- optimizer ----------------------------------------------------------------------------------------------------
+# --- optimizer ------------------------------------------------------------------------------------
 
 
 def test_vectors_do_not_decay_slow_modules_are_slow_and_the_frozen_are_left_out():
@@ -71,7 +71,7 @@ def test_vectors_do_not_decay_slow_modules_are_slow_and_the_frozen_are_left_out(
     assert found == {((4, 3), 0.02, 1.0), ((4,), 0.0, 1.0), ((2, 4), 0.02, 0.1), ((2,), 0.0, 0.1)}
 
 
-# --- a toy run ----------------------------------------------------------------------------------------------------
+# --- a toy run ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -82,26 +82,32 @@ class Config:
 
 
 class Toy:
-    """A regression whose batches, like a Feed's, depend on their number alone; an EMA teacher stands beside the student."""
+    """A regression whose batches, like a Feed's, depend on their number alone; an EMA teacher
+    stands beside the student.
+    """
 
     def __init__(self, config=Config(), name="toy", step=None, evaluate=None, every=20):
         self.run = Run.open(name, "smoke", config, {"data": "numbers"}, "1")
         tools = accelerator()
         torch.manual_seed(config.seed)
-        # As in the stages, convolutions lie in memory with the channels last, and checkpoints do not.
-        self.model = nn.Sequential(nn.Unflatten(1, (2, 1, 2)), nn.Conv2d(2, 8, (1, 2)), nn.Flatten(), nn.Tanh(), nn.Linear(8, 1))
+        # As in the stages, convolutions lie in memory with the channels last, and checkpoints do
+        # not.
+        self.model = nn.Sequential(nn.Unflatten(1, (2, 1, 2)), nn.Conv2d(2, 8, (1, 2)),
+                                   nn.Flatten(), nn.Tanh(), nn.Linear(8, 1))
         self.model.to(memory_format=torch.channels_last)
         self.teacher = copy.deepcopy(self.model).requires_grad_(False)
         self.seen, self.followed = [], []
         optim = optimizer([self.model[1]], config.optim, slow=[self.model[4]], factor=0.5)
         self.model, optim = tools.prepare(self.model, optim)
-        self.loop = Loop(self.run, tools, {"student": self.model, "teacher": self.teacher}, optim, config.optim,
-                         config.pictures, step or self.step, self.batches, evaluate, every, after_step=self.follow,
-                         log_pictures=1, progress=False)
+        self.loop = Loop(self.run, tools, {"student": self.model, "teacher": self.teacher}, optim,
+                         config.optim, config.pictures, step or self.step, self.batches, evaluate,
+                         every, after_step=self.follow, log_pictures=1, progress=False)
 
     def batches(self, start):
         for number in itertools.count(start):
-            x = torch.from_numpy(np.random.default_rng(number).normal(size=(3 + number % 3, 4)).astype(np.float32))
+            x = torch.from_numpy(
+                np.random.default_rng(number).normal(size=(3 + number % 3, 4)).astype(np.float32)
+            )
             yield len(x), (number, x)
 
     def step(self, batch, pictures):
@@ -184,8 +190,13 @@ def test_logged_means_are_over_the_steps_since_the_last_row():
     toy.train()
     sizes = [3 + n % 3 for n, _ in toy.seen]
     rows = np.cumsum(sizes) // 15
-    assert [r["size"] for r in toy.rows()] == pytest.approx([np.mean([s for s, k in zip(sizes, before) if k == row])
-                                                             for before in [[0, *rows[:-1]]] for row in range(rows[-1])])
+    assert [r["size"] for r in toy.rows()] == pytest.approx(
+        [
+            np.mean([s for s, k in zip(sizes, before) if k == row])
+            for before in [[0, *rows[:-1]]]
+            for row in range(rows[-1])
+        ]
+    )
 
 
 def test_a_time_limit_pauses_after_a_step():
@@ -217,7 +228,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
     assert whole.rows() == again.rows()
 
 
-# --- signals ------------------------------------------------------------------------------------------------------
+# --- signals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -251,7 +262,7 @@ def test_a_thread_can_train():
     assert summary["pictures"] >= 60
 
 
-# --- gradients that are not finite --------------------------------------------------------------------------------
+# --- gradients that are not finite ----------------------------------------------------------------
 
 
 def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted():
@@ -276,7 +287,8 @@ def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted():
 
 
 def test_a_run_that_only_diverges_ends():
-    toy = Toy(Config(pictures=200), step=lambda batch, _: (toy.model(batch[1]).sum() * float("inf"), {}))
+    toy = Toy(Config(pictures=200), step=lambda batch,
+              _: (toy.model(batch[1]).sum() * float("inf"), {}))
     with pytest.raises(RunError, match=rf"{toy.run.name}.*not finite.*skipped\.json"):
         toy.train()
 
@@ -299,11 +311,14 @@ def test_what_diverged_is_named_by_its_expressions_over_all_sittings(monkeypatch
     for limit in (4, 2, None):
         toy = Toy(step=bad)
         plain = toy.loop.batches
-        toy.loop.batches = lambda start, plain=plain: ((count, Named(batch)) for count, batch in plain(start))
+        toy.loop.batches = lambda start, plain=plain: ((count, Named(batch))
+                                                       for count, batch in plain(start))
         with pytest.raises(RunError if limit is None else Paused):
             toy.train(max_steps=limit)
     found = json.loads((toy.run.folder / "skipped.json").read_text())
-    assert [(row["step"], row["ids"]) for row in found] == [(k, [f"expression {k}"]) for k in (2, 5, 7)]
+    assert [(row["step"], row["ids"]) for row in found] == [
+        (k, [f"expression {k}"]) for k in (2, 5, 7)
+    ]
 
 
 def test_an_infinite_loss_with_a_finite_gradient_is_skipped():
@@ -316,7 +331,9 @@ def test_an_infinite_loss_with_a_finite_gradient_is_skipped():
 
 
 @pytest.mark.parametrize("limit", [1, 7])
-def test_a_pause_between_two_rows_of_the_curves_leaves_no_trace_in_them(tmp_path, monkeypatch, limit):
+def test_a_pause_between_two_rows_of_the_curves_leaves_no_trace_in_them(
+    tmp_path, monkeypatch, limit
+):
     config = Config(pictures=600)
     whole = Toy(config)
     whole.loop.log_pictures = 50
@@ -354,12 +371,14 @@ def test_the_global_generator_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_a_collapse_is_said_aloud_with_the_number(monkeypatch):
     monkeypatch.setattr(health, "EARLY", 0)
     toy = Toy(evaluate=lambda pictures: {"spread": 0.001 if pictures >= 40 else 0.5})
-    with pytest.warns(UserWarning, match=r"collapsed at 4. pictures: the embeddings .* spread is 0\.0010") as said:
+    with pytest.warns(
+        UserWarning, match=r"collapsed at 4. pictures: the embeddings .* spread is 0\.0010"
+    ) as said:
         toy.train()
     assert len(said) == 2  # at 40 and at the end
 
 
-# --- validation --------------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------
 
 
 def test_evaluation_every_so_many_pictures_and_at_the_end():
@@ -374,16 +393,19 @@ def test_evaluation_every_so_many_pictures_and_at_the_end():
     toy = Toy(evaluate=evaluate)
     summary = toy.train()
     ends = list(itertools.accumulate(3 + n % 3 for n, _ in toy.seen))
-    assert validated == [next(p for p in ends if p >= 20), next(p for p in ends if p >= 40), ends[-1]]
+    assert validated == [next(p for p in ends if p >= 20), next(p for p in ends if p >= 40),
+                         ends[-1]]
     assert summary["score"] == validated[-1] / 100
-    assert [r["valid_score"] for r in toy.rows() if "valid_score" in r] == [p / 100 for p in validated]
+    assert [r["valid_score"] for r in toy.rows() if "valid_score" in r] == [
+        p / 100 for p in validated
+    ]
     assert toy.model.training
     plain = Toy(name="plain")
     plain.train()
     assert same(plain, toy)  # validation changes nothing
 
 
-# --- what a run keeps and starts from -----------------------------------------------------------------------------
+# --- what a run keeps and starts from -------------------------------------------------------------
 
 
 def test_half_precision_keeps_integers():

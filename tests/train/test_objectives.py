@@ -1,4 +1,6 @@
-"""Stage 1's objectives: each learns in a few steps, costs the pictures it says, and agrees with an oracle or a slow reference."""
+"""Stage 1's objectives: each learns in a few steps, costs the pictures it says, and agrees with an
+oracle or a slow reference.
+"""
 
 import sys
 from dataclasses import replace
@@ -56,7 +58,8 @@ def seeded(seed=0):
 def made(name, symbol=8.0, **changes):
     torch.manual_seed(0)
     config = preset("pretrain", "smoke", objective=name, encoder=SMALL, **changes)
-    return find_objective(name)(replace(config, view=replace(pretrain.HARD, symbol=symbol, crop=0.2)))
+    return find_objective(name)(replace(config,
+                                        view=replace(pretrain.HARD, symbol=symbol, crop=0.2)))
 
 
 @torch.no_grad()
@@ -84,11 +87,13 @@ def trained(name, batch, steps=20, **changes):
     return objective, losses
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_trains_an_encoder_and_draws_as_many_views_as_it_says(name, batches, monkeypatch):
+def test_an_objective_trains_an_encoder_and_draws_as_many_views_as_it_says(
+    name, batches, monkeypatch
+):
     objective, drawn = made(name), []
 
     def counting(*arguments):
@@ -101,7 +106,8 @@ def test_an_objective_trains_an_encoder_and_draws_as_many_views_as_it_says(name,
     loss.backward()
     assert all(p.grad is not None for p in objective.network.parameters())
     assert objective.network.encoder.down[0].weight.grad.abs().sum() > 0
-    kept = {k.removeprefix("encoder.") for k in objective.network.state_dict() if k.startswith("encoder.")}
+    kept = {k.removeprefix("encoder.") for k in objective.network.state_dict()
+            if k.startswith("encoder.")}
     assert kept == set(Encoder(SMALL).state_dict())
     again, _ = made(name).loss(batches[0], seeded(), 0.0)
     assert torch.equal(again, loss)
@@ -121,16 +127,19 @@ def test_what_a_run_cost_is_counted_in_its_objectives_pictures(tmp_path, monkeyp
         assert training_cost(run)[0] == 100 * views
 
 
-# --- BYOL -------------------------------------------------------------------------------------------------------------
+# --- BYOL -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("done", "wanted"), [(-1, 0.9), (0, 0.9), (0.5, 0.95), (1, 1.0), (2, 1.0), (1 / 3, 0.925)])
+@pytest.mark.parametrize(("done", "wanted"),
+                         [(-1, 0.9), (0, 0.9), (0.5, 0.95), (1, 1.0), (2, 1.0), (1 / 3, 0.925)])
 def test_momentum_rises_along_half_a_cosine(done, wanted):
     assert momentum_at(done, 0.9) == pytest.approx(wanted)
 
 
 def test_a_step_of_byol_is_lightlys(batches):
-    """Loss, gradient and target after a step, from lightly's heads, criterion and average on the same encoder and views."""
+    """Loss, gradient and target after a step, from lightly's heads, criterion and average on the
+    same encoder and views.
+    """
     lightly = pytest.importorskip("lightly.loss")
     from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
     from lightly.models.utils import update_momentum
@@ -139,9 +148,14 @@ def test_a_step_of_byol_is_lightlys(batches):
     ours = objective.network
     heads = [BYOLProjectionHead(SMALL.d, 256, 128), BYOLPredictionHead(128, 256, 128)]
     for theirs, head in zip(heads, (ours.projector, ours.predictor)):
-        state = {f"layers.{k}": v.clone() for k, v in head.state_dict().items() if k != "0.bias"}  # the norm takes it away
+        # the norm takes it away
+        state = {f"layers.{k}": v.clone() for k, v in head.state_dict().items() if k != "0.bias"}
         theirs.load_state_dict(state)
-    encoder, target_encoder, projector = Encoder(SMALL), Encoder(SMALL), BYOLProjectionHead(SMALL.d, 256, 128)
+    encoder, target_encoder, projector = (
+        Encoder(SMALL),
+        Encoder(SMALL),
+        BYOLProjectionHead(SMALL.d, 256, 128),
+    )
     for network in (encoder, target_encoder):
         network.load_state_dict(ours.encoder.state_dict())
     projector.load_state_dict(heads[0].state_dict())
@@ -150,9 +164,13 @@ def test_a_step_of_byol_is_lightlys(batches):
     views = [make_view(batch.ink, objective.config.view, rng) for _ in range(2)]
 
     def pooled(network):
-        return torch.cat([pool(network(v.picture, v.valid), ink_cells(v, batch.ink.b, batch.ink.owner)) for v in views])
+        return torch.cat([pool(network(v.picture, v.valid),
+                               ink_cells(v, batch.ink.b, batch.ink.owner)) for v in views])
 
-    (p1, p2), (z1, z2) = heads[1](heads[0](pooled(encoder))).chunk(2), projector(pooled(target_encoder)).detach().chunk(2)
+    (p1, p2), (z1, z2) = (
+        heads[1](heads[0](pooled(encoder))).chunk(2),
+        projector(pooled(target_encoder)).detach().chunk(2),
+    )
     criterion = lightly.NegativeCosineSimilarity()
     theirs = 2 + criterion(p1, z2) + criterion(p2, z1)  # the mean of both ways, as 2 - 2 cos
     loss, _ = objective.loss(batch, seeded(5), 0.5)
@@ -160,7 +178,8 @@ def test_a_step_of_byol_is_lightlys(batches):
     theirs.backward()
     loss.backward()
     assert all(p.grad is None for p in objective.target.parameters())
-    for one, other in ((ours.encoder, encoder), (ours.projector, heads[0].layers), (ours.predictor, heads[1].layers)):
+    for one, other in ((ours.encoder, encoder), (ours.projector, heads[0].layers),
+                       (ours.predictor, heads[1].layers)):
         gradients = dict(one.named_parameters())
         for name, parameter in other.named_parameters():
             torch.testing.assert_close(gradients[name].grad, parameter.grad, atol=1e-5, rtol=1e-4)
@@ -170,7 +189,8 @@ def test_a_step_of_byol_is_lightlys(batches):
     objective.after_step(0.5)
     update_momentum(encoder, target_encoder, 0.95)  # half way from 0.9 to 1
     update_momentum(heads[0], projector, 0.95)
-    for one, other in ((objective.target.encoder, target_encoder), (objective.target.projector, projector.layers)):
+    for one, other in ((objective.target.encoder, target_encoder),
+                       (objective.target.projector, projector.layers)):
         mine = dict(one.named_parameters())
         for name, parameter in other.named_parameters():
             torch.testing.assert_close(mine[name], parameter, atol=1e-5, rtol=0)
@@ -181,17 +201,19 @@ def test_byol_learns_and_does_not_collapse(batches):
     objective, losses = trained("byol", batches[0])
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     after = validated(objective, batches[1])
-    assert after["spread"] > max(0.35, before["spread"])  # agreement was not bought by one answer for all
+    # agreement was not bought by one answer for all
+    assert after["spread"] > max(0.35, before["spread"])
 
 
 def test_spread_tells_a_collapse(batches, monkeypatch):
     objective = made("byol")
-    for rows, wanted in ((torch.ones(20, 128), 0.0), (torch.randn(20, 128, generator=seeded()), 1.0)):
+    for rows, wanted in ((torch.ones(20, 128), 0.0),
+                         (torch.randn(20, 128, generator=seeded()), 1.0)):
         monkeypatch.setattr(objective, "embed", lambda batch, rng, rows=rows: (rows, rows, rows))
         assert objective.validate(batches[0], seeded())["spread"] == pytest.approx(wanted, abs=0.06)
 
 
-# --- the masked autoencoder -------------------------------------------------------------------------------------------
+# --- the masked autoencoder -----------------------------------------------------------------------
 
 
 class Stub(torch.nn.Module):
@@ -205,17 +227,20 @@ class Stub(torch.nn.Module):
 def test_the_loss_is_of_masked_pixels_alone(batches):
     batch, objective = batches[0], made("mae")
     objective.network = stub = Stub()
-    stub.answer = lambda picture: torch.rand(len(picture), 1, *picture.shape[2:], generator=seeded(3))
+    stub.answer = lambda picture: torch.rand(len(picture), 1, *picture.shape[2:],
+                                             generator=seeded(3))
     loss, _ = objective.loss(batch, seeded(1), 0.0)
     ink, mask = stub.seen[:, :1], stub.seen[:, 1:]
     assert (ink * mask).max() == 0  # what is to be drawn is not shown
     whole = make_view(batch.ink, objective.config.view, seeded(1)).picture
     torch.testing.assert_close(ink, whole * (1 - mask))
     answer = stub.answer(stub.seen)
-    expected = [float(answer[b, 0, i, j] - whole[b, 0, i, j]) ** 2 for b, _, i, j in mask.nonzero().tolist()
+    expected = [float(answer[b, 0, i, j] - whole[b, 0, i, j]) ** 2
+                for b, _, i, j in mask.nonzero().tolist()
                 if stub.valid[b, 0, i // STRIDE, j // STRIDE]]
     assert float(loss) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
-    # Whatever is drawn where the picture is visible, or on padding, counts nothing; where it is masked, it counts.
+    # Whatever is drawn where the picture is visible, or on padding, counts nothing; where it is
+    # masked, it counts.
     valid = F.interpolate(stub.valid, scale_factor=STRIDE)
     before = stub.answer
     for shift, same in ((1 - mask * valid, True), (mask * valid, False)):
@@ -229,7 +254,8 @@ def test_the_autoencoder_draws_better_than_blank_paper(batches):
     objective, losses = trained("mae", batches[0], steps=50)
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     numbers = validated(objective, batches[1])
-    assert numbers["unexplained"] < 0.95  # better than the best single grey, which is better than blank
+    # better than the best single grey, which is better than blank
+    assert numbers["unexplained"] < 0.95
     network, stub = objective.network, Stub()
     stub.answer = lambda picture: torch.zeros_like(picture[:, :1])
     objective.network = stub
@@ -241,17 +267,21 @@ def test_the_autoencoder_draws_better_than_blank_paper(batches):
     assert validated(objective, batches[1])["error"] > numbers["error"]
 
 
-# --- positives and negatives --------------------------------------------------------------------------------------------
+# --- positives and negatives ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{"positives": "paper"}, {"negatives": "similarity"}, {"negatives": "labels"}])
+@pytest.mark.parametrize("changes",
+                         [{"positives": "paper"}, {"negatives": "similarity"},
+                          {"negatives": "labels"}])
 def test_other_positives_and_negatives_learn(batches, changes):
     _, losses = trained("contrast", batches[0], steps=30, **changes)
     assert sum(losses[-5:]) < 0.93 * sum(losses[:5])
 
 
 def test_places_of_the_paper_are_the_same_places_in_both_views(batches):
-    """Without warps, of whatever scale both views are, they are the same cells; and most of them hold no ink."""
+    """Without warps, of whatever scale both views are, they are the same cells; and most of them
+    hold no ink.
+    """
     objective = made("contrast", positives="paper")
     objective.config = replace(objective.config, view=ViewConfig().still())
     _, _, u1, u2, owner, first, second, *_ = objective.embed(batches[0], seeded())
@@ -261,11 +291,14 @@ def test_places_of_the_paper_are_the_same_places_in_both_views(batches):
 
 
 def test_what_the_labels_say_is_no_negative(short):
-    """A batch of two copies of each of five expressions: copies are not told apart, nor points of one class."""
+    """A batch of two copies of each of five expressions: copies are not told apart, nor points of
+    one class.
+    """
     objective, batch = made("contrast", negatives="labels"), collate(short[:5] * 2)
     *_, places, expressions, points = objective.embed(batch, seeded())
     assert torch.equal(expressions, 1 - torch.eye(5).repeat(2, 2))
-    chosen = common_points(*(make_view(batch.ink, ViewConfig().still(), seeded()) for _ in range(2)), batch.ink, 10**6, seeded())
+    chosen = common_points(*(make_view(batch.ink, ViewConfig().still(), seeded())
+                             for _ in range(2)), batch.ink, 10**6, seeded())
     classes = point_classes(batch, chosen)
     assert (classes >= 0).float().mean() > 0.9
     assert len(points) == len(places)

@@ -1,4 +1,6 @@
-"""Muon: its step against a slow reference by singular value decomposition, and AdamW's for everything else."""
+"""Muon: its step against a slow reference by singular value decomposition, and AdamW's for
+everything else.
+"""
 
 import copy
 
@@ -8,7 +10,14 @@ from torch import nn
 
 from mmlib.models.recogniser import Recogniser
 from mmlib.train import optimiser
-from mmlib.train.optimiser import COEFFICIENTS, Muon, OptimConfig, _iterated, optimizer, orthogonalised
+from mmlib.train.optimiser import (
+    COEFFICIENTS,
+    Muon,
+    OptimConfig,
+    _iterated,
+    optimizer,
+    orthogonalised,
+)
 from mmlib.train.profiles import TINY
 
 
@@ -39,7 +48,9 @@ def test_orthogonalised_keeps_the_singular_vectors(shape):
 def test_in_bfloat16_the_singular_vectors_are_kept_too(monkeypatch, shape):
     """Even of ill-conditioned matrices, whose Gram matrix's rounded powers would drift apart."""
     monkeypatch.setattr(optimiser, "native_bfloat16", lambda device: True)
-    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * torch.logspace(0, -3, shape[-1])
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * torch.logspace(
+        0, -3, shape[-1]
+    )
     found = orthogonalised(matrices)
     assert found.dtype == torch.float32
     for one, result in zip(matrices, found):
@@ -55,12 +66,15 @@ def test_doubles_stay_doubles():
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 4, 3, 3)])
-def test_a_step_moves_each_weight_of_a_shape_by_its_own_orthogonalised_momentum(monkeypatch, native, shape):
+def test_a_step_moves_each_weight_of_a_shape_by_its_own_orthogonalised_momentum(
+    monkeypatch, native, shape
+):
     monkeypatch.setattr(optimiser, "native_bfloat16", lambda device: native)
     rng = torch.Generator().manual_seed(6)
     weights = [nn.Parameter(torch.randn(shape, generator=rng)) for _ in range(3)]
     if len(shape) == 4:
-        weights = [nn.Parameter(w.detach().contiguous(memory_format=torch.channels_last)) for w in weights]
+        weights = [nn.Parameter(w.detach().contiguous(memory_format=torch.channels_last))
+                   for w in weights]
     optim = Muon([{"params": weights, "weight_decay": 0.1, "muon": True}], lr=0.05, momentum=0.9)
     before = [w.detach().clone() for w in weights]
     expected, moments = [w.clone() for w in before], [torch.zeros(shape) for _ in weights]
@@ -73,10 +87,12 @@ def test_a_step_moves_each_weight_of_a_shape_by_its_own_orthogonalised_momentum(
             moments[k] = 0.9 * moments[k] + 0.1 * weight.grad
             ahead = (0.1 * weight.grad + 0.9 * moments[k]).flatten(1)
             update = by_svd(ahead).view(shape).float()
-            expected[k] = expected[k] * (1 - 0.05 * 0.1) - 0.05 * 0.2 * max(ahead.shape) ** 0.5 * update
+            expected[k] = expected[k] * (1 - 0.05
+                                         * 0.1) - 0.05 * 0.2 * max(ahead.shape) ** 0.5 * update
         optim.step()
     for weight, wanted, start in zip(weights, expected, before, strict=True):
-        assert (weight.detach() - wanted).norm() < (0.03 if native else 1e-3) * (wanted - start).norm()
+        assert (weight.detach() - wanted).norm() < (0.03 if native
+                                                    else 1e-3) * (wanted - start).norm()
 
 
 def test_three_iterations_may_share_a_gram_matrix_in_bfloat16_and_five_may_not():
@@ -99,7 +115,9 @@ def test_three_iterations_may_share_a_gram_matrix_in_bfloat16_and_five_may_not()
 
 
 def test_singular_values_of_well_conditioned_matrices_come_near_one():
-    found = torch.linalg.svdvals(orthogonalised(torch.randn(4, 20, 50, generator=torch.Generator().manual_seed(1))))
+    found = torch.linalg.svdvals(
+        orthogonalised(torch.randn(4, 20, 50, generator=torch.Generator().manual_seed(1)))
+    )
     assert found.min() > 0.6
     assert found.max() < 1.25
 
@@ -115,7 +133,8 @@ def test_a_step_by_hand():
     """Two steps of one convolution: momentum, Nesterov, decay, and the update's size."""
     conv = nn.Conv2d(2, 3, 2, bias=False)
     weight = conv.weight.detach().clone()
-    optim = Muon([{"params": [conv.weight], "weight_decay": 0.1, "muon": True}], lr=0.01, momentum=0.9)
+    optim = Muon([{"params": [conv.weight], "weight_decay": 0.1, "muon": True}], lr=0.01,
+                 momentum=0.9)
     moment = torch.zeros_like(weight)
     for number in range(2):
         gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
@@ -133,7 +152,8 @@ def test_the_rest_takes_adamw_s_step():
     ours, theirs = (nn.Linear(3, 2) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     inner, other = nn.Linear(4, 4, bias=False), copy.deepcopy(ours)
-    optim = Muon([{"params": inner.parameters(), "muon": True}, {"params": ours.parameters()}], lr=0.1, weight_decay=0.02)
+    optim = Muon([{"params": inner.parameters(), "muon": True}, {"params": ours.parameters()}],
+                 lr=0.1, weight_decay=0.02)
     plain = torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=0.02)
     for number in range(3):
         for model in (ours, theirs):
@@ -149,13 +169,15 @@ def test_the_rest_takes_adamw_s_step():
 def test_hidden_weights_take_muon_s_step_and_ends_vectors_and_scalars_do_not():
     model = Recogniser(20, TINY)
     names = {id(p): name for name, p in model.named_parameters()}
-    kinds = {names[id(p)]: g["muon"] for g in optimizer([model], OptimConfig()).param_groups for p in g["params"]}
+    kinds = {names[id(p)]: g["muon"] for g in optimizer([model], OptimConfig()).param_groups
+             for p in g["params"]}
     assert set(kinds) == set(names.values())
     assert kinds["encoder.down.0.weight"]
     assert kinds["decoder.layers.0.qkv.weight"]
     assert kinds["attention.hidden.weight"]
-    for name in ("decoder.embed.weight", "decoder.logits.weight", "attention.logits.weight", "symbols.weight",
-                 "scalars.slot_position", "encoder.norm.weight", "encoder.out.bias"):
+    for name in ("decoder.embed.weight", "decoder.logits.weight", "attention.logits.weight",
+                 "symbols.weight", "scalars.slot_position", "encoder.norm.weight",
+                 "encoder.out.bias"):
         assert not kinds[name]
     plain = optimizer([model], OptimConfig(muon=False)).param_groups
     assert not any(g["muon"] for g in plain)

@@ -1,5 +1,7 @@
-"""Several processes: every loss and its gradient are those of one process with the joint batch, and a run trained by two is one
-run: one folder, one curve, equal weights, paused and gone on with together."""
+"""Several processes: every loss and its gradient are those of one process with the joint batch, and
+a run trained by two is one run: one folder, one curve, equal weights, paused and gone on with
+together.
+"""
 
 import json
 import os
@@ -27,14 +29,18 @@ from mmlib.train.finetune import symbol_classes
 from mmlib.train.launch import launch
 from mmlib.train.profiles import TINY, preset
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+pytestmark = pytest.mark.skipif(not dist.is_available(),
+                                reason="this torch has no torch.distributed")
 VOCABULARY = Vocabulary.crohme()
 EXPRESSIONS, POINTS, MAPS, D, CELLS = 6, 5, 3, 7, (2, 4)
-SHARES = slice(0, 2), slice(2, 6)  # of the expressions: batches filled by area are not equally large
+# of the expressions: batches filled by area are not equally large
+SHARES = slice(0, 2), slice(2, 6)
 
 
 def match_and_sequence(share, gather):
-    """The losses and the gradient of a layer that they share, for these expressions of the joint batch."""
+    """The losses and the gradient of a layer that they share, for these expressions of the joint
+    batch.
+    """
     rng = torch.Generator().manual_seed(0)
 
     def drawn(*shape):
@@ -44,25 +50,46 @@ def match_and_sequence(share, gather):
     owner = torch.arange(n).repeat_interleave(POINTS)
     layer = torch.eye(D, requires_grad=True)
     mixing = torch.eye(MAPS, requires_grad=True)
-    slots, there, pred, target = drawn(MAPS, D) @ layer, drawn(MAPS, D), drawn(POINTS, D) @ layer, drawn(POINTS, D)
+    slots, there, pred, target = (
+        drawn(MAPS, D) @ layer,
+        drawn(MAPS, D),
+        drawn(POINTS, D) @ layer,
+        drawn(POINTS, D),
+    )
     visible, masked = drawn(MAPS) > 0, drawn(POINTS) > 0
     logits = torch.einsum("bkhw,kl->blhw", drawn(MAPS, *CELLS), mixing)
     maps = logits.flatten(2).softmax(-1).view_as(logits)
-    here, seen = (drawn(POINTS, MAPS).flatten(0, 1) @ mixing).softmax(0), drawn(POINTS, MAPS).flatten(0, 1).softmax(0)
+    here, seen = (
+        (drawn(POINTS, MAPS).flatten(0, 1) @ mixing).softmax(0),
+        drawn(POINTS, MAPS).flatten(0, 1).softmax(0),
+    )
     loss, parts = MatchLoss(MatchConfig(gather=gather))(
-        student_slots=slots, teacher_slots=there, visible=visible, pred=pred.flatten(0, 1), target=target.flatten(0, 1),
-        masked=masked.flatten(), student_at_points=here, teacher_at_points=seen, owner=owner, maps=maps,
-        valid=torch.ones(n, *CELLS, dtype=torch.bool), ink=drawn(*CELLS) > 0)
+        student_slots=slots,
+        teacher_slots=there,
+        visible=visible,
+        pred=pred.flatten(0, 1),
+        target=target.flatten(0, 1),
+        masked=masked.flatten(),
+        student_at_points=here,
+        teacher_at_points=seen,
+        owner=owner,
+        maps=maps,
+        valid=torch.ones(n, *CELLS, dtype=torch.bool),
+        ink=drawn(*CELLS) > 0,
+    )
     targets = torch.randint(4, 20, (EXPRESSIONS, 2, 4), generator=rng)
     targets[0, :, 2:] = targets[3, :, 1:] = VOCABULARY.pad
     words = drawn(2, 4, D) @ layer @ torch.randn(D, len(VOCABULARY), generator=rng)
     written = sequence_loss(words, targets[share], VOCABULARY, 0.1, gather)
     (loss + written).backward()
-    return torch.cat([torch.stack([*parts.values(), written.detach()]), layer.grad.flatten(), mixing.grad.flatten()])
+    return torch.cat([torch.stack([*parts.values(), written.detach()]), layer.grad.flatten(),
+                      mixing.grad.flatten()])
 
 
 def side_losses(share, gather):
-    """Stage 3's side losses, and their gradient of everything that they reach, for these expressions of the joint batch."""
+    """Stage 3's side losses, and their gradient of everything that they reach, for these
+    expressions of the joint batch.
+    """
     torch.manual_seed(0)
     pack = synthetic_pack("test")
     samples = [from_pack(pack, i) for i in range(EXPRESSIONS)]
@@ -70,7 +97,8 @@ def side_losses(share, gather):
     view = make_view(batch.ink, ViewConfig(symbol=8.0).still(), torch.Generator())
     inputs, _ = prefixes(batch.tokens, VOCABULARY)
     _, attention, encoded = model(view.picture, view.valid, inputs)
-    point = point_loss(model, encoded.features, view, batch.ink, symbol_classes(batch), most=10**6, gather=gather)
+    point = point_loss(model, encoded.features, view, batch.ink, symbol_classes(batch), most=10**6,
+                       gather=gather)
     guide = guide_loss(attention, view, batch, VOCABULARY, gather)
     (point + guide).backward()
     reached = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
@@ -79,7 +107,8 @@ def side_losses(share, gather):
 
 def on_one_process(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2,
+                            timeout=timedelta(seconds=60))
     result = torch.cat([match_and_sequence(SHARES[rank], True), side_losses(SHARES[rank], True)])
     dist.all_reduce(result)
     if rank == 0:
@@ -94,37 +123,46 @@ def test_two_processes_give_the_losses_and_gradients_of_the_joint_batch(tmp_path
     assert (first != 0).all()
     assert (second != 0).float().mean() > 0.5
     joint = torch.cat([first, second])
-    torch.testing.assert_close(torch.load(tmp_path / "mean", weights_only=True), joint, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.load(tmp_path / "mean", weights_only=True), joint, atol=1e-5,
+                               rtol=0)
 
 
-SMALL = ["--profile", "smoke", "--batch-most", "4", "--batch-area", "150", "--eval-pictures", "1000", "--pictures", "24"]
+SMALL = ["--profile", "smoke", "--batch-most", "4", "--batch-area", "150", "--eval-pictures",
+         "1000", "--pictures", "24"]
 UNUSED = ["--model.no-modulate", "--model.no-slots"]  # an attention network that no loss reaches
-STAGES = [("pretrain", []), ("pretrain", ["--balance", "1"]), ("pretrain", ["--balance", "0"]), ("attend", ["--init", "none"]),
-          ("finetune", ["--init", "none", "--eval-most", "2"]),
+STAGES = [("pretrain", []), ("pretrain", ["--balance", "1"]), ("pretrain", ["--balance", "0"]),
+          ("attend", ["--init", "none"]), ("finetune", ["--init", "none", "--eval-most", "2"]),
           ("finetune", ["--init", "none", "--eval-most", "2", *UNUSED])]
 
 
 @pytest.mark.slow
 def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
-    """All three stages under `torchrun`, of an encoder with batch norm: paused after a step, then finished. Also where a head or
-    the attention network has no part in the loss."""
+    """All three stages under `torchrun`, of an encoder with batch norm: paused after a step, then
+    finished. Also where a head or the attention network has no part in the loss.
+    """
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
-    code = ("import sys\nfrom dataclasses import replace\nfrom mmlib.train.profiles import PROFILES, TINY, Profile\n"
-            "model = replace(TINY, encoder=replace(TINY.encoder, form='residual', coarse=1))\n"
-            "smoke = PROFILES['smoke']\n"
-            "PROFILES['smoke'] = Profile(replace(smoke.pretrain, encoder=model.encoder),\n"
-            "    replace(smoke.attend, encoder=model.encoder), replace(smoke.finetune, model=model))\n"
-            "from mmlib.cli import main\nfrom mmlib.data import corpus\n"
-            "corpus.SYNTHETIC = {'train': (80, 1), 'test': (20, 2)}\n"
-            f"for stage, options in {STAGES}:\n    assert main([stage, *{SMALL}, *options, *sys.argv[1:]]) == 0\n"
-            "from accelerate import PartialState\nassert PartialState().num_processes == 2\n")
+    code = (
+        "import sys\nfrom dataclasses import replace\n"
+        "from mmlib.train.profiles import PROFILES, TINY, Profile\n"
+        "model = replace(TINY, encoder=replace(TINY.encoder, form='residual', coarse=1))\n"
+        "smoke = PROFILES['smoke']\n"
+        "PROFILES['smoke'] = Profile(replace(smoke.pretrain, encoder=model.encoder),\n"
+        "    replace(smoke.attend, encoder=model.encoder), replace(smoke.finetune, model=model))\n"
+        "from mmlib.cli import main\nfrom mmlib.data import corpus\n"
+        "corpus.SYNTHETIC = {'train': (80, 1), 'test': (20, 2)}\n"
+        f"for stage, options in {STAGES}:\n"
+        f"    assert main([stage, *{SMALL}, *options, *sys.argv[1:]]) == 0\n"
+        "from accelerate import PartialState\nassert PartialState().num_processes == 2\n"
+    )
     (tmp_path / "small.py").write_text(code)
-    environment = os.environ | {"MMLIB_CACHE": str(tmp_path / "packs"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "yes"}
+    environment = os.environ | {"MMLIB_CACHE": str(tmp_path / "packs"), "OMP_NUM_THREADS": "1",
+                                "ACCELERATE_USE_CPU": "yes"}
 
     def launched(*more):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                   str(tmp_path / "small.py"), *more]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   "--nproc_per_node", "2", str(tmp_path / "small.py"), *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300,
+                              check=False)
         assert done.returncode == 0, done.stderr[-3_000:]
         return done.stdout
 
@@ -134,10 +172,12 @@ def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
     runs = find_runs()
     assert sorted(run.stage for run in runs) == sorted(stage for stage, _ in STAGES)
     for run in runs:
-        rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line)
+                for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
         seen = [row["pictures"] for row in rows if "loss" in row]
         assert seen == sorted(set(seen))  # one process writes the curve
-        assert run.summary["pictures"] >= max(24, 2 * run.summary["steps"])  # each step sees a batch of each process
+        # each step sees a batch of each process
+        assert run.summary["pictures"] >= max(24, 2 * run.summary["steps"])
         weights, _ = run.load_weights()
         assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
         assert any("running_var" in name for name in weights)
@@ -145,14 +185,18 @@ def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_notebook_launches_two_processes(tmp_path, monkeypatch, capfd):
-    """After this process has used its threads and an Accelerator of its own, as a notebook has; and a failure is told."""
+    """After this process has used its threads and an Accelerator of its own, as a notebook has; and
+    a failure is told.
+    """
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     torch.rand(300, 300) @ torch.rand(300, 300)
-    config = preset("pretrain", "smoke", pictures=24, batch_most=4, batch_area=150.0, eval_pictures=1_000)
+    config = preset("pretrain", "smoke", pictures=24, batch_most=4, batch_area=150.0,
+                    eval_pictures=1_000)
     pretrain.run(replace(config, seed=1, pictures=4), "smoke", progress=False)
     run = launch(pretrain, config, "smoke", processes=2, progress=False)
     assert run.done
     assert run.summary["pictures"] >= 2 * run.summary["steps"]
     assert launch(pretrain, config, "smoke", processes=2, progress=False).folder == run.folder
     with pytest.raises(Exception, match="strides of product"):
-        launch(pretrain, replace(config, encoder=replace(config.encoder, strides=(2, 2))), "smoke", processes=2, progress=False)
+        launch(pretrain, replace(config, encoder=replace(config.encoder, strides=(2, 2))), "smoke",
+               processes=2, progress=False)

@@ -46,8 +46,10 @@ def corpus(small):
 def batch(corpus):
     """Five expressions, some with fractions and scripts."""
     augmenter = Augmenter(corpus.pack, corpus.train, AugmentConfig(), VOCABULARY)
-    nested = [i for i in corpus.train if r"\frac" in corpus.pack.tokens(i) or "^" in corpus.pack.tokens(i)][:4]
-    return collate([augmenter.draw(int(i), np.random.default_rng(0)) for i in (corpus.train[0], *nested)])
+    nested = [i for i in corpus.train if r"\frac" in corpus.pack.tokens(i)
+              or "^" in corpus.pack.tokens(i)][:4]
+    return collate([augmenter.draw(int(i), np.random.default_rng(0))
+                    for i in (corpus.train[0], *nested)])
 
 
 def seeded(seed=0):
@@ -56,13 +58,14 @@ def seeded(seed=0):
 
 def tiny(stage, pictures=24, **changes):
     """The smoke preset in small: batches of a few expressions."""
-    few = {"eval_most": 2, "composed": 0.0, "batch_area": 150.0, "init": "none"} if stage is finetune else {"batch_area": 120.0}
+    few = {"eval_most": 2, "composed": 0.0, "batch_area": 150.0,
+           "init": "none"} if stage is finetune else {"batch_area": 120.0}
     few |= {"init": "none"} if stage is attend else {}
     return preset(stage, "smoke", pictures=pictures, batch_most=4, eval_pictures=1_000,
                                optim=OptimConfig(lr=3e-3, warmup=8), **(few | changes))
 
 
-# --- pieces of stage 1 --------------------------------------------------------------------------------------------
+# --- pieces of stage 1 ----------------------------------------------------------------------------
 
 
 def test_common_points_are_in_both_views_and_few(batch):
@@ -83,14 +86,16 @@ def test_matched_counts_nearest_partners():
     assert match_rate(a, a[[1, 0, 2, 3]]) == 0.5
 
 
-# --- pieces of stage 2 --------------------------------------------------------------------------------------------
+# --- pieces of stage 2 ----------------------------------------------------------------------------
 
 
 def test_points_are_chosen_from_every_expression(batch):
     chosen = attend.choose_points(batch.ink, 6, seeded())
     assert (chosen.diff() > 0).all()
     for e in range(batch.ink.b):
-        assert int((batch.ink.owner[chosen] == e).sum()) == min(6, int((batch.ink.owner == e).sum()))
+        assert int((batch.ink.owner[chosen] == e).sum()) == min(
+            6, int((batch.ink.owner == e).sum())
+        )
     hits = torch.zeros(len(batch.ink.owner))
     for seed in range(40):
         hits[attend.choose_points(batch.ink, 6, seeded(seed))] += 1
@@ -101,7 +106,8 @@ def test_points_are_chosen_from_every_expression(batch):
 def test_what_is_masked_is_gone_marked_and_as_much_as_scheduled(batch, done):
     config = replace(tiny(attend), ratio=(0.1, 0.5))
     view = make_view(batch.ink, config.view, seeded())
-    made, picture = attend.mask_by_curriculum(view, batch.ink, done, config, torch.ones(len(batch.ink.owner)), seeded(1))
+    made, picture = attend.mask_by_curriculum(view, batch.ink, done, config,
+                                              torch.ones(len(batch.ink.owner)), seeded(1))
     ink, mask = picture[:, :1], picture[:, 1:]
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
     assert (ink * mask).max() == 0
@@ -122,7 +128,7 @@ def test_support_by_hand():
     torch.testing.assert_close(found, torch.tensor([[0.25, 0.0], [1.0, 1.0], [0.0, 0.0]]))
 
 
-# --- pieces of stage 3 --------------------------------------------------------------------------------------------
+# --- pieces of stage 3 ----------------------------------------------------------------------------
 
 
 def test_the_class_of_a_bar_is_the_token_it_stands_for(batch):
@@ -140,12 +146,17 @@ def test_the_class_of_a_bar_is_the_token_it_stands_for(batch):
 def test_averaged_weights_lag_behind_the_last(monkeypatch):
     plain, seen = finetune.run(tiny(finetune), "smoke", progress=False), []
     state = stage_module.half
-    monkeypatch.setattr(stage_module, "half", lambda weights: seen.append(weights) or state(weights))
+    monkeypatch.setattr(stage_module, "half", lambda weights: seen.append(weights)
+                        or state(weights))
     averaged = finetune.run(tiny(finetune, average=4), "smoke", progress=False)
     training = [[row for row in losses(run) if "loss" in row] for run in (averaged, plain)]
     assert training[0] == training[1]  # what is trained is the same
-    first = finetune.build(tiny(finetune), load_corpus("synthetic"), None).state_dict()["decoder.logits.weight"]
-    last, mean = load_weights(plain.weights)[0]["decoder.logits.weight"].float(), seen[0]["decoder.logits.weight"]
+    first = finetune.build(tiny(finetune), load_corpus("synthetic"),
+                           None).state_dict()["decoder.logits.weight"]
+    last, mean = (
+        load_weights(plain.weights)[0]["decoder.logits.weight"].float(),
+        seen[0]["decoder.logits.weight"],
+    )
     assert 0.2 * (last - first).norm() < (mean - first).norm() < 0.9 * (last - first).norm()
 
 
@@ -159,17 +170,20 @@ def test_masks_as_augmentation_are_marked_and_as_large_as_asked_for(batch):
         torch.testing.assert_close(ink, view.picture * (1 - mask))
         column, row = view.points.long().unbind(1)
         gone = mask[batch.ink.owner, 0, row, column] * arc
-        shares += [float(gone[batch.ink.owner == e].sum() / arc[batch.ink.owner == e].sum()) for e in range(batch.ink.b)]
+        shares += [float(gone[batch.ink.owner == e].sum() / arc[batch.ink.owner == e].sum())
+                   for e in range(batch.ink.b)]
     assert min(shares) > 0.05  # a mask takes whole points and whole pixels
     assert max(shares) < 0.65
     assert np.mean(shares) == pytest.approx(0.3, abs=0.06)
     assert np.std(shares) == pytest.approx(0.4 / np.sqrt(12), abs=0.04)  # uniform
-    assert torch.equal(finetune.masked(view, batch.ink, config, seeded(3)), finetune.masked(view, batch.ink, config, seeded(3)))
+    assert torch.equal(finetune.masked(view, batch.ink, config, seeded(3)),
+                       finetune.masked(view, batch.ink, config, seeded(3)))
 
 
 def test_disturbed_inputs():
     inputs = torch.randint(VOCABULARY.unk + 1, len(VOCABULARY), (40, 2, 30), generator=seeded())
-    inputs[:, 0, 0], inputs[:, 1, 0], inputs[:, :, -5:] = VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.pad
+    inputs[:, 0, 0], inputs[:, 1,
+                            0], inputs[:, :, -5:] = VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.pad
     assert finetune.disturb(inputs, 0.0, VOCABULARY, seeded()) is inputs
     before = inputs.clone()
     noisy = finetune.disturb(inputs, 0.2, VOCABULARY, seeded(1))
@@ -182,20 +196,23 @@ def test_disturbed_inputs():
 
 
 def test_shares_of_the_labels_are_nested(corpus):
-    shares = [set(finetune.training_indices(replace(tiny(finetune), labels=s), corpus)) for s in (0.05, 0.1, 0.5, 1.0)]
+    shares = [set(finetune.training_indices(replace(tiny(finetune), labels=s), corpus))
+              for s in (0.05, 0.1, 0.5, 1.0)]
     assert all(a < b for a, b in pairwise(shares))
     assert shares[-1] == set(corpus.train)
-    assert [len(s) for s in shares] == [max(1, round(s * len(corpus.train))) for s in (0.05, 0.1, 0.5, 1.0)]
+    assert [len(s) for s in shares] == [max(1, round(s * len(corpus.train)))
+                                        for s in (0.05, 0.1, 0.5, 1.0)]
     other = set(finetune.training_indices(replace(tiny(finetune), labels=0.5, seed=1), corpus))
     assert other != shares[2]
     whole = finetune.training_indices(replace(tiny(finetune), full_data=True), corpus)
     assert set(whole) == set(corpus.train) | set(corpus.valid)
 
 
-# --- whole runs ---------------------------------------------------------------------------------------------------
+# --- whole runs -----------------------------------------------------------------------------------
 
-RUNS = {"pretrain": (pretrain, {}), "byol": (pretrain, {"objective": "byol"}), "mae": (pretrain, {"objective": "mae"}),
-        "attend": (attend, {}), "finetune": (finetune, {}), "finetune masked": (finetune, {"mask_share": (0.1, 0.5)}),
+RUNS = {"pretrain": (pretrain, {}), "byol": (pretrain, {"objective": "byol"}),
+        "mae": (pretrain, {"objective": "mae"}), "attend": (attend, {}), "finetune": (finetune, {}),
+        "finetune masked": (finetune, {"mask_share": (0.1, 0.5)}),
         "finetune with averaged weights": (finetune, {"average": 3})}
 
 
@@ -210,7 +227,9 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "byol", "attend", "finetune masked", "finetune with averaged weights"])
+@pytest.mark.parametrize("name",
+                         ["pretrain", "byol", "attend", "finetune masked",
+                          "finetune with averaged weights"])
 def test_a_stage_pauses_resumes_and_is_the_same(name, tmp_path, monkeypatch):
     stage, changes = RUNS[name]
     config = tiny(stage, **changes)
@@ -221,7 +240,10 @@ def test_a_stage_pauses_resumes_and_is_the_same(name, tmp_path, monkeypatch):
     assert any(k.startswith("valid_") for row in whole.metrics() for k in row)
     assert all(np.isfinite(row["loss"]) for row in whole.metrics() if "loss" in row)
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
-    with pytest.raises(Paused, match=f"{whole.name}: paused at .* of 24 pictures; the same command goes on from here"):
+    with pytest.raises(
+        Paused,
+        match=f"{whole.name}: paused at .* of 24 pictures; the same command goes on from here",
+    ):
         stage.run(config, "smoke", max_steps=3, progress=False)
     resumed = stage.run(config, "smoke", progress=False)
     assert resumed.folder != whole.folder
@@ -252,7 +274,8 @@ def test_the_stages_hand_on_their_weights(corpus):
     # An arm without the attention network takes the encoder alone.
     bare = finetune.build(replace(config, model=replace(TINY, maps=0)), corpus, second)
     assert not any(name.startswith("attention.") for name in bare.state_dict())
-    torch.testing.assert_close(bare.state_dict()["encoder.out.bias"], load_weights(second.weights)[0]["encoder.out.bias"].float())
+    torch.testing.assert_close(bare.state_dict()["encoder.out.bias"],
+                               load_weights(second.weights)[0]["encoder.out.bias"].float())
 
 
 @pytest.mark.parametrize("name", ["byol", "mae"])
@@ -264,8 +287,9 @@ def test_a_rivals_encoder_is_a_beginning(name, corpus):
     built = finetune.build(tiny(finetune, init=first.name), corpus, first).encoder.state_dict()
     assert kept.keys() == built.keys()
     assert all(torch.equal(value, built[key]) for key, value in kept.items())
-    assert {k for row in first.metrics() for k in row if k.startswith("valid_")} == {
-        "byol": {"valid_global_match", "valid_spread"}, "mae": {"valid_error", "valid_unexplained"}}[name]
+    assert {k for row in first.metrics() for k in row
+            if k.startswith("valid_")} == {"byol": {"valid_global_match", "valid_spread"},
+                                           "mae": {"valid_error", "valid_unexplained"}}[name]
 
 
 def test_a_readers_own_objective_is_a_class_and_a_line(monkeypatch):
@@ -295,8 +319,8 @@ def test_a_run_without_an_encoder_is_no_beginning(corpus):
 
 
 def test_the_encoder_rests_where_its_rate_is_zero():
-    run = attend.run(tiny(attend, init=pretrain.run(tiny(pretrain), "smoke", progress=False).name, encoder_rate=0.0), "smoke",
-                     progress=False)
+    run = attend.run(tiny(attend, init=pretrain.run(tiny(pretrain), "smoke", progress=False).name,
+                          encoder_rate=0.0), "smoke", progress=False)
     before = load_weights(pretrain.run(tiny(pretrain), "smoke", progress=False).weights)[0]
     after = load_weights(run.weights)[0]
     for name, value in after.items():
@@ -311,7 +335,7 @@ def test_side_losses_can_be_left_out(side):
     assert {"sequence", "point", "guide"} - logged == {side.split("_")[0]}
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def test_a_pack_is_read_in_its_order(corpus):
@@ -322,7 +346,8 @@ def test_a_pack_is_read_in_its_order(corpus):
     view, indices = ViewConfig(), corpus.valid[:6]
     found = read_pack(model, corpus.pack, indices, VOCABULARY, view, beam=2, longest=5)
     turned = read_pack(model, corpus.pack, indices[::-1], VOCABULARY, view, beam=2, longest=5)
-    assert [[h.tokens for h in hs] for hs in found] == [[h.tokens for h in hs] for hs in turned[::-1]]
+    assert [[h.tokens for h in hs] for hs in found] == [[h.tokens for h in hs]
+                                                        for hs in turned[::-1]]
     for tokens, hypotheses in zip(best_tokens(found, VOCABULARY), found):
         assert VOCABULARY.encode(tokens) == list(hypotheses[0].tokens)
     assert best_tokens([[]], VOCABULARY) == [[]]
@@ -332,10 +357,15 @@ def test_attention_can_be_switched_off_without_touching_the_model():
     model = Recogniser(len(VOCABULARY), TINY).eval()
     with torch.no_grad():
         model.scalars["gamma"].fill_(1.0)
-    x, valid, tokens = torch.rand(1, 1, 16, 16), torch.ones(1, 1, 2, 2), torch.tensor([[[VOCABULARY.sos, 7]]])
+    x, valid, tokens = (
+        torch.rand(1, 1, 16, 16),
+        torch.ones(1, 1, 2, 2),
+        torch.tensor([[[VOCABULARY.sos, 7]]]),
+    )
     with torch.no_grad():
         before = model(x, valid, tokens)[0]
-        outs = [switched_off(model, w)(x, valid, tokens)[0] for w in (("gamma",), ("slots",), ("gamma", "slots"))]
+        outs = [switched_off(model, w)(x, valid, tokens)[0]
+                for w in (("gamma",), ("slots",), ("gamma", "slots"))]
         assert all((out - before).abs().max() > 1e-5 for out in outs)
         assert torch.equal(model(x, valid, tokens)[0], before)
         assert switched_off(model, ()) is model
