@@ -47,9 +47,10 @@ def prepare(datasets: Positional[tuple[str, ...]] = (), /, *, out: Path | None =
         datasets: names, or paths of archives or folders; by default all of CROHME.
         out: folder for the packs.
     """
+    from mmlib.data.crohme import DATASETS
     from mmlib.data.prepare import prepare
 
-    prepare(*[datasets] if datasets else [], out_dir=out)
+    prepare(datasets=datasets or tuple(DATASETS), out_dir=out)
 
 
 def evaluate(
@@ -226,7 +227,8 @@ def verify() -> None:
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "data prepare": prepare, "evaluate": evaluate, "probe": probe, "attention": attention,
-    "ablate": ablate, "collect": collect, "recognize": recognize, "publish": publish, "verify": verify,
+    "ablate": ablate, "collect": collect, "recognize": recognize, "publish": publish,
+    "verify": verify,
 }
 
 
@@ -308,7 +310,8 @@ def overview() -> str:
     about = STAGES | {name: function.__doc__ or "" for name, function in COMMANDS.items()}
     lines = [f"  {name:14}{text.partition(chr(10))[0]}" for name, text in about.items()]
     return "\n".join([
-        "usage: mmlib COMMAND [OPTIONS]", "", *(mmlib.__doc__ or "").splitlines()[:1], "", *lines, "",
+        "usage: mmlib COMMAND [OPTIONS]", "", *(mmlib.__doc__ or "").splitlines()[:1], "",
+        *lines, "",
         "mmlib COMMAND --help lists a command's options; mmlib --version prints the version.",
     ])
 
