@@ -14,7 +14,6 @@ from safetensors import torch as safetensors
 
 from mmlib.store.files import RunError, to_json, write_atomic
 
-
 Tensors = dict[str, torch.Tensor]  # by name, as in a `state_dict`
 
 
