@@ -47,10 +47,9 @@ def prepare(datasets: Positional[tuple[str, ...]] = (), /, *, out: Path | None =
         datasets: names, or paths of archives or folders; by default all of CROHME.
         out: folder for the packs.
     """
-    from mmlib.data.crohme import DATASETS
     from mmlib.data.prepare import prepare
 
-    prepare(datasets=datasets or tuple(DATASETS), out_dir=out)
+    prepare(*[datasets] if datasets else [], out_dir=out)
 
 
 def evaluate(
@@ -215,6 +214,27 @@ def publish(run: Positional[str | None] = None, /) -> None:
     print(write_card())
 
 
+def export(
+    folder: Positional[Path], /, *, weights: str | None = None, full: bool = False
+) -> None:
+    """Write a recogniser as ONNX, with its vocabulary and card; needs the extra `export`.
+
+    Args:
+        folder: of the files.
+        weights: weights, run folder or run's name; by default the recogniser that ships.
+        full: leave out the graphs in eight bits.
+    """
+    try:
+        from mmlib.read.export import export
+        from mmlib.read.reader import Reader
+
+        sizes = export(Reader.load(weights), folder, small=not full)
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    for name, size in sizes.items():
+        print(f"{size / 2**20:7.2f} MiB  {folder / name}")
+
+
 def verify() -> None:
     """Derive every table from the results again, and name what does not agree."""
     from mmlib.store.files import RunError
@@ -228,7 +248,7 @@ def verify() -> None:
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "data prepare": prepare, "evaluate": evaluate, "probe": probe, "attention": attention,
     "ablate": ablate, "collect": collect, "recognize": recognize, "publish": publish,
-    "verify": verify,
+    "export": export, "verify": verify,
 }
 
 
@@ -310,8 +330,7 @@ def overview() -> str:
     about = STAGES | {name: function.__doc__ or "" for name, function in COMMANDS.items()}
     lines = [f"  {name:14}{text.partition(chr(10))[0]}" for name, text in about.items()]
     return "\n".join([
-        "usage: mmlib COMMAND [OPTIONS]", "", *(mmlib.__doc__ or "").splitlines()[:1], "",
-        *lines, "",
+        "usage: mmlib COMMAND [OPTIONS]", "", *(mmlib.__doc__ or "").splitlines()[:1], "", *lines, "",
         "mmlib COMMAND --help lists a command's options; mmlib --version prints the version.",
     ])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from mmlib.store.weights import load_weights
 
 # Of a careful reading: 12, 14 and 16 pixels per typical symbol, where 14 is the view's own.
 THREE_SIZES = (0.86, 1.0, 1.14)
+EXPORTED = "model.safetensors"  # of `mmlib export`, as of Hugging Face, with config.json beside it
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Reader:
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "cpu") -> Reader:
-        """From a weights file, a run's folder or its name; by default the recogniser that ships.
+        """From a weights file, the folder of a run or an export, or a run's bare name.
+
+        By default the recogniser that ships.
 
         Loaded once, until the file changes. Raises FileNotFoundError or RunError, naming the file.
         """
@@ -58,7 +62,8 @@ class Reader:
         else:
             named, path = results_root() / "runs" / path, Path(path)
             path = named if not path.exists() and named.is_dir() else path
-            path = path / "weights.safetensors" if path.is_dir() else path
+            if path.is_dir():
+                path = path / (EXPORTED if (path / EXPORTED).is_file() else "weights.safetensors")
         if not path.is_file():
             raise FileNotFoundError(f"there is no recogniser at {path}: fine-tune one, or name "
                                     "another")
@@ -138,13 +143,15 @@ def _is_expression(tokens: tuple[str, ...]) -> bool:
 def _load(path: Path, device: str, changed: int) -> Reader:
     weights, metadata = load_weights(path)
     try:
-        config = metadata["config"]
+        if path.name == EXPORTED:
+            metadata = json.loads((path.parent / "config.json").read_text("utf-8"))
+        config = metadata.get("config", metadata)
         vocabulary = Vocabulary(metadata["vocabulary"][len(Vocabulary.SPECIALS) :])
         model = Recogniser(len(vocabulary), from_json(ModelConfig, config["model"]))
         model.load_state_dict({k: v.float() for k, v in weights.items()})
         view = from_json(ViewConfig, config["view"])
         cost = metadata["pictures"], metadata["minutes"]
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
     model, name = channels_last(model, device).eval(), metadata.get("run", path.parent.name)
     return Reader(model, vocabulary, view, config, path, name, *cost)
