@@ -26,6 +26,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from mmlib.store.files import project_root
+from scripts import page
 from scripts.reproduce import find_notebooks
 
 # JupyterLab's page without its scripts, which all come from other hosts. It is no wider than a line
@@ -186,7 +187,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser("scripts.site", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder of the pages (site)")
-    print(build(parser.parse_args(argv).out))
+    first = build(parser.parse_args(argv).out)
+    try:
+        print(page.build(first.parent))
+    except (ImportError, page.PageError) as error:
+        print(f"try.html, the page that reads, is left out: {error}", file=sys.stderr)
+    print(first)
     return 0
 
 

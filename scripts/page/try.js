@@ -1,0 +1,429 @@
+// The page: a pad, what was read of it, and where the reader looked. engine.js reads, in a worker.
+"use strict";
+
+const BEAM = 5;
+const LARGEST = 2 ** 22; // pixels of a picture that is read; a larger one is scaled down
+const $ = id => document.getElementById(id);
+const paper = $("paper"),
+  heat = $("heat"),
+  sheet = $("sheet");
+
+// What lies on the paper, strokes [[[x, y], ...], ...] in CSS pixels or a picture; and what did.
+let page = { strokes: [], picture: null },
+  history = [],
+  current = null;
+let reading = { readings: [], chosen: 0, place: null, maps: null };
+let worker = null,
+  ready = false,
+  asked = 0,
+  busy = false,
+  waiting = false;
+
+// ---- the worker --------------------------------------------------------------------------------
+
+async function unpacked(text) {
+  // base64 of gzip, so that the page opens from a file, where nothing can be fetched
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  return new Response(
+    new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")),
+  ).arrayBuffer();
+}
+
+async function start() {
+  worker = new Worker(URL.createObjectURL(new Blob([ENGINE.code], { type: "text/javascript" })));
+  worker.onmessage = ({ data }) => RECEIVED[data.kind](data);
+  worker.onerror = event => say(`The reader failed: ${event.message}`, true);
+  const [wasm, encoder, decoder] = await Promise.all(
+    [WASM, MODEL.encoder, MODEL.decoder].map(unpacked),
+  );
+  worker.postMessage(
+    { kind: "load", glue: ENGINE.glue, wasm, encoder, decoder, card: MODEL.card },
+    [wasm, encoder, decoder],
+  );
+}
+
+const RECEIVED = {
+  load({ error }) {
+    if (error) return say(`The reader could not be loaded: ${error}`, true);
+    ready = true;
+    Object.assign(document.documentElement.dataset, { ready: "yes", read: asked });
+    say("Ready.");
+    if (busy || waiting) ask();
+  },
+  read(data) {
+    busy = false;
+    if (waiting) return ask(); // the paper has changed since
+    if (data.id === asked) show(data);
+  },
+  attend({ id, maps, place, error }) {
+    if (error || id !== asked) return;
+    reading.maps = maps;
+    reading.place = place;
+    if (document.activeElement?.dataset.at) light(Number(document.activeElement.dataset.at));
+  },
+};
+
+/** Read what lies on the paper, now or as soon as the reader is free. */
+function ask() {
+  waiting = false;
+  asked++;
+  light(null);
+  if (!page.strokes.length && !page.picture) return show({ readings: [] });
+  if (!ready || busy) {
+    waiting = true;
+    return;
+  }
+  busy = true;
+  $("formula").classList.add("old");
+  worker.postMessage({
+    kind: "read",
+    id: asked,
+    beam: BEAM,
+    strokes: page.strokes,
+    picture: page.picture?.pixels,
+  });
+}
+
+// ---- what was read -----------------------------------------------------------------------------
+
+/** LaTeX of ids as one would type it: a space only where a command would run into a letter. */
+function pretty(ids) {
+  let text = "",
+    before = "";
+  for (const id of ids) {
+    const token =
+      { "\\lt": "<", "\\gt": ">" }[MODEL.card.vocabulary[id]] ?? MODEL.card.vocabulary[id];
+    text += (/^\\.*[a-z]$/i.test(before) && /^[a-z]/i.test(token) ? " " : "") + token;
+    before = token;
+  }
+  return text;
+}
+
+function typeset(latex, output, displayMode = false) {
+  return katex.renderToString(latex, { output, displayMode, throwOnError: true, strict: "ignore" });
+}
+
+function isExpression(latex) {
+  try {
+    typeset(latex, "mathml");
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function show({ readings = [], refusal, error, place, drawn, milliseconds }) {
+  const named = readings
+    .map(r => ({ ...r, latex: pretty(r.ids) }))
+    .map(r => ({ ...r, whole: isExpression(r.latex) }));
+  reading = {
+    readings: [...named.filter(r => r.whole), ...named.filter(r => !r.whole)],
+    chosen: 0,
+    place,
+    drawn,
+    maps: null,
+    milliseconds,
+  };
+  $("formula").classList.remove("old");
+  $("readings").replaceChildren(...reading.readings.slice(0, BEAM).map(choice));
+  choose(0);
+  if (refusal || error) say(refusal ?? `It could not be read: ${error}`, true);
+  document.documentElement.dataset.read = asked;
+}
+
+function choice(each, index) {
+  const label = document.createElement("label"),
+    radio = document.createElement("input");
+  Object.assign(radio, { type: "radio", name: "reading", value: index, checked: !index });
+  radio.setAttribute("aria-label", each.latex);
+  radio.onchange = () => choose(index);
+  const math = document.createElement("span"),
+    score = document.createElement("span");
+  if (each.whole) math.innerHTML = typeset(each.latex, "html");
+  else math.textContent = each.latex;
+  score.className = "score";
+  score.textContent = `${Math.round(100 * Math.exp(each.score))} % per token`;
+  label.append(radio, math, score);
+  return label;
+}
+
+function choose(index) {
+  const best = reading.readings[index];
+  reading.chosen = index;
+  reading.maps = null;
+  light(null);
+  $("found").hidden = !best;
+  if (!best) {
+    $("formula").replaceChildren();
+    $("tokens").replaceChildren();
+    return say(ready ? "Ready." : "Loading the reader…");
+  }
+  $("formula").innerHTML = best.whole ? typeset(best.latex, "htmlAndMathml", true) : "";
+  $("tokens").replaceChildren(...best.ids.map(tokenOf));
+  $("copy-mathml").disabled = !best.whole;
+  say(`Read: ${best.latex}`);
+  worker.postMessage({ kind: "attend", id: asked, ids: best.ids });
+}
+
+function tokenOf(id, at) {
+  const span = document.createElement("span");
+  span.textContent = MODEL.card.vocabulary[id];
+  span.setAttribute("role", "listitem");
+  span.tabIndex = at ? -1 : 0; // one stop for Tab, arrows within
+  span.dataset.at = at;
+  span.onpointerenter = span.onfocus = () => light(at);
+  span.onpointerleave = span.onblur = () => light(null);
+  return span;
+}
+
+$("tokens").addEventListener("keydown", event => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key],
+    next = Number(event.target.dataset.at) + step;
+  const target = step && $("tokens").children[next];
+  if (!target) return;
+  event.target.tabIndex = -1;
+  target.tabIndex = 0;
+  target.focus();
+  event.preventDefault();
+});
+
+function say(text, wrong = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("wrong", wrong);
+}
+
+async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // pages from a file may not
+    const area = document.createElement("textarea");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  say(`${what} copied.`);
+}
+
+$("copy-latex").onclick = () => copy(reading.readings[reading.chosen].latex, "LaTeX");
+$("copy-mathml").onclick = () => {
+  const box = document.createElement("div");
+  box.innerHTML = typeset(reading.readings[reading.chosen].latex, "mathml", true);
+  copy(box.querySelector("math").outerHTML, "MathML");
+};
+
+// ---- the paper ---------------------------------------------------------------------------------
+
+/** From picture pixels to the paper: a picture is shown whole, in the middle. */
+function fit(picture) {
+  const scale = Math.min(sheet.clientWidth / picture.width, sheet.clientHeight / picture.height, 2);
+  return {
+    scale,
+    left: (sheet.clientWidth - scale * picture.width) / 2,
+    top: (sheet.clientHeight - scale * picture.height) / 2,
+  };
+}
+
+function clean(canvas) {
+  const sharp = window.devicePixelRatio || 1,
+    context = canvas.getContext("2d");
+  canvas.width = sheet.clientWidth * sharp;
+  canvas.height = sheet.clientHeight * sharp;
+  context.setTransform(sharp, 0, 0, sharp, 0, 0);
+  return context;
+}
+
+function paint() {
+  const context = clean(paper),
+    colour = getComputedStyle(document.body).getPropertyValue("--ink");
+  if (page.picture) {
+    const { scale, left, top } = fit(page.picture.image);
+    context.drawImage(
+      page.picture.image,
+      left,
+      top,
+      scale * page.picture.image.width,
+      scale * page.picture.image.height,
+    );
+  }
+  Object.assign(context, {
+    lineWidth: 3,
+    lineCap: "round",
+    lineJoin: "round",
+    strokeStyle: colour,
+  });
+  for (const stroke of current ? [...page.strokes, current] : page.strokes) {
+    context.beginPath();
+    stroke.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+    if (stroke.length === 1) context.lineTo(...stroke[0]); // a dot
+    context.stroke();
+  }
+  const count = page.strokes.length;
+  paper.setAttribute(
+    "aria-label",
+    page.picture
+      ? "Paper with a picture"
+      : count
+        ? `Paper, ${count} stroke${count > 1 ? "s" : ""}`
+        : "Paper, empty",
+  );
+  $("hint").hidden = Boolean(count || page.picture || current);
+  $("undo").disabled = !history.length;
+  $("clear").disabled = !count && !page.picture;
+}
+
+/** Show where the reader looked for the token at this place of the text; nothing for null. */
+function light(at) {
+  const context = clean(heat),
+    map = at === null ? null : reading.maps?.[at];
+  if (!map) return;
+  const { scale, left, top, width } = reading.place,
+    columns = width / 8,
+    most = Math.max(...map);
+  const colour = getComputedStyle(document.body).getPropertyValue("--heat");
+  const shown = page.picture ? fit(page.picture.image) : { scale: 1, left: 0, top: 0 };
+  const ratio = page.picture
+      ? (page.picture.image.width / page.picture.pixels.width) * shown.scale
+      : 1,
+    cell = (8 / scale) * ratio;
+  map.forEach((weight, i) => {
+    if (weight < 0.02 * most) return;
+    const x = shown.left + left * ratio + (i % columns) * cell,
+      y = shown.top + top * ratio + Math.floor(i / columns) * cell;
+    context.fillStyle = `rgb(${colour} / ${(0.65 * weight) / most})`;
+    context.beginPath();
+    context.roundRect(x, y, cell, cell, cell / 4);
+    context.fill();
+  });
+}
+
+function change(next) {
+  history.push(page);
+  page = next;
+  paint();
+  ask();
+}
+
+const at = event => {
+  const box = paper.getBoundingClientRect();
+  return [event.clientX - box.left, event.clientY - box.top];
+};
+
+paper.addEventListener("pointerdown", event => {
+  if (event.button || current) return;
+  paper.setPointerCapture(event.pointerId);
+  current = Object.assign([at(event)], { pointer: event.pointerId });
+  light(null);
+  paint();
+  event.preventDefault();
+  paper.focus({ preventScroll: true, focusVisible: false });
+});
+paper.addEventListener("pointermove", event => {
+  if (event.pointerId !== current?.pointer) return;
+  const seen = event.getCoalescedEvents?.() ?? [];
+  for (const point of (seen.length ? seen : [event]).map(at)) {
+    const [x, y] = current[current.length - 1];
+    if (point[0] !== x || point[1] !== y) current.push(point);
+  }
+  paint();
+});
+for (const end of ["pointerup", "pointercancel"]) {
+  paper.addEventListener(end, event => {
+    if (event.pointerId !== current?.pointer) return;
+    const stroke = [...current];
+    current = null;
+    if (end === "pointerup") change({ strokes: [...page.strokes, stroke], picture: null });
+    else paint();
+  });
+}
+
+function undo() {
+  if (history.length) {
+    page = history.pop();
+    paint();
+    ask();
+  }
+}
+function clear() {
+  if (page.strokes.length || page.picture) change({ strokes: [], picture: null });
+}
+
+$("undo").onclick = undo;
+$("clear").onclick = clear;
+document.addEventListener("keydown", event => {
+  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") {
+    undo();
+    event.preventDefault();
+  }
+  if (event.target === paper && ["Delete", "Backspace"].includes(event.key)) {
+    clear();
+    event.preventDefault();
+  }
+});
+
+let shownExample = 0;
+$("example").onclick = () => {
+  const strokes = MODEL.examples[shownExample++ % MODEL.examples.length];
+  const xs = strokes.flat().map(p => p[0]),
+    ys = strokes.flat().map(p => p[1]);
+  const wide = Math.max(...xs) || 1,
+    high = Math.max(...ys) || 1;
+  const scale = Math.min((0.85 * sheet.clientWidth) / wide, (0.7 * sheet.clientHeight) / high, 60);
+  const left = (sheet.clientWidth - scale * wide) / 2,
+    top = (sheet.clientHeight - scale * high) / 2;
+  change({
+    strokes: strokes.map(s => s.map(([x, y]) => [left + scale * x, top + scale * y])),
+    picture: null,
+  });
+};
+
+// ---- pictures ----------------------------------------------------------------------------------
+
+async function take(file) {
+  try {
+    const image = await createImageBitmap(file),
+      scale = Math.min(1, Math.sqrt(LARGEST / (image.width * image.height)));
+    const width = Math.max(1, Math.round(scale * image.width)),
+      height = Math.max(1, Math.round(scale * image.height));
+    const context = new OffscreenCanvas(width, height).getContext("2d", {
+      willReadFrequently: true,
+    });
+    context.drawImage(image, 0, 0, width, height);
+    const { data } = context.getImageData(0, 0, width, height);
+    change({ strokes: [], picture: { image, pixels: { data, width, height } } });
+  } catch {
+    say("That is no picture that this browser can open: give a PNG or JPEG.", true);
+  }
+}
+
+$("choose").onclick = () => $("file").click();
+$("file").onchange = event => {
+  if (event.target.files[0]) take(event.target.files[0]);
+  event.target.value = "";
+};
+document.addEventListener("paste", event => {
+  const item = [...event.clipboardData.items].find(each => each.type.startsWith("image/"));
+  if (item) {
+    take(item.getAsFile());
+    event.preventDefault();
+  }
+});
+sheet.addEventListener("dragover", event => {
+  event.preventDefault();
+  sheet.classList.add("dropping");
+});
+sheet.addEventListener("dragleave", () => sheet.classList.remove("dropping"));
+sheet.addEventListener("drop", event => {
+  event.preventDefault();
+  sheet.classList.remove("dropping");
+  if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+});
+
+new ResizeObserver(() => {
+  paint();
+  light(null);
+}).observe(sheet);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+start().catch(error => say(`The reader could not be loaded: ${error.message}`, true));

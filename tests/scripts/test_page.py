@@ -1,0 +1,163 @@
+"""The page that reads, without a browser: its scripts draw, trace and search as Python does."""
+
+import json
+import math
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from mmlib.data.corpus import synthetic_pack
+from mmlib.data.pictures import ink_levels
+from mmlib.data.trace import trace_picture
+from mmlib.draw.raster import rasterise
+from mmlib.draw.views import InkBatch, ViewConfig, make_view
+from mmlib.formula.ink import typical_size
+from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
+from mmlib.models.decoder import Memory
+from mmlib.models.search import beam_search
+from mmlib.read.source import several_rows
+from scripts.page import HERE, WORKER, examples, packed
+
+pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+VIEW = {"symbol": 14.0, "margin": 3.0, "pen": [1.2, 2.0]}
+TOLERANCE = 0.002  # of a pixel's full ink: float32 adds up in another order
+
+
+def node(program, given):
+    """What a function of JavaScript makes of `given`, with the page's own functions at hand."""
+    scripts = [(HERE / name).read_text("utf-8") for name in WORKER[:-1]]
+    code = """
+        const vm = require("vm"), given = JSON.parse(require("fs").readFileSync(0, "utf8"));
+        for (const script of given.scripts) vm.runInThisContext(script);
+        Promise.resolve(vm.runInThisContext(`(${given.program})`)(given.given))
+            .then(found => process.stdout.write(JSON.stringify(found)));"""
+    text = json.dumps({"scripts": scripts, "program": program, "given": given})
+    done = subprocess.run(["node", "-e", code], input=text, capture_output=True, text=True,
+                          timeout=120, check=False)
+    assert not done.returncode, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def inks():
+    pack = synthetic_pack("test")
+    return [pack[i] for i in range(0, 60, 2)]
+
+
+def still(ink, size):
+    """The picture that the reader sees, (H, W)."""
+    points = torch.from_numpy((ink.points - ink.points.min(0)) / size)
+    stroke = torch.from_numpy(np.unique(ink.stroke, return_inverse=True)[1])
+    batch = InkBatch(points, stroke, torch.zeros(len(points), dtype=torch.long), 1)
+    config = ViewConfig(symbol=VIEW["symbol"], margin=VIEW["margin"], pen=tuple(VIEW["pen"]))
+    return make_view(batch, config.still(), torch.Generator().manual_seed(0)).picture[0, 0].numpy()
+
+
+def test_the_page_draws_an_ink_as_python_does(inks):
+    given = {"view": VIEW, "inks": [[stroke.tolist() for stroke in ink.strokes()] for ink in inks]}
+    found = node("""({ inks, view }) => inks.map(strokes => {
+        const ink = inkOf(strokes), size = typicalSize(strokeBoxes(ink));
+        return { size, ...draw(ink, size, view) }; })""", given)
+    for ink, drawn in zip(inks, found, strict=True):
+        size = typical_size(ink.points, ink.stroke)
+        assert math.isclose(drawn["size"], size, rel_tol=1e-6)
+        ours = still(ink, size)
+        theirs = np.array([drawn["picture"][str(i)] for i in range(ours.size)])
+        assert (drawn["height"], drawn["width"]) == ours.shape
+        assert np.abs(theirs.reshape(ours.shape) - ours).max() <= TOLERANCE
+
+
+def test_dots_and_lines_alone_have_the_size_that_python_gives_them():
+    shapes = [[[[5, 5]]], [[[0, 0]], [[0, 30]]], [[[0, 0], [40, 0]]],
+              [[[0, 0], [0, 9]], [[3, 3]], [[20, 0], [60, 8]]]]
+    found = node("inks => inks.map(strokes => typicalSize(strokeBoxes(inkOf(strokes))))", shapes)
+    for strokes, size in zip(shapes, found, strict=True):
+        points = np.array([p for s in strokes for p in s], np.float32)
+        stroke = np.repeat(np.arange(len(strokes)), [len(s) for s in strokes])
+        assert math.isclose(size, typical_size(points, stroke), rel_tol=1e-6)
+
+
+def test_rows_are_counted_as_python_counts_them():
+    row = [[[0, 0], [40, 10]], [[30, 0], [90, 10]]]
+    cases = [[*row, *[[[x, y + gap] for x, y in s] for s in row]] for gap in (12, 20, 24, 26, 40)]
+    found = node("inks => inks.map(strokes => severalRows(strokeBoxes(inkOf(strokes)), 10))", cases)
+    expected = []
+    for strokes in cases:
+        points = np.array([p for s in strokes for p in s], np.float32)
+        expected.append(several_rows(points, np.repeat(np.arange(len(strokes)), 2), 10.0))
+    assert found == expected
+    assert {0, 2} == set(found)
+
+
+def test_the_page_traces_a_picture_as_python_does(inks):
+    pictures = []
+    for ink in inks[:10]:
+        size = typical_size(ink.points, ink.stroke)
+        points = torch.from_numpy((ink.points - ink.points.min(0)) / size * 40 + 9)
+        wide, high = (int(v) + 9 for v in points.amax(0))
+        stroke, owner = torch.from_numpy(ink.stroke).long(), torch.zeros(len(points)).long()
+        drawn = rasterise(points, stroke, owner, (1, high, wide), 5.0)[0, 0].numpy()
+        pictures.append(255 - (drawn * 255).round().astype(np.uint8))
+    given = [{"grey": p.ravel().tolist(), "height": len(p), "width": p.shape[1]} for p in pictures]
+    found = node("""pictures => pictures.map(p => {
+        const { ink, size } = trace({ ...p, grey: Uint8Array.from(p.grey) });
+        return { size, xy: Array.from(ink.xy) }; })""", given)
+    for picture, traced in zip(pictures, found, strict=True):
+        points, _, size = trace_picture(ink_levels(picture))
+        assert math.isclose(traced["size"], size, rel_tol=1e-6)
+        theirs = np.array(traced["xy"]).reshape(-1, 4)
+        theirs -= np.tile(theirs.reshape(-1, 2).min(0) - points.min(0), 2)  # not cropped
+        ours = points.reshape(-1, 4)
+        assert {tuple(s) for s in theirs.tolist()} == {tuple(s) for s in ours.tolist()}
+
+
+class Table:
+    """A decoder whose logits depend on the last token and its place alone."""
+
+    def __init__(self, table):
+        self.table, self.decoder = torch.from_numpy(table), self
+
+    def prepare(self, memory):
+        return memory
+
+    def __call__(self, tokens, memory, cache=None):
+        if cache is not None:
+            cache.begin(len(tokens), tokens.device)
+            return self.table[cache.t - 1, tokens], None
+        return self.table[torch.arange(tokens.shape[1]), tokens], None
+
+
+@pytest.mark.parametrize(("beam", "longest"), [(1, 4), (3, 5), (5, 24)])
+def test_the_search_finds_what_python_finds(beam, longest):
+    vocabulary = Vocabulary(["x", "[", "]", r"\sqrt", *STRUCTURE])
+    rng = np.random.default_rng(beam)
+    v = len(vocabulary)
+    tables = rng.normal(size=(20, longest + 1, v, v))
+    found = node("""async ({ tables, words, beam, longest }) => {
+        const all = [];
+        for (const table of tables) {
+            const run = async ({ tokens, place }) => ({ logits: Float64Array.from(
+                tokens.flatMap((token, i) => table[place[i % place.length]][token])) });
+            all.push(await beamSearch(run, words, beam, longest));
+        }
+        return all; }""", {"tables": tables.tolist(), "words": vocabulary.tokens, "beam": beam, "longest": longest})
+    for table, theirs in zip(tables, found, strict=True):
+        one = torch.zeros(1, 1)
+        ours = beam_search(Table(table), Memory(one, one, one), vocabulary, beam, longest)[0]
+        theirs = [(tuple(h["ids"]), h["score"]) for h in theirs]
+        assert dict(theirs) == pytest.approx({h.tokens: h.score for h in ours}, abs=1e-5)
+        scores = [score for _, score in theirs]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_what_is_packed_is_the_same_each_time():
+    assert packed(b"ink" * 100) == packed(b"ink" * 100)
+
+
+def test_examples_are_formulas_of_synthetic_ink():
+    shown = examples(2)
+    assert len(shown) == 2
+    assert all(len(point) == 2 for strokes in shown for stroke in strokes for point in stroke)
