@@ -47,9 +47,10 @@ def prepare(datasets: Positional[tuple[str, ...]] = (), /, *, out: Path | None =
         datasets: names, or paths of archives or folders; by default all of CROHME.
         out: folder for the packs.
     """
+    from mmlib.data.crohme import DATASETS
     from mmlib.data.prepare import prepare
 
-    prepare(*[datasets] if datasets else [], out_dir=out)
+    prepare(datasets=datasets or tuple(DATASETS), out_dir=out)
 
 
 def evaluate(
@@ -330,7 +331,8 @@ def overview() -> str:
     about = STAGES | {name: function.__doc__ or "" for name, function in COMMANDS.items()}
     lines = [f"  {name:14}{text.partition(chr(10))[0]}" for name, text in about.items()]
     return "\n".join([
-        "usage: mmlib COMMAND [OPTIONS]", "", *(mmlib.__doc__ or "").splitlines()[:1], "", *lines, "",
+        "usage: mmlib COMMAND [OPTIONS]", "", *(mmlib.__doc__ or "").splitlines()[:1], "",
+        *lines, "",
         "mmlib COMMAND --help lists a command's options; mmlib --version prints the version.",
     ])
 

@@ -129,7 +129,7 @@ def make_pack(tmp_path):
 def copied_results(tmp_path_factory) -> dict[str, str]:
     """An environment whose results are a copy of the committed ones, as in a fresh clone, and whose figures go beside."""
     folder = tmp_path_factory.mktemp("copied")
-    not_committed = ("executed", "packs", "trunks", "runs", "retrained")
+    not_committed = ("executed", "packs", "runs", "retrained")
     shutil.copytree(project_root() / "results", folder / "results", ignore=shutil.ignore_patterns(*not_committed))
     return os.environ | {"MMLIB_RESULTS": str(folder / "results"), "MMLIB_FIGURES": str(folder / "figures"),
                          "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

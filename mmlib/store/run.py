@@ -28,23 +28,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from mmlib.store.files import (
-    RunError,
-    digest,
-    results_root,
-    to_json,
-    write_atomic,
-    write_failure,
-)
+from mmlib.store.files import RunError, digest, results_root, to_json, write_atomic, write_failure
 from mmlib.store.machine import commit, hardware, utc, versions
-from mmlib.store.weights import flatten, load_weights, read_tensors, save_weights, unflatten
+from mmlib.store.weights import (
+    Tensors,
+    flatten,
+    load_weights,
+    read_tensors,
+    save_weights,
+    unflatten,
+)
 
-ASKED = ("stage", "profile", "config", "inputs", "version")  # config.json; the order of Run's fields
+ASKED = ("stage", "profile", "config", "inputs", "version")  # in config.json, and of Run
 NOT_HASHED = ("arm",)  # fields of a configuration that change no number
 KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
 
@@ -55,9 +54,8 @@ def plain(config: Any) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(to_json(config, allow_nan=False))
         return values
     except (TypeError, ValueError) as error:
-        raise RunError(
-            f"a configuration holds only numbers, text, None and lists of them: {error}"
-        ) from error
+        text = f"a configuration holds only numbers, text, None and lists of them: {error}"
+        raise RunError(text) from error
 
 
 def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -> str:
@@ -70,18 +68,9 @@ def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -
 
 @dataclasses.dataclass
 class Run:
-    """One run and its folder. Opening one touches no disk; the first thing written makes the folder::
+    """One run and its folder. Opening one touches no disk; the first write makes the folder.
 
-    run = Run.open("pretrain", "smoke", config, inputs={"data": pack_identity}, version=CODE_VERSION)
-    if not run.done:
-        with run.lock():
-            step, state = run.resume() or (0, None)
-            ...
-            run.log(step=step, loss=0.3)
-            run.save_checkpoint(step, {"model": model.state_dict()})
-            ...
-            run.save_weights(model.state_dict(), {"config": run.config})
-            run.finish(loss=0.2, pictures=1000)
+    A run is opened; if it is not done, it is locked, resumed, logged, checkpointed and finished.
     """
 
     stage: str
@@ -133,14 +122,13 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What `finish` wrote: commit, versions, hardware, minutes, seed, utc, weights, `summary`."""
+        """What `finish` wrote: commit, versions, hardware, minutes, weights, `summary` …"""
         try:
             text = (self.folder / "environment.json").read_text(encoding="utf-8")
             return dict(json.loads(text))
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise RunError(
-                f"{self.name}: not finished, or environment.json is damaged: {error}"
-            ) from error
+            text = f"{self.name}: not finished, or environment.json is damaged: {error}"
+            raise RunError(text) from error
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -277,13 +265,13 @@ class Run:
             write_atomic(path, "".join(to_json(row) + "\n" for row in rows))
         return found
 
-    def save_weights(self, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
+    def save_weights(self, weights: Tensors, metadata: Mapping[str, Any]) -> Path:
         """Write the run's result; see `mmlib.store.weights.save_weights`."""
         if self._writes:
             save_weights(self.weights, weights, metadata)
         return self.weights
 
-    def load_weights(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def load_weights(self) -> tuple[Tensors, dict[str, Any]]:
         """`(state_dict, metadata)`.
 
         Raises FileNotFoundError naming the run, or RunError for a damaged file.
@@ -322,6 +310,6 @@ class Run:
 def find_runs(stage: str | None = None, profile: str | None = None, done: bool = True) -> list[Run]:
     """The runs kept here, by name, of one stage or profile if given; `done=False`: all of them."""
     folders = sorted(path.parent for path in (results_root() / "runs").glob("*/config.json"))
-    runs = map(Run.load, folders)
-    runs = (run for run in runs if stage in (None, run.stage) and profile in (None, run.profile))
+    runs = [Run.load(folder) for folder in folders]
+    runs = [run for run in runs if stage in (None, run.stage) and profile in (None, run.profile)]
     return [run for run in runs if run.done or not done]

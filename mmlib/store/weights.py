@@ -14,14 +14,16 @@ from safetensors import torch as safetensors
 
 from mmlib.store.files import RunError, to_json, write_atomic
 
+Tensors = dict[str, torch.Tensor]  # by name, as in a `state_dict`
 
-def flatten(state: Any) -> tuple[dict[str, torch.Tensor], Any]:
+
+def flatten(state: Any) -> tuple[Tensors, Any]:
     """Split nested dicts, lists, tuples, tensors and scalars into named tensors and a JSON value.
 
     Made for `state_dict()`s: dict keys may be integers, tensors may share memory (each is copied to
     the CPU). Returns what `unflatten` takes. Raises RunError naming the place of any other value.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: Tensors = {}
 
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor):
@@ -46,7 +48,7 @@ def flatten(state: Any) -> tuple[dict[str, torch.Tensor], Any]:
     return tensors, walk(state, "state")
 
 
-def unflatten(tensors: Mapping[str, torch.Tensor], structure: Any) -> Any:
+def unflatten(tensors: Tensors, structure: Any) -> Any:
     """The inverse of `flatten`."""
     if not isinstance(structure, dict):
         return structure
@@ -59,7 +61,7 @@ def unflatten(tensors: Mapping[str, torch.Tensor], structure: Any) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_tensors(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a safetensors file, on the CPU, and its header. Raises SafetensorError."""
     with safe_open(path, "pt") as file:
         names = file.keys()
@@ -67,14 +69,14 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
 
 
 def save_weights(
-    path: str | os.PathLike[str], weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+    path: str | os.PathLike[str], weights: Tensors, metadata: Mapping[str, Any]
 ) -> None:
     """Write a flat `state_dict` and JSON metadata (what rebuilds the model) as one file."""
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in weights.items()}
     write_atomic(path, safetensors.save(tensors, {"metadata": to_json(dict(metadata))}))
 
 
-def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_weights(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
     """Read `(state_dict, metadata)` on the CPU.
 
     Raises FileNotFoundError, or RunError for a damaged file.

@@ -1,15 +1,16 @@
-"""Where a trained attention network looks: its saliency on classes of symbols, beside controls that know nothing of content.
+"""Where a trained attention network looks: its saliency on classes of symbols, beside controls.
 
-Every number compares the saliency *that lies on ink* with the ink: a class's share of the one over its share of the other is
-its ratio, and 1 means "as if spread evenly over ink" (`mmlib.measure.attention`). A blind map does not have ratio 1 for every
-class, because thin, lone ink has more paper to itself, so each control passes through the same functions, and what counts is
-the saliency's lead over it. Labels serve to measure here; nothing is trained.
+Every number compares the saliency *that lies on ink* with the ink: a class's share of the one over
+its share of the other is its ratio, and 1 means "as if spread evenly over ink"
+(`mmlib.measure.attention`). A blind map does not have ratio 1 for every class, because thin, lone
+ink has more paper to itself. So each control, which knows nothing of content, passes through the
+same functions, and what counts is the saliency's lead over it. Labels only measure here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 OURS = "mask-match"
 FEW = 20  # expressions: of a class that fewer have, nothing is concluded
-BLUR = 0.5  # cells; reaches one cell far: a map may lie so far beside the ink, and so may the map uniform over ink
+BLUR = 0.5  # cells: a map may lie one cell beside the ink, and so may the map uniform over ink
 GRID = (16, 64)  # cells on which maps of all sizes are averaged, relative to their canvas
 
 
@@ -67,7 +68,7 @@ class Seen:
 
 
 def load(run: Run) -> tuple[attend.Student, ViewConfig]:
-    """A finished stage 2's network (its teacher, the moving average) and the view it was trained with."""
+    """A finished stage 2's network (its EMA teacher) and the view that it was trained with."""
     weights, metadata = run.load_weights()
     config = metadata["config"]
     student = attend.Student(from_json(EncoderConfig, config["encoder"]), config["maps"])
@@ -83,8 +84,11 @@ def untrained(student: attend.Student, seed: int = 0) -> attend.Student:
 
 
 def course(run: Run, seed: int = 0) -> dict[str, attend.Student]:
-    """The network of a finished stage 2 with what it came from: random weights; the encoder of the run that it started from,
-    where that is kept, under an untrained attention network; itself."""
+    """The network of a finished stage 2 and what it came from: random weights, and after stage 1.
+
+    The latter is the encoder of the run that it started from, if that has its weights here, under
+    an untrained attention network.
+    """
     network, _ = load(run)
     found = {"random weights": untrained(network, seed)}
     before = results_root() / "runs" / run.inputs.get("init", "none")
@@ -95,9 +99,9 @@ def course(run: Run, seed: int = 0) -> dict[str, attend.Student]:
 
 
 @torch.no_grad()
-def see(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig, area: float = 3_000.0,
-        most: int = 64) -> list[Seen]:
-    """Maps for the expressions `indices` of a pack, in their order; `area` in square typical symbols a batch."""
+def see(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig,
+        area: float = 3_000.0, most: int = 64) -> list[Seen]:
+    """Maps for expressions of a pack, in order; `area` in square typical symbols per batch."""
     chosen, device = np.asarray(indices), next(student.parameters()).device
     found: dict[int, Seen] = {}
     for group in batches_by_area(pack.sizes[chosen] + 0.4, area, most):
@@ -106,18 +110,19 @@ def see(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig,
         seen = make_view(ink.to(device), view.still(), torch.Generator().manual_seed(0))
         features, attention = student(seen.picture, seen.valid)
         points, source = densify(seen.points.cpu(), ink.stroke, 1.0)
-        length, owner, symbol = arc_length(points, ink.stroke[source]), ink.owner[source], ink.symbol[source]
+        length = arc_length(points, ink.stroke[source])
+        owner, symbol = ink.owner[source], ink.symbol[source]
         norm = features.norm(dim=1).cpu().numpy()
         for row, place in enumerate(group):
             own, (w, h) = owner == row, (int(side) // STRIDE for side in seen.extent[row])
             maps = attention.maps[row, :, :h, :w].cpu().numpy().astype(np.float64)
-            found[place] = Seen(int(chosen[place]), maps, norm[row, :h, :w], points[own].numpy(), length[own].numpy(),
-                                symbol[own].numpy())
+            own_ink = (values[own].numpy() for values in (points, length, symbol))
+            found[place] = Seen(int(chosen[place]), maps, norm[row, :h, :w], *own_ink)
     return [found[place] for place in range(len(chosen))]
 
 
 def position_map(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For maps (h, w) of many expressions, what their mean, a function of relative position alone, says for each: (h, w)."""
+    """For each of many maps (h, w) their mean, a function of relative position alone: (h, w)."""
     common = mean_map(maps, GRID)
     shapes = {np.shape(m) for m in maps}
     stretched = {shape: mean_map([common], shape) for shape in shapes}
@@ -125,12 +130,17 @@ def position_map(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def arms(seen: Sequence[Seen], plain: Sequence[Seen], seed: int = 0) -> dict[str, list[np.ndarray]]:
-    """The saliency maps (h, w) of each arm: ours, and controls. `plain` is what untrained weights see."""
+    """The saliency maps (h, w) of ours and the controls; `plain` is what untrained weights see."""
     rng = np.random.default_rng(seed)
     ours = [s.saliency for s in seen]
-    return {OURS: ours, "untrained": [s.saliency for s in plain], "encoder-norm": [s.norm.astype(np.float64) for s in seen],
-            "position-only": position_map(ours), "flat": [np.ones_like(a) for a in ours],
-            "shuffled": [shuffled(s.saliency, rng, _ink_cells(s)) for s in seen]}
+    return {
+        OURS: ours,
+        "untrained": [s.saliency for s in plain],
+        "encoder-norm": [s.norm.astype(np.float64) for s in seen],
+        "position-only": position_map(ours),
+        "flat": [np.ones_like(a) for a in ours],
+        "shuffled": [shuffled(s.saliency, rng, _ink_cells(s)) for s in seen],
+    }
 
 
 def _ink_cells(seen: Seen) -> np.ndarray:
@@ -141,16 +151,18 @@ def _ink_cells(seen: Seen) -> np.ndarray:
     return cells
 
 
-def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig, seed: int = 0, blur: float = BLUR,
-           n_boot: int = 1000) -> list[dict[str, Any]]:
-    """Rows {arm, metric, part, value, low, high, n}: part a class of symbols or '', n expressions, the interval resamples them.
+def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig, seed: int = 0,
+           blur: float = BLUR, n_boot: int = 1000) -> list[dict[str, Any]]:
+    """Rows {arm, metric, part, value, low, high, n}: part a class of symbols or '', n expressions.
 
-    `ratio` is of the saliency that lies on ink or a cell beside it, 1 for no preference; `lead` (in a control's rows) is our
-    ratio minus the control's. Without a class: `on_ink`, the share of the saliency that lies there, and `in_ink`, the share in
-    cells that hold ink themselves; of the maps `entropy` and `overlap` as in `mmlib.losses.match`, and `positional`, the share
-    of the maps' variance that a map of position alone explains (above 0 without any preference: borders are blank paper).
+    By class: `ratio`, of the saliency on ink or a cell beside it, 1 for no preference; `lead` (in a
+    control's rows), our ratio minus the control's. Without a class: `on_ink`, the share of the
+    saliency that lies there; `in_ink`, the share in cells with ink; of the maps `entropy` and
+    `overlap` (`mmlib.losses.match`), and `positional`, the share of their variance that position
+    alone explains (above 0 without any preference: borders are blank paper).
 
-    Expressions whose symbols are not aligned with their tokens are left out. Raises ValueError when none is left.
+    Intervals resample expressions. Those whose symbols are not aligned with their tokens are left
+    out. Raises ValueError when none is left.
     """
     indices = np.asarray(indices)[pack.flat.aligned[np.asarray(indices)]]
     if not len(indices):
@@ -165,28 +177,35 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
     for arm, maps in arms(seen, plain, seed).items():
         symbols, on = _shares(maps, seen, counts, blur)
         inside = [a[_ink_cells(s)].sum() / a.sum() for a, s in zip(maps, seen, strict=True)]
-        rows += [_row(arm, name, "", interval(x, n_boot=n_boot)) for name, x in (("on_ink", on), ("in_ink", inside))]
-        parts = [class_shares(s, c) for s, c in zip(symbols, classes, strict=True)]
-        saliency, ink = (np.array([getattr(p, name) for p in parts]) for name in ("saliency", "ink"))  # (E, classes)
-        ours = saliency if ours is None else ours
-        for c, name in enumerate(CLASSES):
-            if not ink[:, c].any():
-                continue
-            n = int((ink[:, c] > 0).sum())
-            rows.append(_row(arm, "ratio", name, interval(saliency[:, c], ink[:, c], n_boot=n_boot), n))
-            if arm != OURS:
-                rows.append(_row(arm, "lead", name, paired_difference(ours[:, c], saliency[:, c], ink[:, c], n_boot=n_boot), n))
+        for name, values in (("on_ink", on), ("in_ink", inside)):
+            rows.append(_row(arm, name, "", interval(values, n_boot=n_boot)))
+        own = [class_shares(s, c) for s, c in zip(symbols, classes, strict=True)]
+        saliency, ink = (np.array([getattr(s, name) for s in own]) for name in Shares._fields)
+        ours = saliency if ours is None else ours  # (expressions, classes)
+        rows += _by_class(arm, saliency, ink, ours, n_boot)
     return rows
 
 
 def _row(arm: str, metric: str, part: str, found: Any, n: int | None = None) -> dict[str, Any]:
-    return {"arm": arm, "metric": metric, "part": part, "value": found.value, "low": found.low, "high": found.high,
-            "n": found.n if n is None else n}
+    numbers = {name: getattr(found, name) for name in ("value", "low", "high")}
+    n = found.n if n is None else n
+    return {"arm": arm, "metric": metric, "part": part, **numbers, "n": n}
+
+
+def _by_class(arm: str, saliency: np.ndarray, ink: np.ndarray, ours: np.ndarray, n_boot: int
+              ) -> Iterator[dict[str, Any]]:
+    """Ratio and lead of each class that some expression has; arrays (expressions, classes)."""
+    for c, name in enumerate(CLASSES):
+        if n := int((ink[:, c] > 0).sum()):
+            yield _row(arm, "ratio", name, interval(saliency[:, c], ink[:, c], n_boot=n_boot), n)
+            if arm != OURS:
+                less = paired_difference(ours[:, c], saliency[:, c], ink[:, c], n_boot=n_boot)
+                yield _row(arm, "lead", name, less, n)
 
 
 def _shares(maps: Sequence[np.ndarray], seen: Sequence[Seen], counts: np.ndarray, blur: float
             ) -> tuple[list[Shares], np.ndarray]:
-    """Each expression's shares by symbol, of the saliency on ink alone, and the share (E,) of the saliency that is on ink."""
+    """Shares by symbol of each expression's saliency on ink, and the share (n,) that is on ink."""
     shares, on = [], np.empty(len(seen))
     for i, (a, s, count) in enumerate(zip(maps, seen, counts, strict=True)):
         values = on_ink(a, s.points, s.length, STRIDE, blur)
@@ -196,27 +215,30 @@ def _shares(maps: Sequence[np.ndarray], seen: Sequence[Seen], counts: np.ndarray
 
 
 def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any]]:
-    """Entropy, overlap and the share of the maps' variance that position explains."""
+    """Entropy and overlap of the maps, and the share of their variance that position explains."""
     k = len(seen[0].maps)
-    entropy = [np.mean([-(m * np.log(np.maximum(m, 1e-12))).sum() for m in s.maps]) / np.log(s.norm.size) for s in seen]
-    units = [s.maps.reshape(k, -1) / np.linalg.norm(s.maps.reshape(k, -1), axis=1, keepdims=True) for s in seen]
-    overlap = [((u @ u.T).sum() - k) / max(k * (k - 1), 1) for u in units]
     blind = [position_map([s.maps[i] for s in seen]) for i in range(k)]  # each map has its own mean
-    left, all_of_it = np.zeros((2, len(seen)))
+    entropy, overlap, left, spread = np.zeros((4, len(seen)))
     for e, s in enumerate(seen):
         cells = s.norm.size
-        for i in range(k):
-            left[e] += ((s.maps[i] - blind[i][e]) ** 2).sum() * cells
-            all_of_it[e] += ((s.maps[i] - 1 / cells) ** 2).sum() * cells
-    unexplained = interval(left, all_of_it, n_boot=n_boot)
-    positional = _row(arm, "positional", "", unexplained) | {"value": 1 - unexplained.value, "low": 1 - unexplained.high,
-                                                             "high": 1 - unexplained.low}
-    means = {"entropy": entropy, "overlap": overlap}
-    return [*(_row(arm, name, "", interval(values, n_boot=n_boot)) for name, values in means.items()), positional]
+        by_map = -(s.maps * np.log(np.maximum(s.maps, 1e-12))).sum((1, 2))
+        entropy[e] = by_map.mean() / np.log(cells)
+        flat = s.maps.reshape(k, cells)
+        unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        overlap[e] = ((unit @ unit.T).sum() - k) / max(k * (k - 1), 1)
+        left[e] = sum(((s.maps[i] - blind[i][e]) ** 2).sum() for i in range(k)) * cells
+        spread[e] = ((s.maps - 1 / cells) ** 2).sum() * cells
+    rest = interval(left, spread, n_boot=n_boot)
+    explained = replace(rest, value=1 - rest.value, low=1 - rest.high, high=1 - rest.low)
+    return [
+        _row(arm, "entropy", "", interval(entropy, n_boot=n_boot)),
+        _row(arm, "overlap", "", interval(overlap, n_boot=n_boot)),
+        _row(arm, "positional", "", explained),
+    ]
 
 
 def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str, split: str = "valid") -> None:
-    """Append the rows to the records: `attention_ratio:operators`, its bounds `…_low:…`, `…_high:…`."""
+    """Record the rows: `attention_ratio:operators`, its bounds `…_low:…` and `…_high:…`."""
     pictures, minutes = training_cost(run)
     shared = {
         "run": run.name, "stage": "attend", "profile": run.profile, "dataset": dataset,
@@ -235,49 +257,65 @@ def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str, split: str
 
 
 def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid") -> DataFrame:
-    """What `record` kept of one metric, from the newest run: columns arm, part, value, low, high, n; empty if nothing."""
+    """What `record` kept of a metric, from the newest run: arm, part, value, low, high, n."""
     import pandas as pd
 
     frame = records.load()
-    frame = frame[(frame.dataset == dataset) & (frame.split == split) & frame.metric.str.startswith(f"attention_{metric}")]
+    frame = frame[(frame.dataset == dataset) & (frame.split == split)]
+    frame = frame[frame.metric.str.startswith(f"attention_{metric}")]
     if not len(frame):
         return pd.DataFrame(columns=["arm", "part", "value", "low", "high", "n"])
     frame = frame[frame.run == frame.run[frame.utc.idxmax()]]
     name = frame.metric.str.partition(":")
-    parts = {kind: frame[name[0] == f"attention_{metric}{bound}"].assign(part=name[2]).set_index(["arm", "part"])
-             for kind, bound in (("value", ""), ("low", "_low"), ("high", "_high"))}
-    table = {**{kind: part.value for kind, part in parts.items()}, "n": parts["value"].n}
-    return pd.DataFrame(table, index=parts["value"].index).reset_index()
+    frame = frame.assign(part=name[2]).set_index(["arm", "part"])
+    value, low, high = (
+        frame[(name[0] == f"attention_{metric}{end}").values] for end in ("", "_low", "_high")
+    )
+    columns = {"value": value.value, "low": low.value, "high": high.value, "n": value.n}
+    return pd.DataFrame(columns, index=value.index).reset_index()
 
 
 def leads(ratio: DataFrame, lead: DataFrame) -> DataFrame:
-    """The leads of ours over each control, and over a map uniform over the ink, whose own ratio is 1: ours less 1. Columns as
-    in `recorded`."""
+    """Our leads over each control, and over a map uniform over the ink, whose own ratio is 1.
+
+    Columns as in `recorded`.
+    """
     import pandas as pd
 
     uniform = ratio[ratio.arm == OURS].assign(arm="uniform over ink")
-    return pd.concat([lead, uniform.assign(**{bound: uniform[bound] - 1 for bound in ("value", "low", "high")})])
+    less = {bound: uniform[bound] - 1 for bound in ("value", "low", "high")}
+    return pd.concat([lead, uniform.assign(**less)])
 
 
-SAID = AHEAD, BEHIND, EVEN, TOO_FEW = ("ahead of every control", "behind a control", "not told apart from a control",
-                                       "too few to say")
+AHEAD, BEHIND = "ahead of every control", "behind a control"
+EVEN, TOO_FEW = "not told apart from a control", "too few to say"
+SAID = AHEAD, BEHIND, EVEN, TOO_FEW
 
 
 def said(leads: DataFrame) -> dict[str, str]:
-    """What the `leads` of ours say of each class of symbols, one of `SAID`: ahead where every control's interval is above 0,
-    behind where any is below, nothing of a class with fewer than `FEW` expressions."""
-    return {part: TOO_FEW if own.n.max() < FEW else AHEAD if own.low.min() > 0 else BEHIND if own.high.min() < 0 else EVEN
-            for part, own in leads.groupby("part")}
+    """What our leads say of each class of symbols, one of `SAID`.
+
+    Ahead where every control's interval is above 0, behind where any is below.
+    """
+    found = {}
+    for part, own in leads.groupby("part"):
+        few, ahead, behind = own.n.max() < FEW, own.low.min() > 0, own.high.min() < 0
+        found[part] = TOO_FEW if few else AHEAD if ahead else BEHIND if behind else EVEN
+    return found
 
 
 def conclusion() -> dict[str, list[str]]:
     """The classes of symbols by what is `said` of the recorded leads. Empty without any record."""
     found = said(leads(recorded("ratio"), recorded("lead")))
-    return {words: [part for part, one in found.items() if one == words] for words in SAID} if found else {}
+    by = {words: [part for part, one in found.items() if one == words] for words in SAID}
+    return by if found else {}
 
 
 def measured(run: Run, dataset: str | None = None, keep: bool = False) -> list[dict[str, Any]]:
-    """`report` on the validation split of a data set, by default of what stage 2 was trained on; `keep` records it."""
+    """`report` on a data set's validation split, by default of what the run was trained on.
+
+    keep: also record it.
+    """
     corpus = load_corpus(dataset or run.config["dataset"])
     student, view = load(run)
     rows = report(student, corpus.pack, corpus.valid, view)

@@ -84,12 +84,12 @@ def claims_table(full: bool = False) -> DataFrame:
 def _masked() -> Iterator[list[str]]:
     """How much more the TER of the rival rises with the share masked than that of the method."""
     areas, rival = occlusion_areas(LABELS).set_index(["arm", "way"]), "supervised-total, masked ink"
-    rises, seeds = [], ENOUGH
+    rises, seeds, ours = [], ENOUGH, REFERENCE[MASKED]
     for way in areas.index.unique("way"):
-        pair = [areas.loc[arm, way] for arm in (rival, REFERENCE[MASKED]) if (arm, way) in areas.index]
-        if len(pair) == 2:
-            rises.append(f"{pair[0].rise - pair[1].rise:+.3f} ({way})")
-            seeds = min(seeds, *(one.seeds for one in pair))
+        if {(rival, way), (ours, way)} <= set(areas.index):
+            more = areas.rise[rival, way] - areas.rise[ours, way]
+            rises.append(f"{more:+.3f} ({way})")
+            seeds = min(seeds, areas.seeds[rival, way], areas.seeds[ours, way])
     said = f"not tested: {_seeds(int(seeds))}" if rises else NO_RECORD
     rise = f"TER rises by {', '.join(rises)} more" if rises else NO_RECORD
     yield ["robust to missing ink", rival, rise, "", said]

@@ -33,12 +33,8 @@ METRICS = {
 MOST_ERRORS = {"exprate": 0, "within1": 1, "within2": 2, "within3": 3}
 
 
-def scored(
-    split: str,
-    dataset: str = "crohme",
-    labels: float | Sequence[float] = 1.0,
-    profile: str | None = None,
-) -> DataFrame:
+def scored(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0,
+           profile: str | None = None) -> DataFrame:
     """Records of a split read without a mask: for each arm, seed and metric the newest.
 
     Args:
@@ -52,12 +48,8 @@ def scored(
     return kept.drop_duplicates(["arm", "seed", "metric"], keep="last")
 
 
-def seeds_of(
-    split: str,
-    dataset: str = "crohme",
-    labels: float | Sequence[float] = 1.0,
-    profile: str | None = None,
-) -> dict[str, dict[int, Outcomes]]:
+def seeds_of(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0,
+             profile: str | None = None) -> dict[str, dict[int, Outcomes]]:
     """For each arm with a record its outcomes by seed, in order, where they are kept."""
     found: dict[str, dict[int, Outcomes]] = {}
     rows, kept = scored(split, dataset, labels, profile), results.outcomes(split, dataset)
@@ -67,11 +59,11 @@ def seeds_of(
     return found
 
 
-def outcomes_of(
-    split: str, dataset: str = "crohme", labels: float = 1.0, profile: str | None = None
-) -> dict[str, list[Outcomes]]:
+def outcomes_of(split: str, dataset: str = "crohme", labels: float = 1.0,
+                profile: str | None = None) -> dict[str, list[Outcomes]]:
     """`seeds_of` without the seeds' numbers."""
-    return {arm: [*own.values()] for arm, own in seeds_of(split, dataset, labels, profile).items()}
+    found = seeds_of(split, dataset, labels, profile)
+    return {arm: [*own.values()] for arm, own in found.items()}
 
 
 def ter_of(seeds: Mapping[int, Outcomes], capped: bool = False) -> dict[int, float]:
@@ -83,10 +75,9 @@ def ter_of(seeds: Mapping[int, Outcomes], capped: bool = False) -> dict[int, flo
     return found
 
 
-def metric_sums(
-    seeds: Sequence[Outcomes], metric: str, rows: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """A metric as values (seeds, n) and weights (n,), whose sums' ratio it is; None for a plain mean.
+def metric_sums(seeds: Sequence[Outcomes], metric: str, rows: np.ndarray | None = None
+                ) -> tuple[np.ndarray, np.ndarray | None]:
+    """A metric as values (seeds, n) and weights (n,), or None for a plain mean.
 
     Args:
         metric: 'ter'; 'capped', the TER with at most as many errors in an expression as its label
@@ -110,33 +101,20 @@ def metric_sums(
     return (errors <= MOST_ERRORS[metric]).astype(float), None
 
 
-def intervals(
-    split: str,
-    metric: str = "ter",
-    arms: Sequence[str] | None = None,
-    dataset: str = "crohme",
-    labels: float = 1.0,
-) -> DataFrame:
+def intervals(split: str, metric: str = "ter", arms: Sequence[str] | None = None,
+              dataset: str = "crohme") -> DataFrame:
     """Columns arm, value, low, high, std, n, seeds: 95 % intervals of arms with outcomes."""
     import pandas as pd
 
-    found = outcomes_of(split, dataset, labels)
-    rows = [
-        {"arm": arm, **vars(interval(*metric_sums(found[arm], metric)))}
-        for arm in arms or found
-        if arm in found
-    ]
+    found, rows = outcomes_of(split, dataset), []
+    for arm in (arm for arm in arms or found if arm in found):
+        rows.append({"arm": arm, **vars(interval(*metric_sums(found[arm], metric)))})
     return pd.DataFrame(rows, columns=["arm", *Interval.__dataclass_fields__])
 
 
-def differences(
-    pairs: Iterable[tuple[str, str]],
-    split: str,
-    metric: str = "ter",
-    dataset: str = "crohme",
-    labels: float | Sequence[float] = 1.0,
-    profile: str | None = None,
-) -> DataFrame:
+def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter",
+                dataset: str = "crohme", labels: float | Sequence[float] = 1.0,
+                profile: str | None = None) -> DataFrame:
     """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b).
 
     The seeds that both arms have are compared pair by pair, and no other: a pair of arms without a
@@ -157,7 +135,7 @@ def differences(
 
 
 def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "crohme") -> str:
-    """What the records say of arm a against arm b, in a sentence that claims no more than they carry.
+    """What the records say of arm a against arm b, and no more than they carry, in a sentence.
 
     Two readings with the same weights are no matter of seeds: there one seed may settle it.
     """
@@ -167,7 +145,8 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
     row = found.iloc[0]
     text = (
         f"{title} of {a} minus {b} on {split}: {row.value:+.3f}, 95 % interval {row.low:+.3f} to "
-        f"{row.high:+.3f}, n = {row.n:,} expressions, {row.seeds[0]} seed{'s' * (row.seeds[0] > 1)} each."
+        f"{row.high:+.3f}, n = {row.n:,} expressions, {row.seeds[0]} seed"
+        f"{'s' * (row.seeds[0] > 1)} each."
     )
     if min(row.seeds) == 1 and not _same_weights(a, b, split, dataset):
         return text + (
@@ -177,7 +156,8 @@ def verdict(a: str, b: str, split: str, metric: str = "ter", dataset: str = "cro
     if row.low <= 0 <= row.high:
         return text + " The interval holds 0: no difference was found."
     if min(row.seeds) > 1 and row.p >= SETTLED:
-        return text + f" The interval leaves out 0, yet so few seeds do not settle it (p {row.p:.3f})."
+        few = "yet so few seeds do not settle it"
+        return text + f" The interval leaves out 0, {few} (p {row.p:.3f})."
     better = (row.value < 0) == (metric in ("ter", "capped"))
     return text + f" The interval leaves out 0: {a} is {'better' if better else 'worse'}."
 
@@ -186,9 +166,8 @@ def _same_weights(a: str, b: str, split: str, dataset: str) -> bool:
     """Whether the evaluations of two arms read the same weights, in each seed that both have."""
     rows, runs = scored(split, dataset), results.run_rows()
     rows = rows[rows.metric == "ter"]
-    read = [
-        {row.seed: runs[row.run]["inputs"]["weights"] for row in rows[rows.arm == arm].itertuples()}
-        for arm in (a, b)
-    ]
-    common = read[0].keys() & read[1].keys()
-    return bool(common) and all(read[0][seed] == read[1][seed] for seed in common)
+    read: dict[str, dict[int, str]] = {a: {}, b: {}}
+    for row in rows[rows.arm.isin([a, b])].itertuples():
+        read[row.arm][row.seed] = runs[row.run]["inputs"]["weights"]
+    common = read[a].keys() & read[b].keys()
+    return bool(common) and all(read[a][seed] == read[b][seed] for seed in common)

@@ -109,14 +109,8 @@ def load_part(dataset: str, split: str) -> Part:
     return _part(pack, range(len(pack)), pack.digest)
 
 
-def occluded(
-    view: View,
-    ink: InkBatch,
-    ids: Sequence[str],
-    share: float,
-    symbol: float,
-    removal: bool = False,
-) -> Tensor:
+def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol: float,
+             removal: bool = False) -> Tensor:
     """The picture of a still view with a share of its ink length masked.
 
     Args:
@@ -140,21 +134,11 @@ def occluded(
     return picture[:, :1] if removal else picture
 
 
-def evaluate(
-    weights: str | Path | None = None,
-    dataset: str = "synthetic",
-    split: str = "test",
-    beam: int = 5,
-    export_lgeval: str | Path | None = None,
-    limit: int | None = None,
-    arm: str | None = None,
-    profile: str = "desk",
-    both: bool = True,
-    without: tuple[str, ...] = (),
-    occlusion: float = 0.0,
-    removal: bool = False,
-    sizes: Sequence[float] = (1.0,),
-) -> Score:
+def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", split: str = "test",
+             beam: int = 5, export_lgeval: str | Path | None = None, limit: int | None = None,
+             arm: str | None = None, profile: str = "desk", both: bool = True,
+             without: tuple[str, ...] = (), occlusion: float = 0.0, removal: bool = False,
+             sizes: Sequence[float] = (1.0,)) -> Score:
     """Score a recogniser on a split of a data set.
 
     Args:
@@ -174,9 +158,7 @@ def evaluate(
         asked = " and removal asked for" * removal
         raise DataError(f"occlusion is {occlusion}{asked}; a share to mask is above 0 and below 1")
     dataset = resolved(dataset)
-    config = Config(
-        dataset, split, beam, both, tuple(without), limit, occlusion, removal, tuple(sizes)
-    )
+    config = Config(dataset, split, beam, both, without, limit, occlusion, removal, tuple(sizes))
     reader, part = Reader.load(weights, default_device()), load_part(dataset, split)
     part = part if limit is None else part.first(limit)
     inputs = {"weights": digest(reader.path), "data": part.digest}
@@ -222,18 +204,16 @@ def _read(reader: Reader, part: Part, config: Config) -> tuple[list[list[str]], 
         ids = [part.ids[i] for i in indices]
         return occluded(view, ink, ids, config.occlusion, symbol, config.removal)
 
-    found = read_samples(
-        switched_off(reader.model, config.without), part.samples, reader.vocabulary, reader.view,
-        config.beam, config.both, default_device(), sizes=config.sizes,
-        mask=mask if config.occlusion else None,
-    )  # fmt: skip
+    model = switched_off(reader.model, config.without)
+    found = read_samples(model, part.samples, reader.vocabulary, reader.view, config.beam,
+                         config.both, default_device(), sizes=config.sizes,
+                         mask=mask if config.occlusion else None)
     scores = [hypotheses[0].score if hypotheses else float("nan") for hypotheses in found]
     return best_tokens(found, reader.vocabulary), scores
 
 
-def _keep(
-    run: Run, found: Outcomes, best: Sequence[Sequence[str]], trained: str, arm: str | None
-) -> None:
+def _keep(run: Run, found: Outcomes, best: Sequence[Sequence[str]], trained: str, arm: str | None
+          ) -> None:
     """Write predictions.tsv, which is never committed, and outcomes.csv.
 
     Scored once more without an arm, say to export it, a finished run stays as it is.

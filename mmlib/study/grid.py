@@ -6,15 +6,18 @@ Stages that two arms share are trained once: a run is named by its whole configu
 
 The budget unit is the picture; an expression of stages 1 and 2 costs one for each view. The whole
 method spends what the profile's presets say; arms without stage 2 spend its share on stage 1, and
-'supervised-total' spends everything on labels. The profile 'ablate' reads validation alone, greedily;
-the others read the tests, too. Any command pauses and goes on: what has a record is not done again.
+'supervised-total' spends everything on labels. The profile 'ablate' reads validation alone,
+greedily; the others read the tests, too. The grid pauses and goes on: what has a record is not done
+again.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from mmlib.store.run import Run
 from mmlib.study import records, results
 from mmlib.study.evaluate import evaluate
 from mmlib.train import attend, finetune, pretrain, profiles
-from mmlib.train.cost import training_cost, views_of
+from mmlib.train.cost import views_of
 from mmlib.train.loop import Paused
 
 PROFILE = "ablate"
@@ -36,7 +39,8 @@ STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
 Changes = Mapping[str, Any]  # to a stage's preset; a part of a configuration may be a mapping, too
 Chain = Mapping[str, Changes]  # by stage
 # Factors that other modules name.
-LEVERS, PLAIN, SIDELESS = "levers of fine-tuning", "labels as they were written", "cross-entropy alone"
+LEVERS, PLAIN = "levers of fine-tuning", "labels as they were written"
+SIDELESS = "cross-entropy alone"
 LONGER = "cross-entropy alone, five times the fine-tuning"
 PUBLISHED = "as most published recognisers are taught"  # as written, cross-entropy alone, longer
 MASKED = "fine-tuned with masked ink"
@@ -56,13 +60,13 @@ OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink masked when the arms of `MASKED` ar
 READ = {"crohme": ("test_2014", "test_2016", "test_2019", "valid"), "synthetic": ("test", "valid")}
 
 
-def budget(profile: str = PROFILE) -> tuple[int, int, int]:
+def budget(profile: str = PROFILE) -> tuple[int, ...]:
     """Pictures that the whole method spends on stages 1, 2 and 3 in a profile."""
-    presets = {name: profiles.preset(name, profile) for name in STAGES}
-    first, second, labelled = (
-        preset.pictures * views_of(name, asdict(preset)) for name, preset in presets.items()
-    )
-    return first, second, labelled
+    spent = []
+    for name in STAGES:
+        preset = profiles.preset(name, profile)
+        spent.append(preset.pictures * views_of(name, asdict(preset)))
+    return tuple(spent)
 
 
 def grid(first: int, second: int, labelled: int) -> dict[str, dict[str, Chain]]:
@@ -215,9 +219,8 @@ class Cell:
         return f"{self.arm}, seed {self.seed}, {self.labels:.0%} of labels"
 
 
-def cells(
-    names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequence[float] = (1.0,)
-) -> list[Cell]:
+def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequence[float] = (1.0,)
+          ) -> list[Cell]:
     """The cells of these arms or factors, seed by seed; without names, of all arms.
 
     What is trained on synthetic ink uses no label, so has one cell per seed. Raises RunError for an
@@ -228,13 +231,10 @@ def cells(
         factors, arms = "; ".join(GRID), "; ".join(ARMS)
         raise RunError(f"the grid has no {unknown[0]!r}; factors: {factors}. Arms: {arms}")
     chosen = dict.fromkeys(arm for name in names or GRID for arm in known[name])
-    found = (
-        Cell(arm, seed, 0.0 if arm == SYNTHETIC else share)
-        for share in labels
-        for seed in seeds
-        for arm in chosen
-    )
-    return list(dict.fromkeys(found))
+    found = {}
+    for share, seed, arm in product(labels, seeds, chosen):
+        found[Cell(arm, seed, 0.0 if arm == SYNTHETIC else share)] = None
+    return list(found)
 
 
 def changed(config: Any, changes: Changes) -> Any:
@@ -249,13 +249,8 @@ def changed(config: Any, changes: Changes) -> Any:
     return replace(config, **values)
 
 
-def configs(
-    cell: Cell,
-    chain: Chain,
-    profile: str = PROFILE,
-    dataset: str = "crohme",
-    preset: Mapping[str, Changes] = {},
-) -> dict[str, Any]:
+def configs(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "crohme",
+            preset: Mapping[str, Changes] = {}) -> dict[str, Any]:
     """The configuration of each stage of a chain, but for the run that it starts from.
 
     preset: changes to the profile's presets, for all arms alike.
@@ -269,15 +264,9 @@ def configs(
     return found
 
 
-def train(
-    cell: Cell,
-    chain: Chain,
-    profile: str = PROFILE,
-    dataset: str = "crohme",
-    preset: Mapping[str, Changes] = {},
-    progress: bool = True,
-    max_minutes: Callable[[], float | None] = lambda: None,
-) -> dict[str, Run]:
+def train(cell: Cell, chain: Chain, profile: str = PROFILE, dataset: str = "crohme",
+          preset: Mapping[str, Changes] = {}, progress: bool = True,
+          max_minutes: Callable[[], float | None] = lambda: None) -> dict[str, Run]:
     """Train a chain, or find it trained here; the run of each stage. Arguments as for `configs`.
 
     Raises Paused when `max_minutes()` are over; the same call goes on.
@@ -290,15 +279,11 @@ def train(
     return done
 
 
-def ablate(
-    cells: Sequence[Cell],
-    dataset: str = "crohme",
-    profile: str = PROFILE,
-    max_minutes: float | None = None,
-) -> None:
-    """Train and read each cell that has no record yet; says what is done and how long the rest takes.
+def ablate(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE,
+           max_minutes: float | None = None) -> None:
+    """Train and read each cell that has no record yet; prints what is done and what is left.
 
-    Raises Paused when the minutes are over; the same call goes on. An arm that fails stops the grid.
+    Raises Paused when the minutes are over; the same call goes on. A failure stops the grid.
     """
     began = time.monotonic()
 
@@ -306,8 +291,8 @@ def ablate(
         spent = (time.monotonic() - began) / 60
         return None if max_minutes is None else max(0.0, max_minutes - spent)
 
-    todo = [cell for cell in cells if cell not in recorded_cells(dataset, profile)]
-    arms = _arms(profile)
+    arms, done = _arms(profile), recorded_cells(dataset, profile)
+    todo = [cell for cell in cells if cell not in done]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} of them done")
     for number, cell in enumerate(todo):
         since = time.monotonic()
@@ -316,16 +301,12 @@ def ablate(
             _probe(cell, chain, dataset)
         said = _read(cell, chain["finetune"], dataset, profile, left)
         spent, rest = (time.monotonic() - since) / 60, len(todo) - number - 1
-        print(
-            f"{cell}: {said}; {spent:.1f} minutes now, {training_cost(chain['finetune'])[1]:.1f} in "
-            f"all; {rest} to go, {rest * spent:.0f} minutes at this rate",
-            flush=True,
-        )
+        left_over = f"{rest} to go, {rest * spent:.0f} minutes at this rate"
+        print(f"{cell}: {said}; {spent:.1f} minutes; {left_over}", flush=True)
 
 
-def recorded_cells(
-    dataset: str = "crohme", profile: str = PROFILE, split: str = "valid"
-) -> set[Cell]:
+def recorded_cells(dataset: str = "crohme", profile: str = PROFILE, split: str = "valid"
+                   ) -> set[Cell]:
     """The cells that have their record of a split, read without a mask."""
     wanted = {"profile": profile, "dataset": dataset, "split": split, "stage": "evaluate"}
     wanted |= {"metric": "ter", "occlusion": "0"}
@@ -337,29 +318,26 @@ def recorded_cells(
 
 
 def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE) -> str:
-    """What is done and what is to do; the kept runs' minutes say how long it will take."""
-    speed, arms, done = _speed(dataset, profile), _arms(profile), recorded_cells(dataset, profile)
-    lines, known, total = [], set(), 0.0
+    """What is done and what is to do, a line per cell; runs that cells share are counted once."""
+    arms, done, known = _arms(profile), recorded_cells(dataset, profile), set()
+    lines, minutes = [], 0.0
+    speed = _minutes_per_picture(dataset, profile)
     for cell in sorted(cells, key=lambda cell: cell not in done):
-        pictures: dict[str, int] = {}
-        chain = ""  # of the configurations so far: what two arms share is counted once
+        cost, chain = [], ""
         for name, config in configs(cell, arms[cell.arm], profile, dataset).items():
             chain += str(config)
             if chain not in known:
                 known.add(chain)
-                pictures[name] = config.pictures * views_of(name, vars(config))
-        if cell in done:
-            lines.append(f"done   {cell}")
-            continue
-        cost = ", ".join(f"{name} {count:,}" for name, count in pictures.items())
-        line = f"to do  {cell}: {cost} pictures"
-        if pictures.keys() <= speed.keys():
-            minutes = sum(speed[name] * count for name, count in pictures.items())
-            total += minutes
-            line += f", about {minutes:.0f} minutes"
-        lines.append(line)
-    rest = f"about {total:.0f} minutes to go" if total else "no run of this profile says how long"
-    return "\n".join([*lines, "nothing to do" if done.issuperset(cells) else rest])
+                pictures = config.pictures * views_of(name, vars(config))
+                cost.append(f"{name} {pictures:,}")
+                minutes += 0.0 if cell in done else speed.get(name, float("nan")) * pictures
+        ahead = f"to do  {cell}: {', '.join(cost)} pictures"
+        lines.append(f"done   {cell}" if cell in done else ahead)
+    if done.issuperset(cells):
+        return "\n".join([*lines, "nothing to do"])
+    known_cost = f"about {minutes:.0f} minutes to go, at the speed of the runs that are kept"
+    unknown = "how long it takes is not known: no run of this profile is kept"
+    return "\n".join([*lines, known_cost if minutes == minutes else unknown])
 
 
 def packs(dataset: str = "crohme") -> list[Path]:
@@ -375,9 +353,8 @@ def _arms(profile: str) -> dict[str, Chain]:
     return {arm: chain for arms in grid(*budget(profile)).values() for arm, chain in arms.items()}
 
 
-def _read(
-    cell: Cell, run: Run, dataset: str, profile: str, left: Callable[[], float | None]
-) -> str:
+def _read(cell: Cell, run: Run, dataset: str, profile: str, left: Callable[[], float | None]
+          ) -> str:
     """Read what the cell's run is read on and has no record of; the last reading in words."""
     masks = [(0.0, False)]
     if cell.arm in GRID[MASKED]:
@@ -390,10 +367,8 @@ def _read(
         for share, removal in masks:
             if left() == 0:
                 raise Paused(f"{cell} is trained and not read yet; the same command goes on")
-            score = evaluate(
-                run.folder, dataset, split, beam=beam, arm=cell.arm, profile=profile,
-                occlusion=share, removal=removal,
-            )  # fmt: skip
+            score = evaluate(run.folder, dataset, split, beam, arm=cell.arm, profile=profile,
+                             occlusion=share, removal=removal)
     return f"TER {score.ter:.3f}, ExpRate {score.exprate:.1%}, n = {score.n}"
 
 
@@ -406,12 +381,10 @@ def _probe(cell: Cell, chain: Mapping[str, Run], dataset: str) -> None:
         probe(label_free[-1], dataset, arm=cell.arm)
 
 
-def _speed(dataset: str, profile: str) -> dict[str, float]:
-    """Minutes per picture of each stage that has a kept run."""
-    spent: dict[str, list[float]] = {}
+def _minutes_per_picture(dataset: str, profile: str) -> dict[str, float]:
+    """Of each stage that has a kept run."""
+    spent = defaultdict(lambda: np.zeros(2))
     for row in results.run_rows().values():
         if (row["profile"], row["dataset"]) == (profile, dataset) and row["stage"] in STAGES:
-            cost = spent.setdefault(row["stage"], [0.0, 0.0])
-            cost[0] += float(row["minutes"])
-            cost[1] += float(row["pictures"])
+            spent[row["stage"]] += float(row["minutes"]), float(row["pictures"])
     return {stage: minutes / pictures for stage, (minutes, pictures) in spent.items()}

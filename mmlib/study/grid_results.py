@@ -85,7 +85,8 @@ def grid_table(labels: float = 1.0) -> DataFrame:
             "ExpRate": format_number(own[own.metric == "exprate"].value.mean(), "{:.1%}"),
         } | dict.fromkeys(("compared with", "TER minus its", "p (Holm)", "capped minus its"), "")
         if arm in minus.index:
-            row |= {"compared with": minus.b[arm], "p (Holm)": format_number(minus.p[arm], "{:.3f}")}
+            p = format_number(minus.p[arm], "{:.3f}")
+            row |= {"compared with": minus.b[arm], "p (Holm)": p}
             for name, less in (("TER", minus.loc[arm]), ("capped", bounded.loc[arm])):
                 row[f"{name} minus its"] = f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]"
         rows.append(row)
@@ -120,8 +121,8 @@ def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme")
 def occlusion_areas(labels: float = 1.0) -> DataFrame:
     """Mean TER over the shares masked (trapezoids), and how much it rises from none to the largest.
 
-    Columns arm, way, area, low, high, n, seeds, rise, rise_low, rise_high. Of each arm the seeds that
-    were read at every share that any arm was read at; intervals resample the same seeds and
+    Columns arm, way, area, low, high, n, seeds, rise, rise_low, rise_high. Of each arm the seeds
+    that were read at every share that any arm was read at; intervals resample the same seeds and
     expressions for all shares.
     """
     import pandas as pd
@@ -154,9 +155,10 @@ def efficiency() -> DataFrame:
     import pandas as pd
 
     frame, rows = records.load(), []
-    frame = frame[(frame.profile == PROFILE) & (frame.dataset == "crohme") & (frame.metric == "ter")]
+    frame = frame[(frame.profile == PROFILE) & (frame.dataset == "crohme")]
+    frame = frame[(frame.metric == "ter") & (frame.split == "valid")]
     arms = [*(arm + way for way in TAUGHT for arm in EFFICIENCY), SYNTHETIC]
-    for labels in sorted(set(frame[frame.split == "valid"].labels)):
+    for labels in sorted(set(frame.labels)):
         found = outcomes_of("valid", labels=labels, profile=PROFILE)
         for arm in (arm for arm in arms if arm in found):
             ter = interval(*metric_sums(found[arm], "ter"))

@@ -1,7 +1,8 @@
 """Probing the frozen encoder of a finished run: rows for the records, cheap enough for every arm.
 
-Every arm is asked alike: the same symbols, drawn plainly with fine-tuning's pen at the size that the run's encoder was trained
-for, and the same two views, those of stage 1. A probe is a run of its own, named by the weights, the data and the settings.
+Every arm is asked alike: the same symbols, drawn plainly with fine-tuning's pen at the size that
+the run's encoder was trained for, and the same two views, those of stage 1. A probe is a run of its
+own, named by the weights, the data and the settings.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Config:
 
 
 def load(run: Run, random: int | None = None) -> tuple[Encoder, float]:
-    """The encoder of a finished run, or one of its shape with random weights, and the pixels of a typical symbol it reads."""
+    """The encoder of a run, or one of its shape with random weights, and its pixels per symbol."""
     values = run.config.get("model", run.config)["encoder"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random or 0)
@@ -51,43 +52,52 @@ def load(run: Run, random: int | None = None) -> tuple[Encoder, float]:
     return encoder.eval().requires_grad_(False).to(default_device()), run.config["view"]["symbol"]
 
 
-def measure(encoder: Encoder, symbol: float, corpus: Corpus, config: Config) -> list[dict[str, Any]]:
-    """Rows {metric, value, low, high, n}, n symbols, pairs or expressions; the intervals resample validation expressions.
+def measure(encoder: Encoder, symbol: float, corpus: Corpus, config: Config
+            ) -> list[dict[str, Any]]:
+    """Rows {metric, value, low, high, n}; n symbols, pairs or expressions.
 
-    `symbol_linear`, `symbol_knn` and `symbol_common` (the commonest) for the class of a symbol, `relation_linear` for the
-    relation of a pair, `geometry_linear` for the relation from the boxes alone; each with `…_macro`, the mean over classes. Of
-    two views: `partner`, the share whose nearest other view is its own, by the features, and `partner_cues`, by width, height,
-    ink length and strokes alone (the shortcut test).
+    The class of a symbol: `symbol_linear`, `symbol_knn` and `symbol_common` (the commonest). The
+    relation of a pair: `relation_linear`, and `geometry_linear` from the boxes alone. Each also
+    with `…_macro`, the mean over classes. Of two views: `partner`, the share whose nearest other
+    view is its own, by the features, and `partner_cues`, by width, height, ink length and strokes
+    alone (the shortcut test). Intervals resample validation expressions.
     """
     pack, view = corpus.pack, ViewConfig(symbol=symbol)
-    fit, read = (probes.describe(encoder, pack, probes.enough(pack, part, count, config.seed), view)
-                 for part, count in ((corpus.train, config.fitted), (corpus.valid, config.read)))
-    targets = {"symbol": [(s.features, s.label, s.expression) for s in (fit, read)],
-               "relation": [(s.pair_features, s.relation, s.expression[s.pairs[:, 0]]) for s in (fit, read)],
-               "geometry": [(probes.geometry(s.box, s.pairs), s.relation, s.expression[s.pairs[:, 0]]) for s in (fit, read)]}
+    fit, read = (
+        probes.describe(encoder, pack, probes.enough(pack, part, count, config.seed), view)
+        for part, count in ((corpus.train, config.fitted), (corpus.valid, config.read))
+    )
+    pairs = [(s.relation, s.expression[s.pairs[:, 0]]) for s in (fit, read)]
+    boxes = [probes.geometry(s.box, s.pairs) for s in (fit, read)]
+    targets = {
+        "symbol": [(s.features, s.label, s.expression) for s in (fit, read)],
+        "relation": [(s.pair_features, *own) for s, own in zip((fit, read), pairs, strict=True)],
+        "geometry": [(box, *own) for box, own in zip(boxes, pairs, strict=True)],
+    }
     kinds = {"linear": probes.linear_probe, "knn": probes.knn_probe, "common": probes.most_common}
     rows = []
     for target, ((x, y, _), (test, truth, expression)) in targets.items():
         for name in kinds if target == "symbol" else ("linear",):
             plain, macro = probes.accuracies(truth, kinds[name](x, y, test), expression)
-            rows += [_row(f"{target}_{name}", plain, len(truth)), _row(f"{target}_{name}_macro", macro, len(truth))]
-    z, cues = probes.two_views(encoder, pack, corpus.validation_subset(config.views), replace(HARD, symbol=symbol), config.seed)
-    return [*rows, *(_row(name, interval(values.numpy())) for name, values in (
-        ("partner", probes.partners(*z)), ("partner_cues", probes.partners(*probes.whitened(*cues)))))]
+            for end, found in (("", plain), ("_macro", macro)):
+                rows.append(_row(f"{target}_{name}{end}", found, len(truth)))
+    subset, hard = corpus.validation_subset(config.views), replace(HARD, symbol=symbol)
+    features, cues = probes.two_views(encoder, pack, subset, hard, config.seed)
+    own, by_cues = probes.partners(*features), probes.partners(*probes.whitened(*cues))
+    for name, values in (("partner", own), ("partner_cues", by_cues)):
+        rows.append(_row(name, interval(values.numpy())))
+    return rows
 
 
-def _row(metric: str, found: Interval, n: int | None = None) -> dict[str, Any]:
-    return {"metric": metric, "value": found.value, "low": found.low, "high": found.high, "n": n or found.n}
-
-
-def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: str | None = None, **changes: Any) -> Run:
-    """Probe the encoder of a finished run, or find that done: the probe's run, whose summary holds `measure`'s rows.
+def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: str | None = None,
+          **changes: Any) -> Run:
+    """Probe the encoder of a finished run, or find that done; the probe's summary holds the rows.
 
     Args:
         run: of pretrain, attend or finetune.
         dataset: whose symbols; by default what the run was trained on.
         random: probe random weights by this seed instead, of the same shape.
-        arm: writes records under this name: `probe_<metric>`, its `_low` and `_high`; without it, nothing is recorded.
+        arm: writes records under this name: `probe_<metric>`, its `_low` and `_high`.
         changes: of other fields of `Config`.
     """
     config = Config(resolved(dataset or run.config["dataset"]), random, **changes)
@@ -101,6 +111,11 @@ def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: 
     if arm:
         _record(run, this, random, arm)
     return this
+
+
+def _row(metric: str, found: Interval, n: int | None = None) -> dict[str, Any]:
+    numbers = {name: getattr(found, name) for name in ("value", "low", "high")}
+    return {"metric": metric, **numbers, "n": n or found.n}
 
 
 def _record(run: Run, this: Run, random: int | None, arm: str) -> None:
@@ -124,5 +139,6 @@ def _record(run: Run, this: Run, random: int | None, arm: str) -> None:
 
 def _cost(run: Run) -> tuple[float, float]:
     """Pictures and minutes of a run; one that was trained again cost what the tables say."""
-    row = results.run_rows().get(run.name)
-    return (float(row["total_pictures"]), float(row["total_minutes"])) if row else training_cost(run)
+    if row := results.run_rows().get(run.name):
+        return float(row["total_pictures"]), float(row["total_minutes"])
+    return training_cost(run)

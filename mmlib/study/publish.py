@@ -1,4 +1,4 @@
-"""Make a fine-tuned run the recogniser that ships: weights in `results/checkpoints/`, and a card."""
+"""Make a fine-tuned run the recogniser that ships: `results/checkpoints/`, with a model card."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mmlib.study import records, results
 LARGEST = 16 * 2**20  # bytes: what a clone should not have to carry more of
 STARTS = {
     "none": "supervised alone, from random weights",
-    "recogniser": "supervised alone, trained on from the weights that shipped before, which had begun "
-    "at random",
+    "recogniser": "supervised alone, trained on from the weights that shipped before, which had "
+    "begun at random",
 }
 METRICS = ("exprate", "within1", "within2", "within3", "ter", "structure")
 
@@ -22,8 +22,8 @@ METRICS = ("exprate", "within1", "within2", "within3", "ter", "structure")
 def publish(folder: str | Path) -> Path:
     """Copy a finished fine-tuning's half-precision weights to `checkpoints/recogniser.safetensors`.
 
-    What it is read with (configuration, vocabulary) and what it cost (run, pictures, minutes) travel
-    in the file. Raises RunError where the file would be larger than 16 MiB.
+    What it is read with (configuration, vocabulary) and what it cost (run, pictures, minutes)
+    travel in the file. Raises RunError where the file would be larger than 16 MiB.
     """
     reader = Reader.load(folder)
     weights, metadata = load_weights(reader.path)
@@ -64,7 +64,8 @@ def model_card() -> str:
     wide = rows.pivot_table(index=index, columns="metric", values="value", aggfunc="last")
     lines = ["| CROHME | read at sizes | n | " + " | ".join(METRICS) + " |"]
     lines.append("|---|---|---|" + "---|" * len(METRICS))
-    for (drawn, split, n), values in sorted(wide.iterrows(), key=lambda row: (len(row[0][0]), row[0])):
+    ordered = sorted(wide.iterrows(), key=lambda row: (len(row[0][0]), row[0]))
+    for (drawn, split, n), values in ordered:
         numbers = " | ".join(f"{values[metric]:.3f}" for metric in METRICS)
         lines.append(f"| {split} | {drawn} | {n:.0f} | {numbers} |")
     start = reader.config.get("init", "none")
@@ -88,22 +89,24 @@ def write_card() -> Path:
 
 CARD = """# The recogniser that ships
 
-`recogniser.safetensors`: half-precision weights of a {parameters:.1f}-million-parameter encoder, attention network and
-Transformer decoder that reads one handwritten expression and writes canonical LaTeX. Load it with
-`mmlib.read.reader.Reader.load()`.
+`recogniser.safetensors`: half-precision weights of a {parameters:.1f}-million-parameter encoder,
+attention network and Transformer decoder that reads one handwritten expression and writes canonical
+LaTeX. Load it with `mmlib.read.reader.Reader.load()`.
 
-- **Trained on** the training set of CROHME 2014 (8,834 readable inks, less a writer- and formula-disjoint validation part), cut,
-  recombined and composed as the README says; {start}; {pictures:,} pictures seen, about {minutes:.0f} minutes of one CPU core.
-  Run `{run}`.
-- **Reads** pictures drawn at {pixels:.0f} pixels a typical symbol: ink is rasterised, pictures are traced and drawn again.
-- **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the CROHME papers. The code
-  is MIT.
-- **Not for** full pages, several lines, matrices, or symbols outside CROHME's 101 classes. A photograph is cleaned first
-  (shading, ruled lines, a tilted page): crop it to one formula, upright.
+- **Trained on** the training set of CROHME 2014 (8,834 readable inks, less a writer- and
+  formula-disjoint validation part), cut, recombined and composed as the README says; {start};
+  {pictures:,} pictures seen, about {minutes:.0f} minutes of one CPU core. Run `{run}`.
+- **Reads** pictures drawn at {pixels:.0f} pixels per typical symbol: ink is rasterised, pictures
+  are traced and drawn again.
+- **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the
+  CROHME papers. The code is MIT.
+- **Not for** full pages, several lines, matrices, or symbols outside CROHME's 101 classes. A
+  photograph is cleaned first (shading, ruled lines, a tilted page): crop it to one upright formula.
 
-Rates (0 to 1) on canonical tokens, beam 5 in both directions with joint scoring; `ter` is token errors over reference tokens.
-Sizes are relative to the recogniser's own; where several are named, each is searched, and every hypothesis is scored by all.
-`test_2016` is 256-pixel pictures, not ink, so it does not compare with published rows. Unreadable labels count as wrong.
+Rates (0 to 1) on canonical tokens, beam 5 in both directions with joint scoring; `ter` is token
+errors over reference tokens. Sizes are relative to the recogniser's own; where several are named,
+each is searched, and every hypothesis is scored by all. `test_2016_pictures` is pictures of 256
+pixels, not ink, so it does not compare with published rows. Unreadable labels count as wrong.
 
 {table}
 """

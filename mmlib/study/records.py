@@ -52,7 +52,7 @@ def key(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def read_rows(file: Path) -> list[list[str]]:
-    """The rows of a CSV file, all of one length; none where there is no file. RunError for damage."""
+    """The rows of a CSV file, all of one length; none without the file. RunError for damage."""
     if not file.is_file():
         return []
     try:
@@ -95,14 +95,15 @@ def rows(file: Path | None = None) -> list[dict[str, str]]:
 def append(new: Iterable[Mapping[str, Any]]) -> None:
     """Add rows to the table; a row with the key of an older one takes its place.
 
-    Each row gives the columns; `labels` and `occlusion` are shares in [0, 1], `pictures` the pictures
-    seen in training, `n` the number of things the value is a mean over. `occlusion` is 0 unless given,
-    `minutes` empty, and `hardware`, `commit` and `utc` are this process's own. Safe beside other
-    processes that append.
+    Each row gives the columns; `labels` and `occlusion` are shares in [0, 1], `pictures` the
+    pictures seen in training, `n` the number of things the value is a mean over. `occlusion` is 0
+    unless given, `minutes` empty, and `hardware`, `commit` and `utc` are this process's own. Safe
+    beside other processes that append.
 
     Raises RunError for an unknown or a missing column and for a number that is not finite.
     """
-    fill = {"occlusion": 0, "minutes": None, "hardware": hardware(), "commit": commit(), "utc": utc()}
+    fill = {"occlusion": 0, "minutes": None}
+    fill |= {"hardware": hardware(), "commit": commit(), "utc": utc()}
     found = []
     for row in new:
         full = fill | dict(row)

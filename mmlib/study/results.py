@@ -1,12 +1,12 @@
 """The committed results: a few tables instead of a folder for each run.
 
-    results/runs.csv                        a row per finished run: what was asked, where, at what cost
-    results/curves/<stage>.csv              its curves: losses and validation numbers by pictures seen
+    results/runs.csv                        a row per finished run: what was asked, where, its cost
+    results/curves/<stage>.csv              its curves: losses and validation numbers by pictures
     results/outcomes/<dataset>-<split>.csv  a column per expression; four rows per evaluation
     results/records.csv                     every number that is claimed (`mmlib.study.records`)
 
 While a run works it is a folder (`mmlib.store.run`), which git ignores. `collect` adds the rows of
-finished runs that the records name, so what a table says once stays as it is. No table holds a label.
+finished runs that the records name; what a table says once stays as it is. No table holds a label.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str = "crohme
     for row in records.read_table(results_root() / "curves" / f"{stage}.csv"):
         if row["run"] in about:
             run = about[row["run"]]
-            before = [
-                _number(run[f"total_{cost}"]) - _number(run[cost]) for cost in ("pictures", "minutes")
-            ]
+            before = [_number(run[f"total_{c}"]) - _number(run[c]) for c in ("pictures", "minutes")]
             rows.append(_point(row, keys, run, views_of(stage, run["config"]), before))
     return _frame([row for row in rows if row], keys).sort_values("run", kind="stable")
 
@@ -137,13 +135,8 @@ def _shipped(results: Path) -> Reader | None:
         return None
 
 
-def _point(
-    row: Mapping[str, Any],
-    keys: Sequence[str],
-    run: Mapping[str, Any],
-    views: int,
-    before: Sequence[float],
-) -> list[Any]:
+def _point(row: Mapping[str, Any], keys: Sequence[str], run: Mapping[str, Any], views: int,
+           before: Sequence[float]) -> list[Any]:
     """A row of the curves' frame; an empty one where the row has none of the keys."""
     values = [_number(row.get(key)) for key in keys]
     if np.isnan(values).all():
@@ -222,8 +215,9 @@ def add(runs: Sequence[Run], about: Mapping[str, Mapping[str, str]]) -> None:
     for run in runs:
         if run.stage == "evaluate":
             _add_outcomes(run)
-    rows = [*records.read_table(results_root() / "runs.csv"), *(_row(run, about[run.name]) for run in runs)]
-    records.write_table(results_root() / "runs.csv", COLUMNS, rows)  # last: a run in it has all its rows
+    path = results_root() / "runs.csv"  # written last: a run in it has all its rows
+    new = [_row(run, about[run.name]) for run in runs]
+    records.write_table(path, COLUMNS, [*records.read_table(path), *new])
 
 
 def add_traits(split: str, dataset: str, values: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -235,7 +229,7 @@ def add_traits(split: str, dataset: str, values: Mapping[str, Mapping[str, float
 
 def _start(run: Run) -> str:
     """The run that this one read, or started from; 'none' for random weights or a weights file."""
-    start: str = run.summary["trained"] if "trained" in run.summary else run.inputs.get("init", "none")
+    start: str = run.summary.get("trained") or run.inputs.get("init", "none")
     return "none" if start.startswith("recogniser-") else start
 
 
@@ -276,9 +270,9 @@ def _add_curves(stage: str, runs: Sequence[Run]) -> None:
             exact = any(key.startswith("valid_") for key in row)
             own = {"run": run.name, "step": str(row.get("step", ""))}
             for key, value in row.items():
-                rounded = isinstance(value, float) and not exact and key not in ("minutes", "pictures")
+                exactly = exact or not isinstance(value, float) or key in ("minutes", "pictures")
                 if key not in NOT_KEPT:
-                    own[key] = f"{value:.5g}" if rounded else _text(value)
+                    own[key] = _text(value) if exactly else f"{value:.5g}"
             new.append(own)
     if new:
         rows = [*records.read_table(path), *new]
@@ -305,7 +299,8 @@ def _merge_outcomes(path: Path, new: Mapping[tuple[str, str], Mapping[str, str]]
     for key, values in new.items():
         before = table.get(key, {})
         if changed := [i for i, v in values.items() if before.get(i, "") not in ("", v)]:
-            raise RunError(f"{path}: {key[1]} of {changed[0]} is not what it was; move the file away")
+            what = f"{key[1]} of {changed[0]}"
+            raise RunError(f"{path}: {what} is not what it was; move the file away")
         table[key] = before | dict(values)
     ids = list(dict.fromkeys(i for values in table.values() for i in values))
     ordered = sorted(table, key=lambda key: key[0] != "")  # what holds for all runs comes first

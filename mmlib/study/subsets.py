@@ -16,13 +16,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def by_subset(
-    split: str,
-    by: str,
-    metric: str = "ter",
-    arms: Sequence[str] | None = None,
-    dataset: str = "crohme",
-) -> DataFrame:
+def by_subset(split: str, by: str, metric: str = "ter", arms: Sequence[str] | None = None,
+              dataset: str = "crohme") -> DataFrame:
     """A metric on subsets of a split, with intervals: columns arm, subset, value, low, high, n.
 
     by: 'length' (reference tokens, in bins of about a fifth of the expressions), 'depth' (nesting;
@@ -52,7 +47,8 @@ def by_subset(
     return pd.DataFrame(rows, columns=["arm", "subset", "value", "low", "high", "n"])
 
 
-def seen_unseen(split: str, arms: Sequence[str] | None = None, dataset: str = "crohme") -> DataFrame:
+def seen_unseen(split: str, arms: Sequence[str] | None = None, dataset: str = "crohme"
+                ) -> DataFrame:
     """TER and ExpRate on formulas that training has and on those it does not: see `by_subset`."""
     import pandas as pd
 

@@ -12,8 +12,8 @@ import numpy as np
 from mmlib.store.files import RunError, figures_root, project_root, results_root, write_atomic
 from mmlib.study import records, results
 from mmlib.study.claims import claims_table
-from mmlib.study.comparisons import COMPARED, METRICS, NO_RECORD, intervals, scored
-from mmlib.study.grid import ARMS
+from mmlib.study.comparisons import METRICS, NO_RECORD, intervals, scored
+from mmlib.study.grid import ARMS, COMPARED
 from mmlib.study.grid_results import grid_table
 from mmlib.study.results import format_number
 
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 MAIN = ("mask-match", "supervised-total", "recogniser", "recogniser, three sizes")
 SPLITS = {"test_2014": "2014", "test_2016": "2016", "test_2019": "2019"}  # of ink
-PROBED = {
-    "untrained": "random weights",
-    "contrastive": "stage 1",
-    "mask-match": "stages 1 and 2",
-}
+PROBED = {"untrained": "random weights", "contrastive": "stage 1", "mask-match": "stages 1 and 2"}
 PROBES = {
     "symbol_linear": "symbol, linear",
     "symbol_linear_macro": "macro",
@@ -42,9 +38,8 @@ CONTROLS = {  # what needs no encoder, and the probe beside which it stands
 }
 
 
-def arms_table(
-    split: str, arms: Sequence[str] = COMPARED, dataset: str = "crohme", others: bool = True
-) -> DataFrame:
+def arms_table(split: str, arms: Sequence[str] = COMPARED, dataset: str = "crohme",
+               others: bool = True) -> DataFrame:
     """A row for each of `arms`, and for every other arm read on the split: means over seeds."""
     import pandas as pd
 
@@ -109,7 +104,8 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
     import pandas as pd
 
     frame = records.load()
-    frame = frame[(frame.stage == "probe") & (frame.profile == profile) & (frame.dataset == dataset)]
+    frame = frame[(frame.stage == "probe") & (frame.profile == profile)]
+    frame = frame[frame.dataset == dataset]
     if frame.empty:
         return pd.DataFrame({"encoder": [NO_RECORD]})
     frame = frame.sort_values("utc", kind="stable")
@@ -192,8 +188,8 @@ def table(name: str) -> DataFrame:
     if name.startswith("grid_") and name[5:].isdecimal():
         return grid_table(int(name[5:]) / 100)
     raise RunError(
-        "there is no such table; it would be 'main', 'published', 'claims', 'claims_full', "
-        "'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_' and per cent of the labels"
+        "there is no such table; it would be 'main', 'published', 'claims', 'claims_full', 'probes', "
+        "'probes_' and a profile, 'arms_' and a split, or 'grid_' and per cent of the labels"
     )
 
 

@@ -1,12 +1,12 @@
 """`mmlib verify`: the committed results held against each other, from the results alone.
 
-Nothing is trained and no data set is read. Each check yields sentences that say what does not agree:
+Nothing is trained and no data set is read. Each check says what does not agree:
 
 - **runs**: what an evaluation read is in runs.csv, and so is what it started from; the recogniser
   that ships is one that was published.
 - **records**: each row of records.csv agrees with the rows of its run in runs.csv and outcomes/.
-- **tables**: figures/*.md, the tables of the README and docs/*.md, and the model card, drawn
-  again, have the same bytes.
+- **tables**: figures/*.md, the tables of the README and docs/*.md, and the model card have the
+  bytes that are drawn.
 
 `python -m scripts.figures --check` draws the figures again.
 """

@@ -1,4 +1,4 @@
-"""Stage 3: the decoder, and at a rate of its own the encoder, learn to emit LaTeX from labelled ink.
+"""Stage 3: decoder and encoder, each at its own rate, learn to emit LaTeX from labelled ink.
 
 Beside the two directions' cross-entropy stand two side losses that the segmentation of the training
 ink makes possible: the class of the symbol at each ink point, read from the features there, and the

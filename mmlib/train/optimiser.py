@@ -47,9 +47,7 @@ def learning_rate(pictures: int, total: int, config: OptimConfig) -> float:
 
 
 def optimizer(
-    modules: Iterable[nn.Module],
-    config: OptimConfig,
-    slow: Iterable[nn.Module] = (),
+    modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[nn.Module] = (),
     factor: float = 0.1,
 ) -> Muon:
     """The optimiser of these modules' trainable parameters; `slow` ones at `factor` times the rate.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Stage:
     def prepare(self) -> torch.optim.Optimizer:
         """Let network and optimiser be what suits the device and the processes."""
         self.network, optim = self.tools.prepare(self.network, self.optimizer())
-        return optim
+        return cast(torch.optim.Optimizer, optim)
 
     def feed(self) -> Feed:
         """The training batches: all expressions of the training split as they were written."""
@@ -98,7 +98,7 @@ class Stage:
         return {"model": self.network}
 
     @property
-    def result(self) -> nn.Module:
+    def result(self) -> Any:
         """The module whose weights the run ends with."""
         return self.bare
 
@@ -115,13 +115,8 @@ class Stage:
 
 
 def train(
-    kind: type[Stage],
-    config: Any,
-    profile: str = "desk",
-    max_minutes: float | None = None,
-    max_steps: int | None = None,
-    progress: bool = True,
-    checkpoint_minutes: float = 3.0,
+    kind: type[Stage], config: Any, profile: str = "desk", max_minutes: float | None = None,
+    max_steps: int | None = None, progress: bool = True, checkpoint_minutes: float = 3.0,
 ) -> Run:
     """Train a stage, or load what was trained before with this very configuration.
 
@@ -137,7 +132,7 @@ def train(
         return run
 
     def spent(pictures: int) -> float:
-        return min(1.0, pictures / config.pictures)
+        return min(1.0, pictures / int(config.pictures))
 
     def loss(batch: Batch, pictures: int) -> LossAndNumbers:
         rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
@@ -169,11 +164,7 @@ def find_start(name: str) -> Run | None:
 
     Raises RunError if there is no such run.
     """
-    if name in ("none", "recogniser"):
-        return None
-    kept, again = (results_root() / place / name for place in ("runs", "retrained/runs"))
-    here = (kept / "weights.safetensors").is_file() or not again.is_dir()
-    return Run.load(kept if here else again)
+    return None if name in ("none", "recogniser") else Run.load(results_root() / "runs" / name)
 
 
 def accelerator() -> Accelerator:

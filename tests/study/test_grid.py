@@ -101,7 +101,7 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
 
         return SimpleNamespace(Config=STAGES[name].Config, run=run)
 
-    def evaluate(folder, dataset, split, beam, arm, profile, occlusion, removal):
+    def evaluate(folder, dataset, split, beam, *, arm, profile, occlusion, removal):
         run = Run.load(folder)
         records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
                          "labels": run.config["labels"], "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
@@ -123,7 +123,7 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     plan = ablate.plan(cells).splitlines()
     assert plan[0] == f"done   {cells[0]}"
     assert plan[1].startswith(f"to do  {cells[1]}: finetune"), "its stages 1 and 2 are there"
-    assert "about 0 minutes" in plan[1], "the kept run says how long"
+    assert plan[-1].startswith("about 0 minutes"), "the kept runs say how long"
     capsys.readouterr()
     ablate.ablate(cells)
     assert "4 cells, 1 of them done" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from mmlib.store.run import Run, find_runs
 from mmlib.study import probe as stage
 from mmlib.study import records
 from mmlib.train import finetune, pretrain
+from mmlib.train.objectives.contrast import Contrast
 from mmlib.train.profiles import preset
 from mmlib.train.stage import half
 
@@ -36,7 +37,7 @@ def trained(module=pretrain, seed=3, **changes):
     config = preset(module, "smoke", seed=seed, **changes)
     run = Run.open(module.__name__.rpartition(".")[2], "smoke", config, {"data": "none"})
     torch.manual_seed(seed)
-    model = pretrain.Contrast(config.encoder if module is pretrain else config.model.encoder)
+    model = Contrast(config.encoder if module is pretrain else config.model.encoder)
     with run.lock():
         run.save_weights(half(model.state_dict()), {"config": run.config})
         run.finish(pictures=12)

@@ -177,10 +177,10 @@ def test_a_run_is_not_gone_on_with_by_another_number_of_processes(monkeypatch):
     """Its steps would be counted in other batches."""
     with pytest.raises(Paused):
         Toy().train(max_steps=2)
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
-    with pytest.raises(RunError, match="was paused with 1 process and cannot go on with 2"):
-        Toy().train()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("accelerate.Accelerator.num_processes", 2)
+        with pytest.raises(RunError, match="was paused with 1 process and cannot go on with 2"):
+            Toy().train()
     Toy().train()
 
 

@@ -131,22 +131,20 @@ class ContrastObjective(Objective):
         config, ink = self.config, batch.ink
         paper = config.positives == "paper"
         marks = scattered(ink, config.points, rng) if paper else None
-        views = [make_view(ink, config.view, rng, marks) for _ in range(2)]
+        first, second = views = [make_view(ink, config.view, rng, marks) for _ in range(2)]
         if marks is not None:
-            there = on_canvas(views[0], marks.owner) & on_canvas(views[1], marks.owner)
+            there = on_canvas(first, marks.owner) & on_canvas(second, marks.owner)
             owner, classes = marks.owner[there], torch.full_like(marks.owner[there], -1)
-            places = [v.marks[there] / STRIDE for v in views if v.marks is not None]
+            at1, at2 = (v.marks[there] / STRIDE for v in views if v.marks is not None)
         else:
-            chosen = common_points(*views, ink, config.points, rng)
-            owner, places = ink.owner[chosen], [v.cells[chosen] for v in views]
+            chosen = common_points(first, second, ink, config.points, rng)
+            owner, at1, at2 = ink.owner[chosen], first.cells[chosen], second.cells[chosen]
             classes = point_classes(batch, chosen) if config.negatives == "labels" else owner
-        (z1, z2), (u1, u2) = self.network(
-            [(v.picture, v.valid, ink_cells(v, ink.b, ink.owner), at)
-             for v, at in zip(views, places, strict=True)],
-            owner,
-        )
+        shown = [(v.picture, v.valid, ink_cells(v, ink.b, ink.owner)) for v in views]
+        places = (*shown[0], at1), (*shown[1], at2)
+        (z1, z2), (u1, u2) = self.network(places, owner)
         weights = self.weights(batch, z1 + z2, u1 + u2, classes)
-        return Embedded(z1, z2, u1, u2, owner, *places, *weights)
+        return Embedded(z1, z2, u1, u2, owner, at1, at2, *weights)
 
     def weights(
         self, batch: Batch, z: Tensor, u: Tensor, classes: Tensor
@@ -164,7 +162,8 @@ class ContrastObjective(Objective):
         return (~same_text).float(), (~same_class).float()
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
-        return self.contrast(*self.embed(batch, rng))
+        loss, numbers = self.contrast(*self.embed(batch, rng))
+        return loss, numbers
 
     def validate(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
         """Retrieval of the other view within the batch, of expressions and points; spread of z."""
