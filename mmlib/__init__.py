@@ -1,6 +1,7 @@
-"""Mask & Match: self-supervised recognition of handwritten mathematical expressions, from ink to LaTeX.
+"""Mask & Match: self-supervised recognition of handwritten mathematics, from ink to LaTeX.
 
-`mmlib.recognize(source)` reads a picture, an InkML file or an `Ink`; everything else is in the rooms.
+`mmlib.recognize(source)` reads a picture, an InkML file or an `Ink`; everything else is in the
+rooms.
 """
 
 from typing import Any

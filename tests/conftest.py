@@ -39,7 +39,8 @@ INKML = """<ink xmlns="http://www.w3.org/2003/InkML">
 <trace id="f">36 20, 36 30</trace>
 <traceGroup xml:id="g"><annotation type="truth">Segmentation</annotation>
  <traceGroup xml:id="g1"><annotation type="truth">x</annotation>
-  <traceView traceDataRef="a"/><traceView traceDataRef="b"/><annotationXML href="0:1:"/></traceGroup>
+  <traceView traceDataRef="a"/><traceView traceDataRef="b"/>
+  <annotationXML href="0:1:"/></traceGroup>
  <traceGroup xml:id="g2"><annotation type="truth">2</annotation>
   <traceView traceDataRef="c"/><annotationXML href="2_1"/></traceGroup>
  <traceGroup xml:id="g3"><annotation type="truth">+</annotation>
@@ -58,7 +59,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
-    """A context of a tiny embedded data set, packed in a cache of its own, and one thread; gives the patch that it undoes."""
+    """A context of a tiny embedded data set, packed in a cache of its own, and one thread; gives
+    the patch that it undoes.
+    """
 
     @contextlib.contextmanager
     def small(train: int, test: int):
@@ -99,16 +102,19 @@ def cache_dir(tmp_path, monkeypatch):
 def make_ink():
     """A function that gives ink of random strokes, one for each symbol of a label."""
 
-    def make(latex: str, key: str, writer: str | None = "w", source: str = "s", seed: int = 0) -> Ink:
+    def make(latex: str, key: str, writer: str | None = "w", source: str = "s",
+             seed: int = 0) -> Ink:
         rng = np.random.default_rng(seed)
         tokens = tuple(canonical(latex))
         written = [t for t in tokens if t not in ("^", "_", "{", "}", "[", "]")]
-        strokes = [rng.uniform(0, 30, (rng.integers(2, 12), 2)) + (40 * i, 0) for i in range(len(written))]
+        strokes = [rng.uniform(0, 30, (rng.integers(2, 12), 2)) + (40 * i, 0)
+                   for i in range(len(written))]
         symbols = tuple(Symbol(t, (i,)) for i, t in enumerate(written))
         place = iter(range(len(written)))
         links = tuple(next(place) if t in written else -1 for t in tokens)
         labels = {"latex": latex, "tokens": tokens, "token_symbols": links}
-        return Ink.from_strokes(strokes, symbols=symbols, writer=writer, source=source, id=key, **labels)
+        return Ink.from_strokes(strokes, symbols=symbols, writer=writer, source=source, id=key,
+                                **labels)
 
     return make
 
@@ -127,9 +133,13 @@ def make_pack(tmp_path):
 
 @pytest.fixture(scope="module")
 def copied_results(tmp_path_factory) -> dict[str, str]:
-    """An environment whose results are a copy of the committed ones, as in a fresh clone, and whose figures go beside."""
+    """An environment whose results are a copy of the committed ones, as in a fresh clone, and whose
+    figures go beside.
+    """
     folder = tmp_path_factory.mktemp("copied")
     not_committed = ("executed", "packs", "runs", "retrained")
-    shutil.copytree(project_root() / "results", folder / "results", ignore=shutil.ignore_patterns(*not_committed))
-    return os.environ | {"MMLIB_RESULTS": str(folder / "results"), "MMLIB_FIGURES": str(folder / "figures"),
+    shutil.copytree(project_root() / "results", folder / "results",
+                    ignore=shutil.ignore_patterns(*not_committed))
+    return os.environ | {"MMLIB_RESULTS": str(folder / "results"),
+                         "MMLIB_FIGURES": str(folder / "figures"),
                          "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -73,6 +73,7 @@ def symbol_classes(batch: Batch) -> torch.Tensor:
 
 
 def padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
+    """Rows of whole numbers as one table (rows, longest), the rest of each row filled."""
     table = np.full((len(rows), max(1, *(len(r) for r in rows))), fill, np.int64)
     for row, values in zip(table, rows, strict=True):
         row[: len(values)] = values

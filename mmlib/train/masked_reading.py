@@ -59,7 +59,8 @@ class UnitAugmenter(Augmenter):
 
     @property
     def _units(self) -> dict[int, np.ndarray]:
-        return self.__dict__.setdefault("_found", {})
+        found: dict[int, np.ndarray] = self.__dict__.setdefault("_found", {})
+        return found
 
 
 class ReadingStudent(Recogniser):

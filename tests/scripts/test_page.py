@@ -136,14 +136,17 @@ def test_the_search_finds_what_python_finds(beam, longest):
     rng = np.random.default_rng(beam)
     v = len(vocabulary)
     tables = rng.normal(size=(20, longest + 1, v, v))
-    found = node("""async ({ tables, words, beam, longest }) => {
+    found = node(
+        """async ({ tables, words, beam, longest }) => {
         const all = [];
         for (const table of tables) {
             const run = async ({ tokens, place }) => ({ logits: Float64Array.from(
                 tokens.flatMap((token, i) => table[place[i % place.length]][token])) });
             all.push(await beamSearch(run, words, beam, longest));
         }
-        return all; }""", {"tables": tables.tolist(), "words": vocabulary.tokens, "beam": beam, "longest": longest})
+        return all; }""",
+        {"tables": tables.tolist(), "words": vocabulary.tokens, "beam": beam, "longest": longest},
+    )
     for table, theirs in zip(tables, found, strict=True):
         one = torch.zeros(1, 1)
         ours = beam_search(Table(table), Memory(one, one, one), vocabulary, beam, longest)[0]

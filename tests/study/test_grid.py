@@ -1,4 +1,6 @@
-"""The grid of ablations: equal cost, one factor at a time, nothing trained twice, and a table that claims what it may."""
+"""The grid of ablations: equal cost, one factor at a time, nothing trained twice, and a table that
+claims what it may.
+"""
 
 import shutil
 from dataclasses import asdict
@@ -36,7 +38,8 @@ def test_arms_cost_the_same(arm):
     spent = sum(config.pictures * views_of(stage, asdict(config))
                 for stage, config in ablate.configs(Cell(arm), ARMS[arm]).items())
     more = 4 * LABELLED if arm in {**GRID[LONGER], **GRID[PUBLISHED]} else 0
-    assert spent == more + (LABELLED if arm.split(",")[0] == "supervised" or arm in GRID[LEVERS] else TOTAL)
+    assert spent == more + (LABELLED if arm.split(",")[0] == "supervised" or arm in GRID[LEVERS]
+                            else TOTAL)
 
 
 def test_an_arm_changes_what_it_names_and_nothing_else():
@@ -71,7 +74,8 @@ def test_cells_by_arm_and_factor():
     assert len(found) == 2 * (len(GRID["masking"]) + 1)
     assert {c.labels for c in found} == {0.1}
     assert ablate.cells([SYNTHETIC], labels=(0.1, 1.0)) == [Cell(SYNTHETIC, 0, 0.0)]
-    assert ablate.configs(Cell(SYNTHETIC, 0, 0.0), ARMS[SYNTHETIC])["finetune"].labels == 1  # of the synthetic ink
+    # of the synthetic ink
+    assert ablate.configs(Cell(SYNTHETIC, 0, 0.0), ARMS[SYNTHETIC])["finetune"].labels == 1
     assert labels_used({"dataset": "synthetic", "labels": 1.0}, "crohme") == 0
     assert labels_used({"dataset": "synthetic", "labels": 0.5}, "synthetic") == 0.5
     assert labels_used({"dataset": "crohme", "labels": 0.5}, "crohme") == 0.5
@@ -103,8 +107,9 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
 
     def evaluate(folder, dataset, split, beam, *, arm, profile, occlusion, removal):
         run = Run.load(folder)
-        records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm, "dataset": dataset, "split": split,
-                         "labels": run.config["labels"], "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
+        records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm,
+                         "dataset": dataset, "split": split, "labels": run.config["labels"],
+                         "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
                          "pictures": training_cost(run)[0], "occlusion": occlusion}])
         results.collect()
         return scored
@@ -112,8 +117,10 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablate, "STAGES", {name: stage(name) for name in STAGES})
     monkeypatch.setattr(ablate, "evaluate", evaluate)
     probed = []
-    monkeypatch.setattr("mmlib.study.probe.probe", lambda run, dataset, arm: probed.append((arm, run.stage)))
-    cells = ablate.cells(["mask-match", "slots alone", "supervised", "supervised-total, masked ink"], labels=(0.1,))
+    monkeypatch.setattr("mmlib.study.probe.probe", lambda run, dataset,
+                        arm: probed.append((arm, run.stage)))
+    cells = ablate.cells(["mask-match", "slots alone", "supervised",
+                          "supervised-total, masked ink"], labels=(0.1,))
     with pytest.raises(Paused):
         ablate.ablate(cells, max_minutes=0)
     assert not records.rows()
@@ -128,16 +135,22 @@ def test_grid_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     ablate.ablate(cells)
     assert "4 cells, 1 of them done" in capsys.readouterr().out
     assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", *["finetune"] * 4]
-    assert probed == [("mask-match", "attend"), ("slots alone", "attend")], "what no label has touched"
+    assert probed == [("mask-match", "attend"),
+                      ("slots alone", "attend")], "what no label has touched"
     costs = {row["arm"]: int(row["pictures"]) for row in records.rows()}
     assert costs == {cell.arm: LABELLED if cell.arm == "supervised" else TOTAL for cell in cells}
-    shares = {arm: sorted(float(row["occlusion"]) for row in records.rows() if row["arm"] == arm) for arm in costs}
+    shares = {arm: sorted(float(row["occlusion"]) for row in records.rows() if row["arm"] == arm)
+              for arm in costs}
     assert shares == {arm: [0.0, *ablate.OCCLUSION] if "masked" in arm else [0.0] for arm in costs}
     table = results.run_rows()
-    assert {name: row["arm"] for name, row in table.items()} == {
-        **{row["run"]: row["arm"] for row in records.rows()}, trained[0]: "mask-match", trained[1]: "mask-match"}
-    shutil.rmtree(tmp_path / "runs")  # as in a fresh clone: the tables are there, the weights are not
+    assert {name: row["arm"]
+            for name, row in table.items()} == {**{row["run"]: row["arm"]
+                                                   for row in records.rows()},
+                                                trained[0]: "mask-match", trained[1]: "mask-match"}
+    # as in a fresh clone: the tables are there, the weights are not
+    shutil.rmtree(tmp_path / "runs")
     trained.clear()
     ablate.ablate(ablate.cells(["mask-match", "modulation alone"], labels=(0.1,)))
     assert [name.split("-")[0] for name in trained] == ["pretrain", "attend", "finetune"]
-    assert [results.run_rows()[name] for name in table] == list(table.values()), "what is kept stays as it is"
+    assert [results.run_rows()[name]
+            for name in table] == list(table.values()), "what is kept stays as it is"

@@ -1,4 +1,6 @@
-"""The committed results agree with each other, and one number changed anywhere is found and named."""
+"""The committed results agree with each other, and one number changed anywhere is found
+and named.
+"""
 
 import functools
 import random
@@ -55,7 +57,8 @@ def other(number, rng):
     """The number with one digit changed."""
     places = [i for i, c in enumerate(number) if c.isdigit()]
     place = rng.choice(places)
-    return number[:place] + rng.choice([d for d in "123456789" if d != number[place]]) + number[place + 1 :]
+    return number[:place] + rng.choice([d for d in "123456789"
+                                        if d != number[place]]) + number[place + 1 :]
 
 
 def test_what_is_committed_agrees(project, monkeypatch, tables):
@@ -72,7 +75,8 @@ def test_a_number_changed_in_the_records_is_named(project, change, seed):
     row = rows[place - 1]
     column = rng.choice([c for c in records.NUMBERS if row[c]]) if seed % 2 else "value"
     old, new = row[column], other(row[column], rng)
-    parts = lines[place].rstrip("\n").rsplit(",", len(records.COLUMNS) - records.COLUMNS.index("labels"))
+    parts = lines[place].rstrip("\n").rsplit(",",
+                                             len(records.COLUMNS) - records.COLUMNS.index("labels"))
     parts[records.COLUMNS.index(column) - records.COLUMNS.index("labels") + 1] = new
     if "," in row["metric"]:  # quoted: the columns before the value are further left
         lines[place] = lines[place].replace(f",{old},", f",{new},")
@@ -104,8 +108,9 @@ def test_a_number_changed_in_outcomes_is_named(project, change, seed):
 def test_a_number_changed_in_a_table_is_named(project, change, seed, monkeypatch, tables):
     monkeypatch.setattr(study_tables, "table", tables)
     rng = random.Random(seed)
-    path = rng.choice([*sorted((project / "figures").glob("*.md")), records.path().parent / "checkpoints" / "README.md",
-                       project / "README.md", project / "docs" / "claims.md"])
+    path = rng.choice([*sorted((project / "figures").glob("*.md")),
+                       records.path().parent / "checkpoints" / "README.md", project / "README.md",
+                       project / "docs" / "claims.md"])
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     marks = [k for k, line in enumerate(lines) if "table:main" in line] or [0, len(lines)]
     rows = [k for k in range(*marks) if lines[k].startswith("|")]
@@ -120,7 +125,8 @@ def test_a_number_changed_in_a_table_is_named(project, change, seed, monkeypatch
 def test_a_value_changed_in_the_runs_is_named(project, change, column):
     path = records.path().parent / "runs.csv"
     table = records.read_table(path)
-    row = next(row for row in table if row["stage"] == ("finetune" if column == "total_pictures" else "evaluate"))
+    row = next(row for row in table
+               if row["stage"] == ("finetune" if column == "total_pictures" else "evaluate"))
     row[column] = {"start": "finetune-desk-gone"}.get(column, row[column] + "1")
     text = path.read_text(encoding="utf-8")
     change(path, text)
@@ -144,5 +150,6 @@ def test_the_command_fails_and_names_what_it_found(monkeypatch, capsys):
 
 
 def test_other_weights_than_those_that_were_published_are_named(project, monkeypatch):
-    monkeypatch.setattr(verify, "shipped_digests", lambda: {"finetune-desk-0123456789": "0123456789abcdef"})
+    monkeypatch.setattr(verify, "shipped_digests",
+                        lambda: {"finetune-desk-0123456789": "0123456789abcdef"})
     assert any("recogniser.safetensors: its digest" in fault for fault in verify.run_faults())
