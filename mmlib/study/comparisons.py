@@ -70,8 +70,8 @@ def ter_of(seeds: Mapping[int, Outcomes], capped: bool = False) -> dict[int, flo
     """TER of each seed of an arm."""
     found = {}
     for seed, one in seeds.items():
-        values, lengths = metric_sums([one], "capped" if capped else "ter")
-        found[seed] = float(np.nansum(values) / np.sum(lengths))
+        errors = np.minimum(one.token_errors, one.length) if capped else one.token_errors
+        found[seed] = float(np.nansum(errors) / one.length.sum())
     return found
 
 

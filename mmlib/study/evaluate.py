@@ -84,8 +84,9 @@ class Part:
 
     def first(self, count: int) -> Part:
         """Only the first so many expressions."""
-        lists = self.samples, self.ids, self.tokens, self.latex
-        return Part(*(values[:count] for values in lists), self.digest)
+        samples, ids = self.samples[:count], self.ids[:count]
+        return replace(self, samples=samples, ids=ids, tokens=self.tokens[:count],
+                       latex=self.latex[:count])
 
 
 def load_part(dataset: str, split: str) -> Part:
@@ -219,8 +220,8 @@ def _keep(run: Run, found: Outcomes, best: Sequence[Sequence[str]], trained: str
     Scored once more without an arm, say to export it, a finished run stays as it is.
     """
     text = io.StringIO()
-    plain = {"delimiter": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_NONE}
-    writer = csv.writer(text, quotechar=None, **plain)
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE,
+                        quotechar=None)
     writer.writerows(zip(found.id, map(" ".join, best), strict=True))
     with run.lock():
         write_atomic(run.folder / "predictions.tsv", text.getvalue())
@@ -268,5 +269,5 @@ def _keep_traits(dataset: str, split: str, part: Part) -> None:
 def _part(pack: Pack, indices: Indices, identity: str) -> Part:
     chosen = [int(i) for i in indices]
     samples, tokens = [from_pack(pack, i) for i in chosen], [pack.tokens(i) for i in chosen]
-    ids, latex = ([values[i] for i in chosen] for values in (pack.ids, pack.latex))
-    return Part(samples, ids, tokens, latex, identity)
+    latex = [pack.latex[i] for i in chosen]
+    return Part(samples, [pack.ids[i] for i in chosen], tokens, latex, identity)

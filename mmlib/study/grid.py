@@ -106,7 +106,7 @@ def grid(first: int, second: int, labelled: int) -> dict[str, dict[str, Chain]]:
         "mae": mae,
         "supervised-total": labels_only(**total),
     }
-    rates = {  # half and twice the preset's
+    rates: dict[str, Chain] = {  # half and twice the preset's
         f"{arm}, rate {rate:g}": {**chain, "finetune": {**chain["finetune"], "optim": {"lr": rate}}}
         for arm, chain in tried.items()
         for rate in (2.5e-3, 1e-2)
@@ -231,7 +231,7 @@ def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequen
         factors, arms = "; ".join(GRID), "; ".join(ARMS)
         raise RunError(f"the grid has no {unknown[0]!r}; factors: {factors}. Arms: {arms}")
     chosen = dict.fromkeys(arm for name in names or GRID for arm in known[name])
-    found = {}
+    found: dict[Cell, None] = {}
     for share, seed, arm in product(labels, seeds, chosen):
         found[Cell(arm, seed, 0.0 if arm == SYNTHETIC else share)] = None
     return list(found)
@@ -383,7 +383,7 @@ def _probe(cell: Cell, chain: Mapping[str, Run], dataset: str) -> None:
 
 def _minutes_per_picture(dataset: str, profile: str) -> dict[str, float]:
     """Of each stage that has a kept run."""
-    spent = defaultdict(lambda: np.zeros(2))
+    spent: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     for row in results.run_rows().values():
         if (row["profile"], row["dataset"]) == (profile, dataset) and row["stage"] in STAGES:
             spent[row["stage"]] += float(row["minutes"]), float(row["pictures"])

@@ -61,8 +61,8 @@ def grid_table(labels: float = 1.0) -> DataFrame:
     """
     import pandas as pd
 
-    of = {"split": "valid", "labels": at_share(labels), "profile": PROFILE}
-    frame, found = scored(**of), seeds_of(**of)
+    frame = scored("valid", labels=at_share(labels), profile=PROFILE)
+    found = seeds_of("valid", labels=at_share(labels), profile=PROFILE)
     frame = frame[frame.metric.isin(["ter", "exprate"])]  # not a probe, which cost less
     minus, bounded = (
         grid_differences(labels, metric).set_index("a") for metric in ("ter", "capped")

@@ -74,7 +74,8 @@ def measure(encoder: Encoder, symbol: float, corpus: Corpus, config: Config
         "relation": [(s.pair_features, *own) for s, own in zip((fit, read), pairs, strict=True)],
         "geometry": [(box, *own) for box, own in zip(boxes, pairs, strict=True)],
     }
-    kinds = {"linear": probes.linear_probe, "knn": probes.knn_probe, "common": probes.most_common}
+    kinds: dict[str, Any] = {"linear": probes.linear_probe, "knn": probes.knn_probe}
+    kinds["common"] = probes.most_common
     rows = []
     for target, ((x, y, _), (test, truth, expression)) in targets.items():
         for name in kinds if target == "symbol" else ("linear",):

@@ -86,7 +86,7 @@ def rows(file: Path | None = None) -> list[dict[str, str]]:
 
     Without pandas, for machines that only train. Raises RunError for damage.
     """
-    head, *found = read_rows(file := file or path()) or [COLUMNS]
+    head, *found = read_rows(file := file or path()) or [[*COLUMNS]]
     if tuple(head) != COLUMNS:
         raise RunError(f"{file} has columns {head}, expected {list(COLUMNS)}")
     return [dict(zip(COLUMNS, row, strict=True)) for row in found]
@@ -102,7 +102,7 @@ def append(new: Iterable[Mapping[str, Any]]) -> None:
 
     Raises RunError for an unknown or a missing column and for a number that is not finite.
     """
-    fill = {"occlusion": 0, "minutes": None}
+    fill: dict[str, Any] = {"occlusion": 0, "minutes": None}
     fill |= {"hardware": hardware(), "commit": commit(), "utc": utc()}
     found = []
     for row in new:

@@ -81,6 +81,7 @@ def curves_of(runs: Iterable[Run], keys: Sequence[str], arm: str = "") -> DataFr
     """`curves` of runs that have their folders here, finished or not."""
     rows = []
     for run in runs:
+        before: tuple[float, float]
         try:
             before = earlier_cost(run)
         except RunError:  # the stages before are not kept here

@@ -188,8 +188,8 @@ def table(name: str) -> DataFrame:
     if name.startswith("grid_") and name[5:].isdecimal():
         return grid_table(int(name[5:]) / 100)
     raise RunError(
-        "there is no such table; it would be 'main', 'published', 'claims', 'claims_full', 'probes', "
-        "'probes_' and a profile, 'arms_' and a split, or 'grid_' and per cent of the labels"
+        "there is no such table; it would be 'main', 'published', 'claims', 'claims_full', "
+        "'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_' and per cent"
     )
 
 
