@@ -10,6 +10,7 @@ ink of the unit being written, which needs no label.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,17 +51,15 @@ class ReadingConfig:
 class UnitAugmenter(Augmenter):
     """Samples with units in place of symbols; the units of an expression are found once."""
 
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.known: dict[int, np.ndarray] = {}
+
     def draw(self, i: int, rng: np.random.Generator) -> Sample:
         drawn = super().draw(i, rng)
-        known = self._units.get(i)
-        if known is None:
-            known = self._units[i] = units(drawn.points, drawn.stroke)
-        return with_units(drawn, known)
-
-    @property
-    def _units(self) -> dict[int, np.ndarray]:
-        found: dict[int, np.ndarray] = self.__dict__.setdefault("_found", {})
-        return found
+        if i not in self.known:
+            self.known[i] = units(drawn.points, drawn.stroke)
+        return with_units(drawn, self.known[i])
 
 
 class ReadingStudent(Recogniser):
