@@ -37,6 +37,7 @@ from mmlib.train.loop import Paused
 PROFILE = "ablate"
 STAGES = {"pretrain": pretrain, "attend": attend, "finetune": finetune}
 Changes = Mapping[str, Any]  # to a stage's preset; a part of a configuration may be a mapping, too
+UNCHANGED: Changes = {}
 Chain = Mapping[str, Changes]  # by stage
 # Factors that other modules name.
 LEVERS, PLAIN = "levers of fine-tuning", "labels as they were written"
@@ -72,7 +73,7 @@ def budget(profile: str = PROFILE) -> tuple[int, ...]:
 def grid(first: int, second: int, labelled: int) -> dict[str, dict[str, Chain]]:
     """The arms of each factor, by name, at a cost in pictures as `budget` gives it."""
 
-    def whole(attend: Changes = {}, finetune: Changes = {}, **pretrain: Any) -> Chain:
+    def whole(attend: Changes = UNCHANGED, finetune: Changes = UNCHANGED, **pretrain: Any) -> Chain:
         """The whole method with some choices changed."""
         return {
             "pretrain": {"pictures": first // 2, **pretrain},
@@ -80,7 +81,7 @@ def grid(first: int, second: int, labelled: int) -> dict[str, dict[str, Chain]]:
             "finetune": {"pictures": labelled, **finetune},
         }
 
-    def alone(finetune: Changes = {}, **pretrain: Any) -> Chain:
+    def alone(finetune: Changes = UNCHANGED, **pretrain: Any) -> Chain:
         """Stage 1 with stage 2's share, then fine-tuning."""
         share = {"pictures": (first + second) // 2, **pretrain}
         return {"pretrain": share, "finetune": {"pictures": labelled, **finetune}}
