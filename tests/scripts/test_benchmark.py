@@ -173,6 +173,6 @@ def test_measurements_are_told_apart_by_allocator(settings, name, monkeypatch):
     assert benchmark.machine() == "a CPU" + name
 
 
-def test_the_readme_names_the_settings_that_are_measured():
-    assert f"MALLOC_CONF={benchmark.KEEPING} " in (project_root() / "README.md").read_text()
+def test_the_page_on_speed_names_the_settings_that_are_measured():
+    assert f"MALLOC_CONF={benchmark.KEEPING} " in (project_root() / "docs" / "speed.md").read_text()
     assert f"MALLOC_CONF={benchmark.KEEPING} " in (benchmark.__doc__ or "")
