@@ -46,9 +46,10 @@ docs: $(STAMP)  ## the README and the executed notebooks as pages that open offl
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab $(ARGS) notebooks
 
-lint: $(STAMP)  ## Ruff over package, tests and notebooks, then mypy over the package (1 min)
+lint: $(STAMP)  ## Ruff over everything, mypy over the package, and the order of the rooms (1 min)
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/python -m mypy
+	@$(BIN)/python -m pytest -q tests/test_layers.py
 
 install: $(STAMP)  ## only make the environment, .venv (some minutes, about 5 GB on Linux)
 
@@ -57,7 +58,7 @@ pins:  ## resolve requirements.txt anew from pyproject.toml (needs uv)
 
 clean:  ## remove the environment, caches and executed copies; results and data stay
 	@rm -rf $(VENV) build dist site *.egg-info .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache .hypothesis results/executed
-	@find mmlib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	@find mmlib scripts tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # With uv where it is found and works, else with pip. Candidates for Python are run, not only looked up: a version
 # manager's shim may be there without its Python.
