@@ -9,6 +9,7 @@ are the recogniser's own: a graph only gives them dynamic shapes.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from mmlib.models.decoder import Decoder, DecoderLayer, Memory
 from mmlib.models.encoder import Encoder
-from mmlib.models.layers import dot_attention
+from mmlib.models.layers import Conv, dot_attention
 from mmlib.models.packing import Padded
 from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import EXPORTED, Reader
@@ -37,6 +38,13 @@ CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 ENCODER, DECODER, SMALL = "encoder.onnx", "decoder.onnx", ".int8.onnx"
 
 
+class FixedConv(Conv):
+    """With as many channels as x has: the graph need not cut them anew for each picture."""
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        return self._conv_forward(x, self.weight, self.bias)
+
+
 class EncoderGraph(nn.Module):
     """A picture to what the decoder attends to.
 
@@ -46,7 +54,11 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: Recogniser):
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model)
+        convs = [each for each in self.model.modules() if isinstance(each, Conv)]
+        convs[0].weight = nn.Parameter(convs[0].weight[:, :1])  # of ink alone
+        for conv in convs:
+            conv.__class__ = FixedConv
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         height, width = picture.shape[2:]
@@ -140,10 +152,10 @@ def _shortest(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _card(reader: Reader) -> dict[str, Any]:
     """What a reader needs beside the weights, and what a person should know of them."""
-    return {"model_type": "mmlib-recogniser", "model": asdict(reader.model.config),
-            "view": asdict(reader.view), "vocabulary": list(reader.vocabulary.tokens),
-            "run": reader.run, "pictures": reader.pictures, "minutes": reader.minutes,
-            "licence": LICENCE}
+    parts = {"model": asdict(reader.model.config), "view": asdict(reader.view)}
+    return {"model_type": "mmlib-recogniser", "licence": LICENCE, "run": reader.run,
+            "pictures": reader.pictures, "minutes": reader.minutes,
+            "config": dict(reader.config) | parts, "vocabulary": list(reader.vocabulary.tokens)}
 
 
 def _export_encoder(model: Recogniser, path: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from mmlib.draw.views import ViewConfig
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.decoder import Cache, DecoderConfig, Memory
 from mmlib.read.export import CONFIG, DECODER, ENCODER, SMALL
-from mmlib.read.reader import Reader, Reading
+from mmlib.read.reader import Reader
 from mmlib.store.files import RunError, from_json
 
 LOW = -1e9  # the bias where a token does not attend; finite, since eight bits have no infinity
@@ -76,13 +75,12 @@ class OnnxRecogniser:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        paths = [folder / (name.replace(".onnx", SMALL) if small else name)
+                 for name in (ENCODER, DECODER)]
+        self.path = paths[0]
         self.encoder, step = (
-            onnxruntime.InferenceSession(
-                str(folder / (name.replace(".onnx", SMALL) if small else name)),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-            for name in (ENCODER, DECODER)
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            for path in paths
         )
         self.decoder = OnnxDecoder(step, config)
         self.scalars = {"gamma": torch.zeros(())}  # its device is where a reader runs
@@ -101,6 +99,8 @@ class OnnxRecogniser:
 class OnnxReader(Reader):
     """A reader over an export: `recognize(source, reader=OnnxReader.open(folder))`."""
 
+    most: ClassVar[int] = 1  # the graphs are of a single picture
+
     @classmethod
     def open(cls, folder: str | Path, small: bool = False, threads: int = 1) -> OnnxReader:
         """What `mmlib export` wrote into a folder; `small`: in eight bits.
@@ -110,19 +110,15 @@ class OnnxReader(Reader):
         folder = Path(folder)
         try:
             card = json.loads((folder / CONFIG).read_text("utf-8"))
-            config = from_json(DecoderConfig, card["model"]["decoder"])
+            config = card["config"]
+            decoder = from_json(DecoderConfig, config["model"]["decoder"])
             vocabulary = Vocabulary(card["vocabulary"][len(Vocabulary.SPECIALS) :])
-            view = from_json(ViewConfig, card["view"])
+            view = from_json(ViewConfig, config["view"])
             about = card["run"], card["pictures"], card["minutes"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder / CONFIG} is not an export's: {error}") from error
         try:
-            model = OnnxRecogniser(folder, small, threads, config)
+            model = OnnxRecogniser(folder, small, threads, decoder)
         except ImportError as error:
             raise ImportError("this reader needs the extra: pip install '.[export]'") from error
-        return cls(model, vocabulary, view, card, folder, *about)  # type: ignore[arg-type]
-
-    def read(self, inks: list[tuple[np.ndarray, np.ndarray, float]], beam: int = 5,
-             sizes: Sequence[float] = (1.0,)) -> list[list[Reading]]:
-        """As `Reader.read`, one ink after the other: the graphs are of a single picture."""
-        return [super(OnnxReader, self).read([ink], beam, sizes)[0] for ink in inks]
+        return cls(model, vocabulary, view, config, model.path, *about)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Reader:
     run: str  # that fine-tuning's name
     pictures: int  # seen in all of its stages
     minutes: float  # spent on them
+    most: ClassVar[int] = 64  # expressions of a batch
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "cpu") -> Reader:
@@ -80,7 +81,7 @@ class Reader:
         device = self.model.scalars["gamma"].device
         samples = [unlabelled(points, stroke, size) for points, stroke, size in inks]
         found = read_samples(self.model, samples, self.vocabulary, self.view, beam, device=device,
-                             sizes=sizes)
+                             most=self.most, sizes=sizes)
         readings = []
         for hypotheses in found:
             decoded = [(self.vocabulary.decode(h.tokens), h.score) for h in hypotheses]
@@ -145,7 +146,7 @@ def _load(path: Path, device: str, changed: int) -> Reader:
     try:
         if path.name == EXPORTED:
             metadata = json.loads((path.parent / "config.json").read_text("utf-8"))
-        config = metadata.get("config", metadata)
+        config = metadata["config"]
         vocabulary = Vocabulary(metadata["vocabulary"][len(Vocabulary.SPECIALS) :])
         model = Recogniser(len(vocabulary), from_json(ModelConfig, config["model"]))
         model.load_state_dict({k: v.float() for k, v in weights.items()})

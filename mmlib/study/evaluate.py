@@ -135,7 +135,7 @@ def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol
     return picture[:, :1] if removal else picture
 
 
-def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", split: str = "test",
+def evaluate(weights: str | Path | Reader | None = None, dataset: str = "synthetic", split: str = "test",
              beam: int = 5, export_lgeval: str | Path | None = None, limit: int | None = None,
              arm: str | None = None, profile: str = "desk", both: bool = True,
              without: tuple[str, ...] = (), occlusion: float = 0.0, removal: bool = False,
@@ -143,7 +143,7 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
     """Score a recogniser on a split of a data set.
 
     Args:
-        weights: a weights file or a run's folder; by default the recogniser that ships.
+        weights: a weights file, a run's folder or a reader; by default the recogniser that ships.
         dataset, split: see `load_part`.
         export_lgeval: a folder for predictions and truth in the layout of CROHME's LgEval tools.
         limit: read only the first so many expressions; nothing is recorded.
@@ -160,7 +160,9 @@ def evaluate(weights: str | Path | None = None, dataset: str = "synthetic", spli
         raise DataError(f"occlusion is {occlusion}{asked}; a share to mask is above 0 and below 1")
     dataset = resolved(dataset)
     config = Config(dataset, split, beam, both, without, limit, occlusion, removal, tuple(sizes))
-    reader, part = Reader.load(weights, default_device()), load_part(dataset, split)
+    reader, part = weights, load_part(dataset, split)
+    if not isinstance(reader, Reader):
+        reader = Reader.load(reader, default_device())
     part = part if limit is None else part.first(limit)
     inputs = {"weights": digest(reader.path), "data": part.digest}
     run = Run.open("evaluate", profile, config, inputs, CODE_VERSION)
@@ -205,9 +207,10 @@ def _read(reader: Reader, part: Part, config: Config) -> tuple[list[list[str]], 
         ids = [part.ids[i] for i in indices]
         return occluded(view, ink, ids, config.occlusion, symbol, config.removal)
 
-    model = switched_off(reader.model, config.without)
+    model = switched_off(reader.model, config.without) if config.without else reader.model
+    device = reader.model.scalars["gamma"].device
     found = read_samples(model, part.samples, reader.vocabulary, reader.view, config.beam,
-                         config.both, default_device(), sizes=config.sizes,
+                         config.both, device, most=reader.most, sizes=config.sizes,
                          mask=mask if config.occlusion else None)
     scores = [hypotheses[0].score if hypotheses else float("nan") for hypotheses in found]
     return best_tokens(found, reader.vocabulary), scores

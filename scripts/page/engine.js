@@ -37,7 +37,7 @@ async function load({ glue, wasm, encoder: first, decoder: second, card: about }
 }
 
 async function step({ tokens, place, bias, groups, present }) {
-  const { layers, heads, d } = card.model.decoder,
+  const { layers, heads, d } = card.config.model.decoder,
     m = place.length;
   const nothing = () => tensor(new Float32Array(0), [layers, groups, heads, 0, d / heads]);
   const found = await decoder.run({
@@ -65,7 +65,7 @@ async function read({ strokes, picture, beam }) {
   const size = traced ? traced.size : typicalSize(strokeBoxes(ink)),
     refused = refusal(ink, size);
   if (refused) return { refusal: refused };
-  const { picture: drawn, ...place } = draw(ink, size, card.view);
+  const { picture: drawn, ...place } = draw(ink, size, card.config.view);
   const { keys, values } = await encoder.run({
     picture: tensor(drawn, [1, 1, place.height, place.width]),
   });
