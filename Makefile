@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUITABLE := import sys, ssl; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
-PINS := uv pip compile pyproject.toml --extra test --extra export --universal --fork-strategy fewest --python-version 3.11 \
+PINS := uv pip compile pyproject.toml --extra test --universal --fork-strategy fewest --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt
 
 # One thread for each of two processes: four threads on two cores would wait for one another.

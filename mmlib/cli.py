@@ -359,6 +359,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = "mmlib: interrupted; the same command goes on from the last checkpoint"
         print(text, file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mmlib"):
+            raise
+        print(f"mmlib: {name} needs {error.name}: pip install '.[notebooks]'", file=sys.stderr)
+        return 2
     except Exception as error:
         if not _documented(error):
             raise
