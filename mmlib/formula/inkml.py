@@ -1,7 +1,7 @@
-"""InkML files of CROHME (all years) and MathWriting, read and written.
+"""InkML files, read and written: of CROHME (all years), MathWriting, Word, OneNote and others.
 
-Files are untrusted: entities and document type declarations are refused, and whatever is wrong with
-a file is an `InkError` that names it.
+How samples are written is the matter of `mmlib.formula.traces`. Files are untrusted: entities and
+document type declarations are refused, and whatever is wrong with a file is an `InkError`.
 """
 
 from __future__ import annotations
@@ -15,44 +15,42 @@ import numpy as np
 from mmlib.formula.ink import Ink, InkError, Symbol
 from mmlib.formula.latex import LatexError, align, canonical
 from mmlib.formula.mathml import tree_from_mathml
+from mmlib.formula.traces import XML_ID, Formats, read_trace
 
 if TYPE_CHECKING:
     from lxml import etree
 
 INKML = "http://www.w3.org/2003/InkML"
-XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
-# A stroke has hundreds of points; a coordinate beyond this is a broken file, and its sums overflow
-# float32.
-LARGEST_COORDINATE = 1e7
 
 
 def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
-    """Read one InkML file of CROHME or MathWriting.
+    """Read one InkML file.
 
     source: a path, or the file's bytes.
     name: what errors and `Ink.id` call it; by default the file's name.
 
-    Channels other than X and Y are dropped, and so are consecutive duplicate points and strokes
-    without points. A label that is no valid LaTeX does not fail the file: `tokens` is None and
-    `label_error` says why. Raises InkError, naming the file, for whatever cannot be read, and
-    OSError where the file cannot be opened.
+    Channels other than X and Y are dropped, and so are consecutive duplicate points, strokes
+    without points and what the pen drew in the air. A label that is no valid LaTeX does not fail
+    the file: `tokens` is None and `label_error` says why. Raises InkError, naming the file, for
+    whatever cannot be read, and OSError where the file cannot be opened.
     """
     if not isinstance(source, bytes):
         name = name or str(source)
         source = Path(source).read_bytes()
     name = name or "<bytes>"
     root = _parse(source, name)
-    strokes, stroke_of = _strokes(root, name)
+    strokes, strokes_of = _strokes(root, name)
     notes: dict[str, str] = {}
     for note in root.iterfind("{*}annotation"):
         notes.setdefault(note.get("type") or "", (note.text or "").strip())
     # CROHME calls the label "truth"; MathWriting has it as written and normalised.
     latex = next((notes[k] for k in ("truth", "normalizedLabel", "label") if notes.get(k)), None)
-    symbols = _symbols(root, stroke_of)
+    symbols = _symbols(root, strokes_of)
     tokens = token_symbols = label_error = None
     if latex is not None:
         try:
-            tokens = tuple(canonical(latex))
+            tokens = tuple(canonical(latex)) or None
+            latex = latex if tokens else None  # an empty label is no label
         except LatexError as error:
             label_error = str(error)
     if tokens and symbols:
@@ -114,43 +112,32 @@ def _parse(content: bytes, name: str) -> etree._Element:
     return root
 
 
-def _strokes(root: etree._Element, name: str) -> tuple[list[np.ndarray], dict[str, int]]:
-    """The traces that have points, and the place of each by its id."""
-    formats = root.iterfind(".//{*}traceFormat//{*}channel")
-    channels = [(channel.get("name") or "").upper() for channel in formats]
-    columns = (0, 1)  # of a sample's numbers: x and y
-    if {"X", "Y"} <= set(channels):
-        columns = (channels.index("X"), channels.index("Y"))
-    strokes: list[np.ndarray] = []
-    stroke_of: dict[str, int] = {}
+def _strokes(root: etree._Element, name: str) -> tuple[list[np.ndarray], dict[str, list[int]]]:
+    """What the pen wrote, and the strokes of each trace by its id."""
+    formats = Formats(root)
+    pieces: list[list[np.ndarray]] = []
+    strokes_of: dict[str, list[int]] = {}
     for index, trace in enumerate(root.iterfind(".//{*}trace")):
         key = trace.get("id") or trace.get(XML_ID) or str(index)
-        points = _points(trace.text, columns, f"{name}: trace {key!r} (line {trace.sourceline})")
-        if len(points):
-            stroke_of.setdefault(key, len(strokes))
-            strokes.append(points)
-    if not strokes:
+        if (trace.get("type") or "").lower() == "penup":
+            continue
+        where = f"{name}: trace {key!r} (line {trace.sourceline})"
+        written = read_trace(trace.text or "", formats.of(trace, where), where)
+        prior = strokes_of.get((trace.get("priorRef") or "").lstrip("#"))
+        if prior and written and trace.get("continuation") in ("middle", "end"):
+            pieces[prior[-1]].append(written.pop(0))
+            strokes_of[key] = prior[-1:]
+        if written:
+            new = list(range(len(pieces), len(pieces) + len(written)))
+            strokes_of.setdefault(key, []).extend(new)
+            pieces += [[points] for points in written]
+    if not pieces:
         raise InkError(f"{name}: no trace with points")
-    return strokes, stroke_of
+    return [_moved(np.concatenate(parts)) for parts in pieces], strokes_of
 
 
-def _points(text: str | None, columns: tuple[int, int], where: str) -> np.ndarray:
-    """The (m, 2) points of one trace without consecutive duplicates."""
-    samples = [s.split() for s in (text or "").split(",")]
-    if not samples[-1]:  # a comma after the last point, or no text at all
-        samples.pop()
-    pairs = []
-    for i, sample in enumerate(samples):
-        try:
-            pairs.append((float(sample[columns[0]]), float(sample[columns[1]])))
-        except (ValueError, IndexError):
-            wrong = " ".join(sample)[:40]
-            raise InkError(f"{where}, point {i}: {wrong!r} is not a pair of numbers") from None
-    points = np.array(pairs).reshape(-1, 2)
-    bad = np.flatnonzero(~(np.abs(points) <= LARGEST_COORDINATE).all(1))  # NaN compares false
-    if len(bad):
-        wrong = f"coordinate {samples[bad[0]]} is NaN, infinite or absurdly large"
-        raise InkError(f"{where}, point {bad[0]}: {wrong}")
+def _moved(points: np.ndarray) -> np.ndarray:
+    """Points (m, 2) without consecutive duplicates."""
     moved = np.ones(len(points), dtype=bool)
     moved[1:] = (points[1:] != points[:-1]).any(1)
     return points[moved]
@@ -166,7 +153,7 @@ def _symbol_label(label: str) -> str:
     return tokens[0] if len(tokens) == 1 else label
 
 
-def _symbols(root: etree._Element, stroke_of: dict[str, int]) -> tuple[Symbol, ...]:
+def _symbols(root: etree._Element, strokes_of: dict[str, list[int]]) -> tuple[Symbol, ...]:
     """Leaf groups under the segmentation; a stroke belongs to the first symbol that names it."""
     symbols: list[Symbol] = []
     taken: set[int] = set()
@@ -174,7 +161,7 @@ def _symbols(root: etree._Element, stroke_of: dict[str, int]) -> tuple[Symbol, .
         if group.find("{*}traceGroup") is not None:  # no leaf
             continue
         views = ((v.get("traceDataRef") or "").lstrip("#") for v in group.iterfind("{*}traceView"))
-        known = (stroke_of[view] for view in views if view in stroke_of)
+        known = (stroke for view in views for stroke in strokes_of.get(view, ()))
         strokes = tuple(dict.fromkeys(stroke for stroke in known if stroke not in taken))
         notes = ((note.text or "").strip() for note in group.iterfind("{*}annotation"))
         label = next(filter(None, notes), None)

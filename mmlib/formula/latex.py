@@ -14,9 +14,11 @@ symbol before them, so ``{(a+b)}^2`` and ``(a+b)^2`` are one expression, and so 
 ``a_b^c``; ``{a^b}^c`` is not ``a^{bc}``: it is written ``a ^ { b } { } ^ { c }``.
 """
 
+import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from mmlib.formula.signs import from_unicode
 from mmlib.formula.tree import Node
 from mmlib.formula.vocabulary import CROHME_CLASSES, DOT
 
@@ -35,10 +37,13 @@ _BEYOND_CROHME = r"""
     \ll \gg \leftarrow \leftrightarrow \Rightarrow \Leftarrow \Leftrightarrow \mapsto \uparrow
     \downarrow \partial \nabla \emptyset \hbar \ell \Re \Im \aleph \angle \triangle \neg \prod
     \oint \bigcup \bigcap \langle \rangle \lfloor \rfloor \lceil \rceil \% \# \& \$ \_ \vdots
-    \ddots \sec \csc \cot \sinh \cosh \tanh \coth \arcsin \arccos \arctan \ln \lg \exp \max \min
-    \sup \inf \limsup \liminf \arg \det \dim \gcd \hom \ker \deg \Pr"""
+    \ddots"""
+_FUNCTIONS = r"""
+    \sec \csc \cot \sinh \cosh \tanh \coth \arcsin \arccos \arctan \ln \lg \exp \max \min \sup \inf
+    \limsup \liminf \arg \det \dim \gcd \hom \ker \deg \Pr"""
 # Every token that stands for a symbol.
-KNOWN = frozenset((*CROHME_CLASSES, DOT, r"\frac", *"*:;?@", *"DJKOQUWZ", *_BEYOND_CROHME.split()))
+KNOWN = frozenset((*CROHME_CLASSES, DOT, r"\frac", *"*:;?@", *"DJKOQUWZ", *_BEYOND_CROHME.split(),
+                   *_FUNCTIONS.split()))
 SYNONYMS = {
     "<": r"\lt", ">": r"\gt", r"\le": r"\leq", r"\ge": r"\geq", r"\leqslant": r"\leq",
     r"\geqslant": r"\geq", r"\ne": r"\neq", r"\to": r"\rightarrow", r"\gets": r"\leftarrow",
@@ -56,39 +61,87 @@ SYNONYMS = {
 _SPELLED: dict[tuple[str, ...], str] = {
     ("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots",
 }  # fmt: skip
-# These say how to draw, not what: size, spacing, upright or italic.
+_SIZED = r"""
+    \left \right \middle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr
+    \bigm \Bigm \biggm \Biggm"""
+_DELIMITED = frozenset(_SIZED.split())
+# These say how to draw, not what: size, weight, spacing, upright or italic.
+_UPRIGHT = r"""
+    \rm \it \bf \sf \tt \sl \mbox \hbox \text \textrm \textit \textbf \textsf \texttt \textup
+    \textnormal \mathrm \mathit \mathbf \mathsf \mathtt \mathnormal \boldsymbol \bm \pmb \mathop
+    \operatorname \mathord \mathbin \mathrel \mathopen \mathclose \mathpunct \mathinner"""
 _DRAWING = r"""
-    $ ~ \( \) \[ \] \, \; \: \! \> \/ \quad \qquad \thinspace \limits \nolimits \displaylimits
-    \displaystyle \textstyle \scriptstyle \scriptscriptstyle \big \Big \bigg \Bigg \bigl \bigr
-    \Bigl \Bigr \biggl \biggr \Biggl \Biggr \rm \it \mbox \hbox \text \textrm \textit \mathrm
-    \mathit \mathnormal \left \right \middle"""
-_IGNORED = frozenset((*_DRAWING.split(), "\\ "))
+    $ ~ \( \) \[ \] \, \; \: \! \> \/ \quad \qquad \enspace \thinspace \medspace \thickspace
+    \negthinspace \space \nobreak \allowbreak \hfill \strut \mathstrut \relax \null \noindent
+    \centering \nonumber \notag \ensuremath \limits \nolimits \displaylimits \displaystyle
+    \textstyle \scriptstyle \scriptscriptstyle \tiny \scriptsize \footnotesize \small \normalsize
+    \large \Large \LARGE \huge \Huge \boldmath \unboldmath \bfseries \mdseries \itshape \upshape
+    \rmfamily \normalfont"""
+_IGNORED = frozenset((*_DRAWING.split(), *_UPRIGHT.split(), *_DELIMITED, "\\ "))
+# Rewritten before the tokens are read. Each pattern takes time linear in the label's length.
+_FONT = "|".join(name[1:] for name in _UPRIGHT.split())
+_LETTERS = r"((?:[A-Za-z]|\\[,;:! ]|\s)+)"
+_WORDS = (re.compile(rf"\\(?:{_FONT})\*?\s*\{{{_LETTERS}\}}"),
+          re.compile(rf"\{{\s*\\(?:{_FONT})(?![A-Za-z]){_LETTERS}\}}"))
+_NAMES = frozenset(re.findall(r"\\([a-z]+)", r"\sin \cos \tan \log \lim" + _FUNCTIONS))
+_ROWS = r"equation|displaymath|math|align|aligned|gather|gathered|multline|split|eqnarray"
+_REWRITTEN = (
+    # What goes with an argument: space, colour, a label; then the environments of one row.
+    (re.compile(r"\\(?:[hv]space\*?|label|color|textcolor|colorbox|raisebox|[hv]?phantom)\s*"
+                r"(?:\[[A-Za-z]*\]\s*)?\{[^{}\\]*\}"), " "),
+    (re.compile(r"\\(?:[hv]skip|m?kern|mskip)\s*-?[0-9.]+\s*[a-z]{2}"), " "),
+    (re.compile(r"(?:\\\\\s*)?\\(?:begin|end)\s*\{\s*(?:" + _ROWS + r")\*?\s*\}"), " "),
+    (re.compile(r"\\\\(?:\[[^\]]{0,20}\])?[\s$]*\Z"), ""),
+    (re.compile(r"(\\operatorname)\*"), r"\1"),
+    (re.compile(r"\\cfrac(?![A-Za-z])\s*(?:\[[lcr]\])?"), r"\\frac"),
+)
+# What to write instead of a command that no symbol stands for.
+_REMEDIES = {
+    "accents and lines over or under a symbol are not read; leave the formula out": r"""
+    \hat \widehat \bar \overline \underline \vec \tilde \widetilde \dot \ddot \check \breve \acute
+    \grave \mathring \overrightarrow \overleftarrow \overbrace \underbrace""",
+    "one symbol above another is not read; write limits with _ and ^, or leave the formula out":
+    r"\overset \underset \stackrel \atop \above \choose \binom \substack ABOVE BELOW",
+    "rows and columns are not read; give each row its own label and picture":
+    r"\begin \end & \\ \matrix \pmatrix \bmatrix \cases \array \hline \cr",
+    "other alphabets are not read; write the plain letter if it is one, or leave the formula out":
+    r"\mathbb \mathcal \mathfrak \mathscr \cal \frak \Bbb \mathds",
+    "write the division as \\frac{a}{b} or a/b": r"\nicefrac \sfrac \overwithdelims",
+    "leave it out": r"\tag \ref \cite \footnote",
+}
+_REMEDY = {command: text for text, commands in _REMEDIES.items() for command in commands.split()}
+# Kept where a label is read strictly.
+_STRICT = {r"\limits": r"\limits", r"\cdots": r"\cdots", r"\dotsb": r"\cdots"}
 
 
 class LatexError(ValueError):
     """A label, token list or tree that is not an expression; the message says where and why."""
 
 
-def canonical(latex: str) -> list[str]:
-    """The canonical tokens of a LaTeX label. Raises LatexError where it is no known expression."""
+def canonical(latex: str, strict: bool = False) -> list[str]:
+    """The canonical tokens of a LaTeX label. Raises LatexError where it is no known expression.
+
+    strict: keep what the competition's MathML tells apart: `\\limits`, before the scripts that it
+    sets over and under a symbol, and `\\cdots`.
+    """
     if len(latex) > MAX_LENGTH:
         raise LatexError(f"{len(latex):,} characters are too many for one expression")
-    pieces = [piece for token in TOKEN.findall(latex) for piece in _split(token)]
+    pieces = [piece for token in TOKEN.findall(_rewritten(latex)) for piece in _split(token)]
     tokens: list[str] = []
     # After parsing, since braces may stand between the letters of a name, as in {l}og.
-    for token in from_tree(to_tree(pieces)):
+    for token in from_tree(to_tree(pieces, strict)):
         tokens.append(token)
         if name := _SPELLED.get(tuple(tokens[-3:])):
             tokens[-3:] = [name]
     return tokens
 
 
-def to_tree(tokens: Sequence[str]) -> list[Node]:
-    """The layout tree of tokens; on canonical tokens the inverse of `from_tree`.
+def to_tree(tokens: Sequence[str], strict: bool = False) -> list[Node]:
+    """The layout tree of tokens; on canonical tokens, strict or not, the inverse of `from_tree`.
 
     Raises LatexError where the tokens are no expression.
     """
-    return _Parser(_normalise(tokens)).row(None)
+    return _Parser(_normalise(tokens, strict)).row(None)
 
 
 def from_tree(row: Sequence[Node]) -> list[str]:
@@ -144,15 +197,50 @@ def _split(token: str) -> list[str]:
     return [head, tail] if run_on and (head in KNOWN or head in SYNONYMS) else [token]
 
 
-def _normalise(tokens: Iterable[str]) -> list[str]:
+def _rewritten(latex: str) -> str:
+    """A label with Unicode signs and words as commands, without what has an argument to ignore."""
+    if found := re.search(r"(?<![A-Za-z\\])(?:ABOVE|BELOW)(?![A-Za-z])", latex):
+        raise LatexError(_unknown(found[0]))
+    if not latex.isascii():
+        latex = from_unicode(latex, KNOWN)
+    for pattern in _WORDS:
+        latex = pattern.sub(_named, latex)
+    for pattern, new in _REWRITTEN:
+        latex = pattern.sub(new, latex)
+    return latex
+
+
+def _named(match: re.Match[str]) -> str:
+    """Letters in an upright font: as the function that they name, all together or by words."""
+    words = [word for word in re.split(r"\\.|\s", match[1]) if word]
+    words = ["".join(words)] if "".join(words) in _NAMES else words
+    return "{" + " ".join(f"\\{word} " if word in _NAMES else word for word in words) + "}"
+
+
+def _unknown(token: str) -> str:
+    """What is said of a token that no symbol stands for, and what to write instead."""
+    remedy = _REMEDY.get(token)
+    if remedy is None:
+        near = token[:1] == "\\" and difflib.get_close_matches(token[:20], sorted(KNOWN), 1, 0.75)
+        remedy = (f"did you mean {near[0]}?" if near else
+                  "leave the formula out, or write it with symbols of mmlib.formula.latex.KNOWN")
+    return f"'{token[:40]}' is not known ({remedy})"
+
+
+def _normalise(tokens: Sequence[str], strict: bool) -> list[str]:
     """Tokens with synonyms merged, without those that only say how to draw."""
     kept: list[str] = []
     before = ""
+    over = r"\over" in tokens  # its two sides end at \left, \middle and \right, too
     for token in tokens:
-        if token == "." and before in (r"\left", r"\right", r"\middle"):  # the empty delimiter
-            pass
-        elif token not in _IGNORED:
+        if over and token in (r"\right", r"\middle"):
+            kept.append("}")
+        elif strict and token in _STRICT:
+            kept.append(_STRICT[token])
+        elif token not in _IGNORED and not (token == "." and before in _DELIMITED):
             kept += SYNONYMS.get(token, token).split(" ")
+        if over and before in (r"\left", r"\middle"):
+            kept.append("{")
         before = token
     return kept
 
@@ -185,8 +273,13 @@ class _Parser:
             if token == "{":
                 self.at += 1
                 items = self.row("}")
+            elif token == r"\over":  # what stands before it in its group, over what follows
+                self.at += 1
+                row = [Node(r"\frac", children={"Above": row, "Below": self.row(stop)})]
+                self.depth -= 1
+                return row
             else:
-                items = [] if token in ("_", "^") else [self.base()]
+                items = [] if token in ("_", "^", r"\limits") else [self.base()]
             row += with_scripts(items, self.scripts())
         self.at += 1
         self.depth -= 1
@@ -195,8 +288,12 @@ class _Parser:
     def scripts(self) -> dict[str, list[Node]]:
         found: dict[str, list[Node]] = {}
         primes: list[Node] = []
-        while (token := self.peek()) in ("_", "^", "'"):
-            relation = "Sub" if token == "_" else "Sup"
+        below, above = "Sub", "Sup"
+        while (token := self.peek()) in ("_", "^", "'", r"\limits"):
+            if token == r"\limits":
+                self.at, below, above = self.at + 1, "Below", "Above"
+                continue
+            relation = below if token == "_" else "Sup" if token == "'" else above
             if relation in found:
                 raise self.error(f"a second {relation} on one symbol")
             self.at += 1
@@ -223,8 +320,8 @@ class _Parser:
         token = self.tokens[self.at]
         if token == "'":
             token = r"\prime"
-        if token not in KNOWN:
-            raise self.error(f"'{token}' is not known")
+        if token not in KNOWN and token != r"\cdots":
+            raise self.error(_unknown(token))
         self.at += 1
         # Braces are optional around one symbol: \frac12 and \sqrt x are LaTeX, too.
         if token == r"\frac":
@@ -249,11 +346,11 @@ def _written(row: Sequence[Node], depth: int = 0) -> list[tuple[str, str | None]
         out.extend([("{", None), *_written(row, depth + 1), ("}", None)])
 
     for node in row:
-        own = {r"\frac": {"Above", "Below"}, r"\sqrt": {"Above", "Inside"}}.get(node.label, set())
+        own = {"Above", "Inside"} if node.label == r"\sqrt" else {"Above", "Below"}
         if extra := node.children.keys() - own - {"Sub", "Sup"}:
             raise LatexError(f"symbol '{node.label}' cannot have {sorted(extra)}")
         if node.label:
-            if node.label not in KNOWN:
+            if node.label not in KNOWN and node.label != r"\cdots":
                 raise LatexError(f"'{node.label}' is not a symbol that we know")
             out.append((node.label, node.ref))
         elif not any(node.children.values()):
@@ -270,9 +367,14 @@ def _written(row: Sequence[Node], depth: int = 0) -> list[tuple[str, str | None]
                     index = [("{", None), *index, ("}", None)]
                 out += [("[", None), *index, ("]", None)]
             braced(node.children.get("Inside", []))
-        for relation, mark in (("Sub", "_"), ("Sup", "^")):
-            if script := node.children.get(relation):
+        scripts = [("Sub", "_"), ("Sup", "^")]
+        if node.label not in (r"\frac", r"\sqrt") and node.children.keys() & {"Above", "Below"}:
+            scripts += [("", r"\limits"), ("Below", "_"), ("Above", "^")]
+        for relation, mark in scripts:
+            script = node.children.get(relation)
+            if script or not relation:
                 out.append((mark, None))
+            if script:
                 braced(script)
     return out
 

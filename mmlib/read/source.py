@@ -12,7 +12,7 @@ from mmlib.data.photo import clean, is_photo
 from mmlib.data.pictures import decode, grey_of, grey_of_array, ink_levels
 from mmlib.data.trace import trace_picture
 from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
-from mmlib.formula.inkml import read_inkml
+from mmlib.formula.inkfile import is_ink, read_ink
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,9 +32,9 @@ def ink_of(source: Any, photo: bool | None = None) -> tuple[np.ndarray, np.ndarr
     """
     name = source if isinstance(source, str | Path) else "the ink"
     if isinstance(source, str | Path):
-        existing_file(source)
-        if Path(source).suffix.lower() == ".inkml":
-            source = read_inkml(source)
+        content = existing_file(source).read_bytes()
+        if is_ink(content, str(source)):
+            source = read_ink(content, str(source))
     if isinstance(source, Ink):
         points, stroke = source.points, source.stroke
         size = typical_size(points, stroke)

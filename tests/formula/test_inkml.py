@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mmlib.formula.ink import Ink, InkError, Symbol
+from mmlib.formula.inkfile import is_ink, read_ink
 from mmlib.formula.inkml import read_inkml, write_inkml
 
 
@@ -149,6 +150,182 @@ def test_external_entities_are_not_read(tmp_path):
       <ink><trace id="0">0 0</trace><annotation type="truth">&e;</annotation></ink>"""
     with pytest.raises(InkError, match="refused"):
         read_inkml(content.encode())
+
+
+PLAIN = [[[10, 20], [12, 23], [17, 21]], [[30, 5], [30, 9], [28, 14]]]
+AS_WRITTEN = {
+    "explicit": "<trace>!10 !20, !12 !23, !17 !21</trace><trace>!30!5,!30!9,!28!14</trace>",
+    "first differences": "<trace>10 20,'2'3,5-2</trace><trace>30 5,'0'4,-2 5</trace>",
+    "second differences": "<trace>10 20,'2'3,\"3\"-5</trace><trace>30 5,30 9,\"-2\"1</trace>",
+    "back to explicit": "<trace>10 20,'2'3,!17!21</trace><trace>30 5,'0 9,!28 '5</trace>",
+    "hexadecimal": "<trace>#A #14, #C#17, #11 #15</trace><trace>#1E#5,#1E#9,'-#2 #E</trace>",
+    "no separators": "<trace>10+20,12+23,17+21</trace><trace>30+5,30+9,28+14</trace>",
+    "as before": "<trace>10 20,12 23,17 21</trace><trace>30 5,* 9,28 14</trace>",
+    "new lines": "<trace>\n10 20\n12 23\n17 21\n</trace><trace>30 5\r\n30 9\r\n28 14</trace>",
+    "wrapped": "<trace>10\n20, 12\n 23,17 21</trace><trace>30 5,\n30 9,\n28 14,\n</trace>",
+    "exponents": "<trace>1e1 2.e1,12 23.0,1.7E+1 21</trace><trace>30 5,30 9,280e-1 14</trace>",
+    "hovering": '<trace type="penUp">0 0, 99 99</trace><trace>10 20,12 23,17 21</trace>'
+                '<trace type="penup">9 9</trace><trace type="penDown">30 5,30 9,28 14</trace>',
+    "unknown point": "<trace>10 20,12 23,17 21</trace><trace>30 5,30 9,?7,28 14</trace>",
+    "continued": '<trace id="a" continuation="begin">10 20,12 23</trace><trace>30 5,30 9,28 14'
+                 '</trace><trace priorRef="#a" continuation="end">17 21</trace>',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", AS_WRITTEN)
+def test_values_are_read_however_they_are_written(kind):
+    assert [s.tolist() for s in read_inkml(f"<ink>{AS_WRITTEN[kind]}</ink>".encode()).strokes()] == PLAIN
+
+
+def channels(*names: str, more: str = "") -> str:
+    inner = "".join(f'<channel name="{n.lstrip("-")}"{MINUS * (n[0] == "-")}/>' for n in names)
+    return f"<traceFormat>{inner}{more}</traceFormat>"
+
+
+MINUS = ' orientation="-ve"'
+RARE = '<intermittentChannels><channel name="S" type="boolean"/></intermittentChannels>'
+TWO = f"""<definitions>
+  <context xml:id="c0"><inkSource xml:id="s0">{channels("X", "Y")}</inkSource></context>
+  <context xml:id="c1"><inkSource>{channels("T", "Y", "X")}</inkSource></context>
+  <traceFormat xml:id="f2"><channel name="F"/><channel name="X"/><channel name="Y"/></traceFormat>
+  <context xml:id="c2" traceFormatRef="#f2"/><context xml:id="c3" inkSourceRef="#s0"/>
+  <context id="c4" contextRef="#c1"/></definitions>"""
+TYX = "7 20 10,7 23 12,7 21 17"
+LAST = "30 5,30 9,28 14"
+WITH_FORMATS = {
+    "two contexts": f'{TWO}<trace contextRef="#c1">{TYX}</trace><trace contextRef="#c0">{LAST}</trace>',
+    "a format by reference": f'{TWO}<trace contextRef="#c2">1 10 20,1 12 23,1 17 21</trace>'
+                             f'<trace contextRef="#c0">{LAST}</trace>',
+    "a source by reference": f'{TWO}<trace contextRef="#c1">{TYX}</trace><trace contextRef="#c3">{LAST}</trace>',
+    "an inherited context": f'{TWO}<trace contextRef="#c4">{TYX}</trace><trace>{LAST}</trace>',
+    "a group's context": f'{TWO}<traceGroup contextRef="#c1"><trace>{TYX}</trace></traceGroup><trace>{LAST}</trace>',
+    "a context that follows": f'{TWO}<context contextRef="#c1"/><trace>{TYX}</trace><context contextRef="#c0"/>'
+                              f'<traceGroup><trace>{LAST}</trace></traceGroup>',
+    "y up": f'{channels("X", "-Y")}<trace>10 -20,12 -23,17 -21</trace><trace>30 -5,30 -9,28 -14</trace>',
+    "x to the left": f'{channels("-X", "Y")}<trace>-10 20,-12 23,-17 21</trace><trace>-30 5,-30 9,-28 14</trace>',
+    "pen state": f'{channels("X", "Y", "S")}<trace>9 9 F,10 20T,12 23 *,17 21 *,20 20 F,30 5 T,30 9T,28 14T</trace>',
+    "pen state at times": f'{channels("X", "Y", more=RARE)}<trace>10 20,12 23,17 21,20 20F,30 5T,30 9,28 14</trace>',
+    "one format, not referred to": f'<definitions>{channels("Y", "X")}</definitions>'
+                                   "<trace>20 10,23 12,21 17</trace><trace>5 30,9 30,14 28</trace>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WITH_FORMATS)
+def test_formats_are_those_that_a_trace_refers_to(kind):
+    assert [s.tolist() for s in read_inkml(f"<ink>{WITH_FORMATS[kind]}</ink>".encode()).strokes()] == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (f"{channels('X', 'Y', 'F')}<trace id='t'>1 2 3, 4 5</trace>", ["'t'", "point 1", "'4 5'", "X Y F", "correct"]),
+        (f"{channels('X', 'Y')}<trace>1 2, 3 4 5</trace>", ["point 1", "'3 4 5' has 3 values"]),
+        ("<trace>1 2 3, 4 5</trace>", ["point 1", "'4 5'"]),
+        ("<trace>'1 2, 3 4</trace>", ["point 0", "explicit values"]),
+        ("<trace>* 2, 3 4</trace>", ["point 0", "'*'"]),
+        ("<trace>1 2, T 4</trace>", ["point 1", "'T'"]),
+        ("<trace>1 2, 1.2.3 4</trace>", ["point 1", "'1.2.3 4'"]),
+        ("<trace>1 2, #G 4</trace>", ["point 1", "'#G 4'"]),
+        ("<trace>1 2, --1 4</trace>", ["point 1", "'--1 4'"]),
+        ("<trace>9e6 0, '9e6 0</trace>", ["point 1", "large"]),
+        (f"{channels('F', 'X')}<trace>1 2</trace>", ["channels F X", "Y are needed"]),
+        ("<trace contextRef='#c9'>1 2</trace>", ["'#c9'", "<definitions>"]),
+        ("<trace type='penUp'>1 2</trace>", ["no trace with points"]),
+    ],
+)
+def test_a_sample_that_does_not_fit_is_named_with_a_remedy(content, words):
+    with pytest.raises(InkError) as error:
+        read_inkml(f"<ink>{content}</ink>".encode(), "bad.inkml")
+    assert all(word in str(error.value) for word in ["bad.inkml", *words]), error.value
+
+
+def test_contexts_in_a_circle_end():
+    circle = '<context id="a" contextRef="#b"/><context id="b" contextRef="#a"/>'
+    assert len(read_inkml(f'<ink>{circle}<trace contextRef="#a">1 2, 3 4</trace></ink>'.encode()).points) == 2
+
+
+def office(resolution: str, points: str) -> bytes:
+    """As Word and OneNote write ink: prefixed names, a resolution per axis, second differences."""
+    axes = "".join(f'<i:channel name="{n}" type="integer"/>' for n in ("X", "Y", "F", "OA", "OE"))
+    fine = "".join(f'<i:channelProperty channel="{n}" name="resolution" value="{v}" units="1/cm"/>'
+                   for n, v in zip("XY", resolution.split(), strict=True))
+    return f"""<?xml version="1.0"?><!-- ink --><i:ink xmlns:i="http://www.w3.org/2003/InkML">
+      <i:definitions><i:context xml:id="c"><i:inkSource xml:id="s"><i:traceFormat>{axes}</i:traceFormat>
+      <i:channelProperties>{fine}</i:channelProperties></i:inkSource></i:context></i:definitions>
+      <i:trace contextRef="#c" brushRef="#b">{points}</i:trace></i:ink>""".encode()
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ("100 200 500 0 0,'5'3'0'0'0,4-1 2 0 0", [[100, 200], [105, 203], [109, 202]]),
+        ("100 200 500 0 0,'5'3'0'0'0,\"1\"-2\"0\"0\"0", [[100, 200], [105, 203], [111, 204]]),
+        ("1 2 3 4 5 ,\n6-7-8 9\n  10", [[1, 2], [6, -7]]),
+        ("1 2 3 4 5", [[1, 2]]),
+        ("1 2 3 4 5,'0'0'0'0'0,1 1 0 0 0", [[1, 2], [2, 3]]),
+    ],
+)
+def test_reads_the_ink_of_office(points, expected):
+    content = office("1000 1000", points)
+    assert is_ink(content, "ink1.xml")
+    assert read_ink(content, "ink1.xml").points.tolist() == expected
+
+
+def test_axes_of_different_resolution_are_brought_to_one():
+    assert read_ink(office("1000 500", "0 0 0 0 0,100 50 0 0 0"), "x").points.tolist() == [[0, 0], [100, 100]]
+    assert read_ink(office("0 500", "0 0 0 0 0,100 50 0 0 0"), "x").points.tolist() == [[0, 0], [100, 50]]
+
+
+def test_ink_is_known_by_its_content(inkml):
+    assert all(map(is_ink, [inkml.encode(), b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- a -->\n<ink/>", b" <a:ink>",
+                            "<ink>".encode("utf-16"), b".VERSION 1.0\n.PEN_DOWN\n1 2\n"]))
+    assert not any(map(is_ink, [b"", b"\x89PNG", b"<inkling/>", b"<svg><ink/></svg>", b".PEN", b"x .PEN_DOWN"]))
+    assert is_ink(b"", "empty.inkml")
+
+
+UNIPEN = {
+    "plain": ".VERSION 1.0\n.COORD X Y\n.PEN_DOWN\n10 -20\n12 -23\n17 -21\n.PEN_UP\n0 0\n.PEN_DOWN\n30 -5\n30 -9\n28 -14",
+    "no coordinates named": ".PEN_DOWN\n10 -20\n12 -23\n12 -23\n17 -21\n.DT 12\n.PEN_DOWN\n30 -5 30 -9 28 -14\n",
+    "pressure and time": ".COORD P Y X T\n.PEN_DOWN\n1 -20 10 0\n1 -23 12 1\n1 -21 17 2\n.PEN_DOWN\n1 -5 30 3\n"
+                         "1 -9 30 4\n1 -14 28 5\n",
+    "a label": '.SEGMENT FORMULA 0-1 ? "x^2"\n.PEN_DOWN\n10 -20\n12 -23\n17 -21\n.PEN_DOWN\n30 -5\n30 -9\n28 -14\n',
+    "a comment": ".COMMENT by hand, 3 4\n.PEN_DOWN\n10 -20\n12 -23\n17 -21\n.PEN_DOWN\n30 -5\n30 -9\n28 -14\n.PEN_UP\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNIPEN)
+def test_reads_unipen(kind):
+    ink = read_ink(UNIPEN[kind].encode(), "some/x.dat")
+    assert [s.tolist() for s in ink.strokes()] == PLAIN
+    assert (ink.id, ink.tokens) == ("x", ("x", "^", "{", "2", "}") if kind == "a label" else None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (".PEN_DOWN\n1 2\n3\n", ["line 1", "2 numbers", "X Y"]),
+        (".COORD X Y T\n.PEN_DOWN\n1 2\n", ["line 2", "3 numbers"]),
+        (".PEN_DOWN\n1 x\n", ["no points"]),
+        (".PEN_DOWN\n1 nan\n", ["NaN"]),
+        (".COORD T P\n.PEN_DOWN\n1 2\n", ["X and Y are needed"]),
+        (".PEN_DOWN\n.PEN_UP\n1 2\n", ["no .PEN_DOWN with points"]),
+        ('.SEGMENT A 0 ? "1"\n.PEN_DOWN\n1 2\n.SEGMENT A 1 ? "2"\n.PEN_DOWN\n1 2', ["2 labelled", "file of its own"]),
+    ],
+)
+def test_what_unipen_cannot_be_read_is_named(content, words):
+    with pytest.raises(InkError) as error:
+        read_ink(content.encode(), "bad.dat")
+    assert all(word in str(error.value) for word in ["bad.dat", *words]), error.value
+
+
+def test_mathwriting_prefers_the_normalised_label_and_drops_an_empty_one():
+    note = '<annotation type="{}">{}</annotation>'
+    def ink(*notes):
+        return read_inkml(f"<ink>{''.join(note.format(*n) for n in notes)}<trace>1 2 0.5</trace></ink>".encode())
+    assert ink(("label", "x 2"), ("normalizedLabel", "x_{2}")).latex == "x_{2}"
+    assert ink(("label", "x"), ("normalizedLabel", "")).latex == "x"
+    for label in ("", " ", "$ $", "{}", r"\,"):
+        assert (ink(("truth", label)).latex, ink(("truth", label)).tokens) == (None, None)
 
 
 strokes_of_points = st.lists(

@@ -1,0 +1,237 @@
+"""The traces of InkML: which channels a sample has, and how its values are written.
+
+W3C, "Ink Markup Language (InkML)", Recommendation of 2011, sections 3.1 (formats and channels),
+3.2.1 (traces) and 4 (contexts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmlib.formula.ink import InkError
+
+if TYPE_CHECKING:
+    from lxml import etree
+
+XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
+# A stroke has hundreds of points; a coordinate beyond this is a broken file, and its sums overflow
+# float32.
+LARGEST_COORDINATE = 1e7
+# One value: how it counts ("!" as it is, "'" as first and '"' as second difference), then a number
+# or one of T, F, * (as before) and ? (not known). No space is needed before a sign or a prefix.
+_VALUE = re.compile(
+    r"""([!'"]?)\s*(?:([-+]?)\s*\#([0-9A-Fa-f]{1,16})(?![0-9A-Fa-f])|
+    ([-+]?)\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![0-9.])|[nN]a[nN]|[iI]nf)|
+    ([TF*?]))\s*""", re.VERBOSE)  # fmt: skip
+_PLAIN = re.compile(r"[-+.0-9eE,\s]*", re.ASCII)
+_PER_METRE = {"1/m": 1.0, "1/cm": 100.0, "1/mm": 1000.0, "1/in": 39.37, "1/pt": 2834.6}
+
+Value = tuple[str, float | str]  # prefix, and the number or one of T, F, * and ?
+
+
+@dataclass(frozen=True)
+class Format:
+    """The channels of a sample in their order.
+
+    Those from `regular` on may be missing, at the end. x grows to the right and y downwards once
+    multiplied by `scale`. Where no format is declared, a sample may have more than X and Y.
+    """
+
+    channels: tuple[str, ...] = ("X", "Y")
+    regular: int = 2
+    scale: tuple[float, float] = (1.0, 1.0)
+    declared: bool = False
+
+    def misfit(self, counts: Sequence[int]) -> int | None:
+        """The first sample of a trace with a number of values that this format does not allow.
+
+        CROHME declares X Y F for traces of X and Y: channels behind those two may be missing all
+        through a trace.
+        """
+        least, most = self.regular, len(self.channels) if self.declared else np.inf
+        if len(set(counts)) == 1:
+            least = 1 + max(map(self.channels.index, "XY"))
+        elif counts and not self.declared:
+            least = most = counts[0]
+        return next((i for i, count in enumerate(counts) if not least <= count <= most), None)
+
+
+class Formats:
+    """The formats of a file, by what its traces refer to."""
+
+    def __init__(self, root: etree._Element) -> None:
+        self.named: dict[str, etree._Element] = {}
+        for element in root.iter("{*}context", "{*}inkSource", "{*}traceFormat"):
+            if key := element.get(XML_ID) or element.get("id"):
+                self.named.setdefault(key, element)
+        found = list(root.iter("{*}traceFormat"))
+        own = root.find("{*}traceFormat")
+        # Many files declare one format and never refer to it.
+        sole = own if own is not None else found[0] if len(found) == 1 else None
+        # A context outside the definitions holds for the traces that follow it.
+        self.current: dict[etree._Element, etree._Element] = {}
+        context = None
+        for child in root.iterchildren("{*}context", "{*}trace", "{*}traceGroup"):
+            if child.tag.rpartition("}")[2] == "context":
+                context = child
+            elif context is not None:
+                self.current |= dict.fromkeys(child.iter("{*}trace"), context)
+        self.cache: dict[etree._Element, Format] = {}
+        self.default = Format() if sole is None else self.read(sole)
+
+    def of(self, trace: etree._Element, where: str) -> Format:
+        """The format of a trace. Raises InkError where it cannot be known."""
+        holder = trace
+        while holder is not None and not holder.get("contextRef"):
+            holder = holder.getparent()
+        if holder is None:
+            context = self.current.get(trace)
+        else:
+            ref = holder.get("contextRef")
+            context = self.named.get(ref.rpartition("#")[2])
+            if context is None and ref != "#DefaultContext":
+                raise InkError(f"{where}: contextRef {ref!r} names no context; "
+                               "add it to the file's <definitions>")
+        element = self.find(context)
+        chosen = self.default if element is None else self.read(element)
+        if not {"X", "Y"} <= set(chosen.channels):
+            raise InkError(f"{where}: its format has the channels "
+                           f"{' '.join(chosen.channels) or 'none'}; X and Y are needed")
+        return chosen
+
+    def find(self, element: etree._Element | None) -> etree._Element | None:
+        """The traceFormat that a context or a source of ink holds or refers to."""
+        for _ in range(16):  # contexts inherit; a circle ends here
+            if element is None or element.tag.rpartition("}")[2] == "traceFormat":
+                return element
+            inner = element.find("{*}traceFormat")
+            if inner is None:
+                inner = element.find("{*}inkSource/{*}traceFormat")
+            refs = (element.get(key) for key in ("traceFormatRef", "inkSourceRef", "contextRef"))
+            named = (self.named.get(ref.rpartition("#")[2]) for ref in refs if ref)
+            element = inner if inner is not None else next(filter(_is_there, named), None)
+        return None
+
+    def read(self, element: etree._Element) -> Format:
+        """The `Format` of a traceFormat element."""
+        if element not in self.cache:
+            rare = element.findall("{*}intermittentChannels/{*}channel")
+            every = [*element.iterfind("{*}channel"),
+                     *element.iterfind("{*}regularChannels/{*}channel"), *rare]
+            names = tuple((c.get("name") or "").upper() for c in every)
+            turned = {name for name, c in zip(names, every, strict=True)
+                      if c.get("orientation") == "-ve"}
+            signs = [-1.0 if axis in turned else 1.0 for axis in "XY"]
+            fine = [_resolution(element, axis) for axis in "XY"]
+            ratio = fine[0] / fine[1] if min(fine) > 0 else 1.0
+            self.cache[element] = Format(names, len(every) - len(rare),
+                                         (signs[0], signs[1] * ratio), True)
+        return self.cache[element]
+
+
+def _is_there(element: etree._Element | None) -> bool:
+    return element is not None
+
+
+def _resolution(form: etree._Element, axis: str) -> float:
+    """Steps per metre of a channel; 0 where the source of ink does not say."""
+    for said in form.iterfind("../{*}channelProperties/{*}channelProperty"):
+        if said.get("channel") == axis and said.get("name") == "resolution":
+            try:
+                value = float(said.get("value") or 0) * _PER_METRE.get(said.get("units"), 0)
+            except ValueError:
+                return 0.0
+            return value if 1e-3 < value < 1e9 else 0.0
+    return 0.0
+
+
+def read_trace(text: str, form: Format, where: str) -> list[np.ndarray]:
+    """The strokes (m, 2) of one trace: none without points, several where the pen was lifted.
+
+    where: what errors call the trace. Raises InkError for a sample that does not fit the format.
+    """
+    samples, last = text.split(","), text.strip()
+    if "," not in text and "\n" in last:
+        lines = [line for line in last.splitlines() if line.strip()]
+        if form.misfit([len(_VALUE.findall(line)) for line in lines]) is None:
+            samples = lines  # points divided by new lines
+    if not samples[-1].strip():  # a comma after the last point, or no text at all
+        samples.pop()
+    plain = _PLAIN.fullmatch(text) is not None
+    rows = [_values(sample, plain, where, i) for i, sample in enumerate(samples)]
+    i = form.misfit([len(row) for row in rows])
+    if i is not None:
+        raise InkError(f"{where}, point {i}: {samples[i].strip()[:40]!r} has {len(rows[i])} values "
+                       f"where the format has {' '.join(form.channels)[:80]}; "
+                       "correct the point or the traceFormat")
+    axes = [[row[form.channels.index(axis)] for row in rows] for axis in "XY"]
+    points = np.array([_decoded(axis, where) for axis in axes]).T.reshape(-1, 2)
+    known = np.array([(x[1] != "?") & (y[1] != "?") for x, y in zip(*axes, strict=True)], bool)
+    bad = np.flatnonzero(known & ~(np.abs(points) <= LARGEST_COORDINATE).all(1))  # NaN, too
+    if len(bad):
+        raise InkError(f"{where}, point {bad[0]}: coordinate {samples[bad[0]].split()} is NaN, "
+                       "infinite or absurdly large")
+    points, down = points[known] * form.scale, _touching(rows, form)[known]
+    starts = np.flatnonzero(np.diff(down, prepend=False) & down)
+    return [points[start:][: np.append(down[start:], False).argmin()] for start in starts]
+
+
+def _values(sample: str, plain: bool, where: str, place: int) -> list[Value]:
+    """The values of one sample; `plain`: nothing but digits, signs and points, as in most files."""
+    text, at = sample.strip(), 0
+    found: list[Value] = []
+    if plain:
+        with contextlib.suppress(ValueError):  # of 66-19, say
+            found, at = [("", float(value)) for value in text.split()], len(text)
+    while at < len(text):
+        match = _VALUE.match(text, at)
+        if match is None:
+            break
+        prefix, hex_sign, digits, sign, number, word = match.groups()
+        if digits:
+            number, sign = str(int(digits, 16)), hex_sign
+        found.append((prefix, word or float(sign + number)))
+        at = match.end()
+    if at < len(text) or not found:
+        raise InkError(f"{where}, point {place}: {text[:40]!r} is no list of numbers, as InkML "
+                       "writes them")
+    return found
+
+
+def _decoded(column: Sequence[Value], where: str) -> list[float]:
+    """The values of a channel: explicit, or summed where they are differences."""
+    mode, value, step, done = "!", np.nan, 0.0, []
+    given: float | str = ""
+    for i, (prefix, said) in enumerate(column):
+        mode = prefix or mode
+        given = given if said in ("*", "?") else said
+        if said == "?":
+            done.append(0.0)
+            continue
+        if not isinstance(given, float) or (mode != "!" and not done):
+            raise InkError(f"{where}, point {i}: {said!r} needs a number before it; "
+                           "begin each trace with explicit values")
+        if mode == "!":
+            step, value = given - value if done else 0.0, given
+        else:
+            step = given if mode == "'" else step + given
+            value += step
+        done.append(value)
+    return done
+
+
+def _touching(rows: Sequence[Sequence[Value]], form: Format) -> np.ndarray:
+    """Whether the pen touches the surface, by the channel S, at each sample."""
+    place = form.channels.index("S") if "S" in form.channels else len(form.channels)
+    state, done = True, []
+    for row in rows:
+        if place < len(row) and row[place][1] in ("T", "F"):
+            state = row[place][1] == "T"
+        done.append(state)
+    return np.array(done, bool)
