@@ -321,14 +321,16 @@ def _reading_row(axes: Sequence[Axes], reader: Reader, shown: Shown, small: Show
 
 
 def read(reader: Reader, seed: int = 0, latex: str = READ, panels: int = 3) -> Figure:
-    """One formula in two hands: what is read of each, and where the recogniser looked."""
+    """One formula in two hands, the better reading first, and where the recogniser looked."""
     inks = [written(latex, seed + k) for k in range(2)]
     both = [readings.attended_reading(reader, ink) for ink in inks]
     found = outcomes([one.tokens for one in both], [ink.tokens for ink in inks])
+    if found.token_errors[0] > found.token_errors[1]:
+        inks, both = inks[::-1], both[::-1]
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)
         top, low = fig.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 1.0))[:, 0]
-        errors = found.token_errors.astype(int)
+        errors = sorted(found.token_errors.astype(int))
         for (left, right), ink, one, wrong in zip(top.subplots(2, 2), inks, both, errors):
             _paper(left, drawing(ink) / 255.0)
             _formula(right, one.tokens, 18)
@@ -338,11 +340,11 @@ def read(reader: Reader, seed: int = 0, latex: str = READ, panels: int = 3) -> F
             right.text(0.5, 0.0, said, ha="center", va="bottom", fontsize=9, color=color)
         for ax, title in zip(top.axes, ("handwriting", "read as")):
             ax.set_title(title, fontsize=10, loc="center", weight="bold")
-        tokens = both[1].tokens
+        tokens = both[0].tokens
         steps = [k for k, token in enumerate(tokens) if token not in ("{", "}", "^", "_")]
         spread = np.linspace(0, len(steps) - 1, min(panels, len(steps)))
         for ax, step in zip(low.subplots(1, len(spread)), [steps[round(k)] for k in spread]):
-            heat_over_ink(ax, inks[1], both[1].cross[step], both[1].extent)
+            heat_over_ink(ax, inks[0], both[0].cross[step], both[0].extent)
             ax.set_title(tokens[step], fontsize=9, loc="center", parse_math=False)
         low.suptitle("where it looked as it wrote these tokens", weight="bold", fontsize=10)
     return fig
