@@ -1,4 +1,4 @@
-"""Files of a folder or of a tar archive, which is not trusted.
+"""Files of a folder or of a tar or zip archive, which is not trusted.
 
 Members are read in memory and never extracted. Absolute paths, `..`, links, devices, huge members
 and endless archives are refused.
@@ -7,7 +7,9 @@ and endless archives are refused.
 from __future__ import annotations
 
 import lzma
+import stat
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -20,11 +22,14 @@ MAX_MEMBERS = 500_000
 
 
 def iter_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (member name, content) of the regular files of a tar archive, compressed or not.
+    """Yield (member name, content) of the regular files of a tar or zip archive.
 
     Raises DataError, naming the archive and the member, for a damaged archive and for members that
     no data set has: absolute or parent paths, links, devices, over 32 MiB each or 4 GiB in all.
     """
+    if zipfile.is_zipfile(path):
+        yield from _iter_zip(path)
+        return
     total = 0
     try:
         with tarfile.open(path, "r:*") as archive:
@@ -40,6 +45,28 @@ def iter_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
         ) from None
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{path}: damaged or no tar archive ({error}); fetch it again") from None
+
+
+def _iter_zip(path: str | Path) -> Iterator[tuple[str, bytes]]:
+    """`iter_archive` of a zip file."""
+    total = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for number, entry in enumerate(archive.infolist()):
+                total += entry.file_size
+                member = tarfile.TarInfo(entry.filename)
+                member.size = entry.file_size
+                kind = entry.external_attr >> 16
+                member.type = tarfile.SYMTYPE if stat.S_ISLNK(kind) else tarfile.REGTYPE
+                if wrong := _wrong(member, total, number):
+                    raise DataError(f"{path}: member {member.name!r} {wrong}; do not use this file")
+                if not entry.is_dir():
+                    yield entry.filename, archive.read(entry)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
+            NotImplementedError, RuntimeError) as error:  # RuntimeError: a password
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: damaged or locked ({error}); pack it again") from None
 
 
 def _wrong(member: tarfile.TarInfo, total: int, number: int) -> str | None:

@@ -1,26 +1,32 @@
-"""Pictures with captions, where there is no ink: BTTR's and CoMER's folders, or one's own.
+"""A folder or an archive of one's own: pictures and ink, with label files or without.
 
-Layouts, in a folder or a tar archive, at any depth: `img/NAME.png|bmp|jpg` beside `caption.txt`
-(`NAME<TAB>tokens`), and `NAME.png` beside `*.tsv` (`NAME<TAB>latex`). Where there is no caption
-file at all, every picture is read, without a label.
+Label files are known by their names and forms (`mmlib.data.labels`); they may lie at any depth and
+name files beside them, in `img/` or `images/`, or by a path. Where there is no label file at all,
+every picture is read, without a label; ink has the label that stands in its file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from mmlib.data import labels
 from mmlib.data.archives import MAX_MEMBER, iter_archive
 from mmlib.data.errors import DataError
+from mmlib.data.labels import has_usual_name, label_rows
 from mmlib.data.photo import clean, is_photo
 from mmlib.data.pictures import decode, ink_levels
+from mmlib.formula.ink import Ink
+from mmlib.formula.inkfile import is_ink
 from mmlib.formula.latex import LatexError, canonical
 
 Files = Mapping[str, Path | bytes]  # by name; those of a folder are not read before they are needed
 
+T = TypeVar("T", "Picture", Ink)
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg")
 
 
@@ -35,49 +41,155 @@ class Picture:
     label_error: str | None = None
 
 
-def read_pictures(path: str | Path, photos: bool = False) -> Iterator[Picture | DataError]:
-    """Pictures of a folder or archive in the order of the captions, with DataErrors among them.
+@dataclass(frozen=True, eq=False)
+class InkFile:
+    """A file of ink, not yet read, with the label that a label file gives it."""
 
-    Such errors are a caption without a picture, an unreadable or blank picture and a broken caption
-    line. A caption that is no valid LaTeX is no such error: its picture comes with `tokens` None
-    and `label_error`. With `photos`, a photograph is cleaned, as `recognize` does.
+    name: str
+    content: bytes
+    latex: str | None = None
+
+
+def read_folder(path: str | Path, photos: bool = False) -> Iterator[Picture | InkFile | DataError]:
+    """Ink and pictures of a folder or archive, with DataErrors among them.
+
+    Pictures come in the order of their labels. Errors are whatever is not used, with the reason: a
+    label without a file, a picture that no label names (where there are labels), an unreadable or
+    blank picture, a broken line, any other file. A label that is no valid LaTeX is no such error:
+    its picture comes with `tokens` None and `label_error`. With `photos`, a photograph is cleaned,
+    as `recognize` does.
     """
     path = Path(path)
-    files = _open_files(path)
-    found = _by_name(files)
-    seen: set[str] = set()
-    for origin, row in _rows(files, found):
+    found = _Found(_open_files(path))
+    rows = list(found.rows())
+    named = {row.file: row.latex for row in rows if isinstance(row, _Row)}
+    stems = {PurePosixPath(name).stem for name in found.inks}
+    seen = set(stems)
+    for name in found.inks:
+        yield InkFile(name, _load(found.files[name]), named.get(name))
+    for row in rows:
         if isinstance(row, DataError):
             yield row
             continue
-        name, latex = row
-        folder = PurePosixPath(origin).parent
-        places = [(str(f), name) for f in (folder, folder / "img")]
-        file = next((found[place] for place in places if place in found), None)
-        if file is None:
-            yield DataError(f"{path}: {origin} names {name!r}, and there is no such picture")
-            continue
-        if (key := PurePosixPath(file).stem) in seen:
-            yield DataError(f"{path}: {file} is left out: there is a picture {key!r} before it; "
-                            "give each its own name and line")
-            continue
-        try:
-            grey = decode(_load(files[file]))
-            array = ink_levels(clean(grey) if photos and is_photo(grey) else grey)
-        except DataError as error:
-            yield DataError(f"{path}: {file}: {error}")
-            continue
-        # Not before the picture could be read: another of its name may be whole.
-        seen.add(key)
-        yield _labelled(key, array, latex)
+        origin, file, latex = row
+        if not file:
+            yield DataError(f"{path}: {origin} names {latex!r}, and there is no such picture")
+        elif file in found.pictures:
+            key = PurePosixPath(file).stem
+            key = file if key in stems else key  # beside ink of its name
+            if key in seen:
+                yield DataError(f"{path}: {file} is left out: there is a picture {key!r} before "
+                                "it; give each its own name and line")
+                continue
+            try:
+                grey = decode(_load(found.files[file]))
+                array = ink_levels(clean(grey) if photos and is_photo(grey) else grey)
+            except DataError as error:
+                yield DataError(f"{path}: {file}: {error}")
+                continue
+            # Not before the picture could be read: another of its name may be whole.
+            seen.add(key)
+            yield labelled(Picture(key, array), latex)
+    for file in found.pictures:
+        if file not in named:
+            yield DataError(f"{path}: {file} is left out: no line of {', '.join(found.labels)} "
+                            "names it")
+    for file in found.others:
+        yield DataError(f"{path}: {file} is not used: neither ink, a picture nor labels")
 
 
 def _open_files(path: Path) -> Files:
-    """The files of a folder or an archive."""
+    """The files of a folder or an archive, without hidden ones."""
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file())
-        return {p.relative_to(path).as_posix(): p for p in found}
-    return dict(iter_archive(path))
+        files: Files = {p.relative_to(path).as_posix(): p for p in found}
+    else:
+        files = dict(iter_archive(path))
+    hidden = ("__MACOSX", "desktop.ini", "Thumbs.db")
+    return {name: file for name, file in files.items()
+            if not any(part.startswith(".") or part in hidden for part in name.split("/"))}
+
+
+class _Row(NamedTuple):
+    """A row of the label file `origin`: the file that it names, if there is one, and the label.
+
+    Without such a file, `latex` is the name that was asked for.
+    """
+
+    origin: str
+    file: str | None
+    latex: str | None
+
+
+class _Found:
+    """Files by what they are, and the labels of those that have one."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.pictures = [name for name in files if name.lower().endswith(SUFFIXES)]
+        rest = [name for name in files if not name.lower().endswith(SUFFIXES)]
+        self.inks = [name for name in rest if is_ink(_start(files[name]), name)]
+        self.names: dict[str, str] = {}
+        self.last: dict[str, set[str]] = {}
+        for name in (*self.pictures, *self.inks):
+            file = PurePosixPath(name)
+            for key in (str(file), str(file.with_suffix(""))):
+                self.names.setdefault(key, name)
+            for key in {file.name, file.stem}:
+                self.last.setdefault(key, set()).add(name)
+        texts = [n for n in rest if n not in self.inks and n.lower().endswith(labels.SUFFIXES)]
+        self.labels = [name for name in texts if has_usual_name(name) or self.labels_some(name)]
+        self.others = [n for n in rest if n not in self.inks and n not in self.labels]
+
+    def file(self, origin: str, name: str) -> str | None:
+        """The file that a label file calls so: beside it, in `img` or `images`, or below all.
+
+        Else the only one of that name, whatever the folders before it. Without an extension it is
+        sooner a picture than ink.
+        """
+        asked = name.replace("\\", "/").removeprefix("./")
+        folder = PurePosixPath(origin).parent
+        places = (folder, folder / "img", folder / "images", PurePosixPath())
+        found = [self.names[key] for place in places if (key := str(place / asked)) in self.names]
+        if found:
+            return next((name for name in found if name.lower().endswith(SUFFIXES)), found[0])
+        alone = self.last.get(PurePosixPath(asked).name, set())
+        return next(iter(alone)) if len(alone) == 1 else None
+
+    def labels_some(self, name: str) -> bool:
+        """Whether at least half of a text's rows begin with the name of a file."""
+        rows = list(self.rows_of(name))
+        known = sum(isinstance(row, _Row) and row.file is not None for row in rows)
+        return bool(rows) and known >= len(rows) / 2
+
+    def rows_of(self, name: str) -> Iterator[_Row | DataError]:
+        """The rows of one label file, and what is wrong with others."""
+        try:
+            content = _load(self.files[name])
+        except DataError as error:
+            yield DataError(f"{name}: {error}")
+            return
+        for row in label_rows(name, content, lambda asked: self.file(name, asked) is not None):
+            if isinstance(row, DataError):
+                yield row
+            else:
+                file = self.file(name, row[0])
+                yield _Row(name, file, row[1] if file else row[0])
+
+    def rows(self) -> Iterator[_Row | DataError]:
+        """The rows of all label files; without any, every picture without a label."""
+        for name in self.labels:
+            yield from self.rows_of(name)
+        if not self.labels:
+            yield from (_Row(name, name, None) for name in self.pictures)
+
+
+def _start(file: Path | bytes) -> bytes:
+    """The beginning of a file, to know it by."""
+    if isinstance(file, bytes):
+        return file[:65536]
+    with file.open("rb") as opened:
+        return opened.read(65536)
 
 
 def _load(file: Path | bytes) -> bytes:
@@ -88,43 +200,10 @@ def _load(file: Path | bytes) -> bytes:
     return file.read_bytes()
 
 
-def _by_name(files: Files) -> dict[tuple[str, str], str]:
-    """Pictures by folder and name, with and without the extension."""
-    found: dict[tuple[str, str], str] = {}
-    for name in files:
-        file = PurePosixPath(name)
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
-            found.setdefault((str(file.parent), file.name), name)
-            found.setdefault((str(file.parent), file.stem), name)
-    return found
-
-
-def _rows(files: Files, found: Mapping[tuple[str, str], str]) -> Iterator[
-        tuple[str, tuple[str, str | None] | DataError]]:
-    """Each caption's file and (picture name, latex); without captions, each picture and None."""
-    captions = [n for n in files
-                if PurePosixPath(n).name == "caption.txt" or n.lower().endswith(".tsv")]
-    if not captions:
-        for name in dict.fromkeys(found.values()):
-            yield name, (PurePosixPath(name).name, None)
-    for name in captions:
-        try:
-            lines = _load(files[name]).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            yield name, DataError(f"{name}: captions are not UTF-8 ({error}); convert the file")
-            continue
-        for number, line in enumerate(lines, 1):
-            key, tab, label = line.partition("\t")
-            if tab and line.strip():
-                yield name, (key.strip(), label.strip())
-            elif line.strip():
-                yield name, DataError(f"{name}, line {number}: no tab after the name")
-
-
-def _labelled(key: str, array: np.ndarray, latex: str | None) -> Picture:
-    if latex is None:
-        return Picture(key, array)
+def labelled(item: T, latex: str | None) -> T:
+    """A picture or ink with a label, where one is given; an empty label is no label."""
     try:
-        return Picture(key, array, tuple(canonical(latex)), latex)
+        tokens = tuple(canonical(latex or ""))
+        return replace(item, tokens=tokens, latex=latex) if tokens else item
     except LatexError as error:
-        return Picture(key, array, None, latex, str(error))
+        return replace(item, tokens=None, latex=latex, label_error=str(error))

@@ -12,7 +12,7 @@ from mmlib.data.archives import iter_files
 from mmlib.data.errors import DataError
 from mmlib.data.places import data_root
 from mmlib.formula.ink import Ink
-from mmlib.formula.inkml import read_inkml
+from mmlib.formula.inkfile import read_ink
 
 # CROHME 2016 is there twice: as ink, and as pictures of 256 x 256 pixels of the same expressions.
 DATASETS = {
@@ -46,12 +46,12 @@ def inkml_files(path: str | Path) -> list[tuple[str, bytes]]:
 
 
 def read_member(name: str, content: bytes) -> Ink:
-    """One InkML file as Ink with `source` (its folder) and a writer that is unique over sources.
+    """One file of ink as Ink with `source` (its folder) and a writer that is unique over sources.
 
     Writers are named `source/writer`. MathBrush names none, but its files are called
     `session-writer-formula`. Raises InkError.
     """
-    ink = read_inkml(content, name)
+    ink = read_ink(content, name)
     source = PurePosixPath(name).parent.name or None
     writer = ink.writer
     if writer is None and source == "MathBrush":

@@ -1,4 +1,4 @@
-"""One's own data: a folder or tar archive of InkML files, or of pictures with or without captions.
+"""One's own data: a folder, tar or zip archive of ink, of pictures, or of both.
 
 It becomes a pack that every stage trains on; pictures are traced to ink.
 """
@@ -16,13 +16,14 @@ from mmlib.data.pack import VERSION, Pack, PackError
 from mmlib.data.places import cache_root
 from mmlib.data.prepare import pack_name, prepare
 
+READING = 2  # raise it when what is read of a folder changes
 HELD_SHARE = 0.1  # held out where a split by writers and formulas leaves too little
 
 
 def load_own(path: str | Path) -> Pack:
     """The pack of a folder or archive, made where its content has no pack yet.
 
-    What was skipped and why is printed, and kept beside the pack. Layouts of captions: see
+    What was skipped and why is printed, and kept beside the pack. Layouts and labels: see
     `mmlib.data.captions`. Raises DataError, naming the path, where there is nothing to read.
     """
     path = Path(path).resolve()  # a folder `test_2014` here is not CROHME's
@@ -39,7 +40,7 @@ def load_own(path: str | Path) -> Pack:
 
 def content_digest(path: Path) -> str:
     """Sixteen hex digits over the names and contents of all files, and the version of packs."""
-    total = hashlib.sha256(f"pack {VERSION}".encode())
+    total = hashlib.sha256(f"pack {VERSION}.{READING}".encode())
     for name, content in iter_files(path):
         total.update(f"{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()[:16]

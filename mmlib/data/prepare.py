@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmlib.data.captions import read_pictures
+from mmlib.data.captions import InkFile, labelled, read_folder
 from mmlib.data.crohme import DATASETS, find, inkml_files, read_member
 from mmlib.data.errors import DataError
-from mmlib.data.pack import VERSION, Pack, PackError, normalised, write_pack
+from mmlib.data.pack import RESOLUTION, VERSION, Pack, PackError, normalised, write_pack
 from mmlib.data.places import cache_root
 from mmlib.data.trace import traced
 from mmlib.data.workers import end_with_parent
@@ -26,17 +27,18 @@ SHOWN = 10  # items of each list that `summary` names; the kept report has them 
 Results = list[tuple[Ink, float] | str]  # what goes into a pack, or why something does not
 
 
-def _read_chunk(files: list[tuple[str, bytes]]) -> Results:
+def _read_chunk(files: list[InkFile]) -> Results:
     done: Results = []
-    for name, content in files:
+    for file in files:
         try:
-            done.append(normalised(read_member(name, content)))
+            ink = read_member(file.name, file.content)
+            done.append(normalised(labelled(ink, file.latex)))
         except InkError as error:
             done.append(str(error))
     return done
 
 
-def _read_inkml(files: list[tuple[str, bytes]], workers: int) -> Results:
+def _read_inks(files: list[InkFile], workers: int) -> Results:
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     if workers > 1 and len(chunks) > 1:
         with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
@@ -44,37 +46,57 @@ def _read_inkml(files: list[tuple[str, bytes]], workers: int) -> Results:
     return [result for chunk in chunks for result in _read_chunk(chunk)]
 
 
-def _trace_pictures(name: str, path: Path) -> Results:
-    """Pictures as ink; DataError where there are none to read."""
+def _read_own(name: str, path: Path, workers: int) -> tuple[Results, bool]:
+    """Ink and pictures of a folder or archive, and whether there were pictures.
+
+    Raises DataError where there is nothing to read.
+    """
     done: Results = []
+    inks: list[InkFile] = []
     # A benchmark's pictures stay as they are.
-    for picture in read_pictures(path, photos=name not in DATASETS):
-        if isinstance(picture, DataError):
-            done.append(str(picture))
+    for item in read_folder(path, photos=name not in DATASETS):
+        if isinstance(item, InkFile):
+            inks.append(item)
+        elif isinstance(item, DataError):
+            done.append(str(item))
+        else:
+            try:
+                done.append(traced(item))
+            except DataError as error:
+                done.append(f"{item.id}: {error}")
+    drawn = any(not isinstance(result, str) for result in done)
+    taken: set[str] = set()
+    for file, result in zip(inks, _read_inks(inks, workers), strict=True):
+        if isinstance(result, str):
+            done.append(result)
             continue
-        try:
-            done.append(traced(picture))
-        except DataError as error:
-            done.append(f"{picture.id}: {error}")
+        ink, size = result
+        if ink.id in taken:  # in another folder
+            ink = replace(ink, id=file.name)
+        taken.add(ink.id)
+        # Beside pictures, whose points are pixels, ink keeps its steps.
+        done.append((ink, float(RESOLUTION) if drawn else size))
     if all(isinstance(result, str) for result in done):
         reasons = [str(result) for result in done]
         why = "".join(f"; {reason}" for reason in reasons[:3])
         why += f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         raise DataError(f"{name}: neither .inkml files nor readable pictures in {path}{why}")
-    return done
+    return done, drawn
 
 
 def prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
     """Pack one data set as `<out_dir>/<name>.safetensors`; returns its report. See `prepare`."""
     started = time.perf_counter()
     source = find(name)
-    # Looking for InkML among 1,147 pictures would unpack the archive once more for nothing.
-    files = [] if name in DATASETS and name.endswith("_pictures") else inkml_files(source)
-    results = _read_inkml(files, workers) if files else _trace_pictures(name, source)
+    if name in DATASETS and not name.endswith("_pictures"):
+        files = [InkFile(member, content) for member, content in inkml_files(source)]
+        results, drawn = _read_inks(files, workers), False
+    else:
+        results, drawn = _read_own(name, source, workers)
     items = [result for result in results if not isinstance(result, str)]
     inks = [ink for ink, _ in items]
     path = out_dir / f"{pack_name(name)}.safetensors"
-    write_pack(items, path, traced=not files)
+    write_pack(items, path, traced=drawn)
     return {
         "dataset": name,
         "listed": len(results),
@@ -87,7 +109,7 @@ def prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
         "symbols": sum(len(ink.symbols) for ink in inks),
         "symbol_classes": len({s.label for ink in inks for s in ink.symbols}),
         "tokens": sum(len(ink.tokens or ()) for ink in inks),
-        "traced": not files,
+        "traced": drawn,
         "pack_bytes": path.stat().st_size,
         "seconds": round(time.perf_counter() - started, 2),
     }
