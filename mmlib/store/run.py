@@ -217,17 +217,20 @@ class Run:
         content = hashlib.sha256(data).hexdigest()[:16]
         path = self.folder / f"checkpoint-{step:010d}-{content}.safetensors"
         write_atomic(path, data)
-        for old in [old for old in self._checkpoints() if old != path][KEPT_CHECKPOINTS - 1 :]:
+        # One of this step or a later one is of a course that was given up.
+        earlier = [old for old in self._checkpoints() if _step_of(old) < step]
+        for old in {*self._checkpoints()} - {path, *earlier[: KEPT_CHECKPOINTS - 1]}:
             old.unlink()
         return path
 
-    def load_checkpoint(self) -> tuple[int, Any] | None:
+    def load_checkpoint(self, most: int | None = None) -> tuple[int, Any] | None:
         """`(step, state)` of the newest whole checkpoint, tensors on the CPU; None without one.
 
-        A damaged file is set aside (`….damaged`) and named in a warning, and the one before it is
+        With `most`, of the newest whose step is no larger; the minutes spent since then count. A
+        damaged file is set aside (`….damaged`) and named in a warning, and the one before it is
         used. Raises RunError if all are damaged.
         """
-        paths = self._checkpoints()
+        paths = [path for path in self._checkpoints() if most is None or _step_of(path) <= most]
         for path in paths:
             try:
                 if not path.stem.endswith(digest(path)):
@@ -235,7 +238,7 @@ class Run:
                 tensors, metadata = read_tensors(path)
                 header = json.loads(metadata["header"])
                 found = header["step"], unflatten(tensors, header["structure"])
-                self._before = header["minutes"]
+                self._before = header["minutes"] if most is None else self._before
                 return found
             except FileNotFoundError:  # another process of this run has set it aside
                 continue
@@ -256,14 +259,15 @@ class Run:
     def resume(self) -> tuple[int, Any] | None:
         """`load_checkpoint`, and drop the rows after it, which the resumed run logs again."""
         found = self.load_checkpoint()
-        if not self._writes:
-            return found
-        last = found[0] if found else -1
-        rows = [row for row in self.metrics() if row.get("step", 0) <= last]
-        path = self.folder / "metrics.jsonl"
-        if rows or path.exists():
-            write_atomic(path, "".join(to_json(row) + "\n" for row in rows))
+        self.drop_rows(found[0] if found else -1)
         return found
+
+    def drop_rows(self, last: int) -> None:
+        """Drop the rows logged after the step `last`."""
+        path = self.folder / "metrics.jsonl"
+        if self._writes and path.exists():
+            rows = [row for row in self.metrics() if row.get("step", 0) <= last]
+            write_atomic(path, "".join(to_json(row) + "\n" for row in rows))
 
     def save_weights(self, weights: Tensors, metadata: Mapping[str, Any]) -> Path:
         """Write the run's result; see `mmlib.store.weights.save_weights`."""
@@ -305,6 +309,10 @@ class Run:
         write_atomic(self.folder / "environment.json", to_json(environment, indent=1) + "\n")
         for path in self._checkpoints():
             path.unlink()
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def find_runs(stage: str | None = None, profile: str | None = None, done: bool = True) -> list[Run]:

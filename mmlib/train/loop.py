@@ -2,17 +2,23 @@
 
 The budget unit is the picture seen. Schedules depend on it alone, so a limit or a signal pauses a
 run and never reshapes it: the resumed run ends exactly as the uninterrupted one would have.
+
+A training that blows up is caught. If the loss jumps far over its running median, the weights go
+back to a checkpoint from before the jump. The batches go on, so that the data come in another
+order. And no run is finished whose last validation is far worse than its best.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -26,6 +32,14 @@ from mmlib.train.optimiser import OptimConfig, learning_rate
 
 LossAndNumbers = tuple[Tensor, dict[str, Any]]  # a scalar to minimise, and numbers to log
 MOST_SKIPPED = 20  # steps without a finite loss and gradient, after which a run ends
+WINDOW = 200  # steps over which the loss's running median is taken
+# The loss has jumped when its mean over the last `RECENT` steps is over `JUMP` times the running
+# median; a step counts `SPIKE` times the median at most. Batches of a few expressions differ: a
+# seventh of their losses lies over 1.75 medians.
+RECENT, JUMP, SPIKE = 24, 1.75, 3.0
+SAFE = 60  # steps before a jump is seen from which on a checkpoint may hold what led to it
+MOST_REWOUND = 5  # jumps after which a run ends
+FAR_WORSE = 0.2  # share of the best validation by which the last may be worse
 
 
 class Paused(RuntimeError):
@@ -56,11 +70,14 @@ class Loop:
     checkpoint_minutes: float = 3.0
     log_pictures: int = 300  # between two rows of the curves; a budget below 12,000 has 40 rows
     progress: bool = True
+    gauge: str = ""  # the validation number that says how good a run is; "-" before it: less is
     step: int = 0
     pictures: int = 0
-    # What the next row of the curves is a mean over, and the steps that were skipped. They are in
-    # the checkpoint, so that a resumed run logs what the uninterrupted one would have.
-    counts: dict[str, Any] = field(default_factory=lambda: {"sums": {}, "skipped": []})
+    # What the next row of the curves is a mean over, the steps that were skipped, the last losses,
+    # the jumps that were rewound, and the batches left behind by these. They are in the checkpoint,
+    # so that a resumed run does what the uninterrupted one would have.
+    counts: dict[str, Any] = field(default_factory=lambda: {
+        "sums": {}, "skipped": [], "losses": [], "rewound": [], "ahead": 0})
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; the same whatever the number of processes."""
@@ -83,13 +100,16 @@ class Loop:
         found = self.run.resume()
         if found is None:
             return
-        self.step, state = found
+        step, state = found
         theirs, ours = state["processes"], self.accelerator.num_processes
         if theirs != ours:
             raise RunError(
                 f"{self.run.name} was paused with {theirs} process{'es' * (theirs > 1)} and cannot "
                 f"go on with {ours}: start as many again, or delete its folder to begin anew"
             )
+        self._restore(step, state)
+
+    def _restore(self, step: int, state: dict[str, Any]) -> None:
         for key, module in self.modules.items():
             self.accelerator.unwrap_model(module).load_state_dict(state["modules"][key])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -100,24 +120,25 @@ class Loop:
                 if torch.is_tensor(value) and value.shape == parameter.shape:
                     moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         torch.set_rng_state(state["rng"])
-        self.counts, self.pictures = state["counts"], state["pictures"]
+        self.step, self.counts, self.pictures = step, state["counts"], state["pictures"]
 
     def train(
         self, max_minutes: float | None = None, max_steps: int | None = None
     ) -> dict[str, float]:
         """Run to the end of the budget; returns the last validation.
 
-        Raises Paused at a limit or on SIGINT or SIGTERM, and RunError when too many steps had no
-        finite loss.
+        Raises Paused at a limit or on SIGINT or SIGTERM. Raises RunError when too many steps had no
+        finite loss, when the loss jumps again and again, and when the last validation is far worse
+        than the best.
         """
         from tqdm.auto import tqdm
 
         self.resume()
-        first, began, saved = self.step, time.monotonic(), time.monotonic()
+        made, began, saved = 0, time.monotonic(), time.monotonic()
         last: dict[str, float] = {}
         stop = threading.Event()
         previous = _catch_signals(stop)
-        batches = self.batches(self.step)
+        batches = self.batches(self.step + self.counts["ahead"])
         shown = self.progress and self.accelerator.is_main_process
         bar = tqdm(total=self.total, initial=self.pictures, unit="pic", desc=self.run.stage,
                    mininterval=2, disable=not shown)
@@ -125,17 +146,23 @@ class Loop:
             for count, batch in batches:
                 if self.pictures >= self.total:
                     break
-                before, rate = self.pictures, self._make_step(count, batch)
+                before, (loss, rate) = self.pictures, self._make_step(count, batch)
+                made += 1
                 bar.update(count)
+                if self._agreed(self._jumped(loss), made):
+                    self._rewind()
+                    bar.n = self.pictures
+                    continue
                 if self._passed(before, max(1, min(self.log_pictures, self.total // 40)), end=True):
                     bar.set_postfix(loss=f"{self._log(rate):.3f}")
                 if self.validate and self._passed(before, self.every):
                     last = self._validate()
                 now = time.monotonic()
                 late = max_minutes is not None and now - began > 60 * max_minutes
-                out = self._agreed(stop.is_set() or late, self.step - first)
-                out |= max_steps is not None and self.step - first >= max_steps
+                out = self._agreed(stop.is_set() or late, made)
+                out |= max_steps is not None and made >= max_steps
                 due = out or now - saved > 60 * self.checkpoint_minutes
+                due |= len(self.counts["losses"]) == WINDOW // 2  # what a first jump goes back to
                 if due and self.pictures < self.total:
                     self.run.save_checkpoint(self.step, self.state())
                     saved = now
@@ -144,13 +171,14 @@ class Loop:
                                      f"{self.total:,} pictures; the same command goes on from here")
             if self.validate:
                 last = self._validate()
+                self._compare(last)
         finally:
             bar.close()
             batches.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        skipped = len(self.counts["skipped"])
-        return {**last, "pictures": self.pictures, "steps": self.step, "skipped": skipped}
+        counted = {key: len(self.counts[key]) for key in ("skipped", "rewound")}
+        return {**last, "pictures": self.pictures, "steps": self.step, **counted}
 
     def _passed(self, before: int, every: int, end: bool = False) -> bool:
         """Whether the last step passed a multiple of `every` pictures, or `end` at the end."""
@@ -158,8 +186,8 @@ class Loop:
             return end
         return before // every != self.pictures // every
 
-    def _make_step(self, count: int, batch: Any) -> float:
-        """One step of the optimiser on a batch of `count` pictures; its learning rate."""
+    def _make_step(self, count: int, batch: Any) -> tuple[float, float]:
+        """One step of the optimiser on a batch of `count` pictures: its loss and learning rate."""
         rate = learning_rate(self.pictures, self.total, self.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -181,7 +209,42 @@ class Loop:
             value = value.detach() if torch.is_tensor(value) else value
             self.counts["sums"].setdefault(key, []).append(value)
         self.step, self.pictures = self.step + 1, self.pictures + count
-        return rate
+        return float(loss.detach()), rate
+
+    def _jumped(self, loss: float) -> bool:
+        """Note a step's loss; whether the last ones lie far over the running median."""
+        losses = self.counts["losses"]
+        if not math.isfinite(loss):  # such a step is skipped
+            return False
+        losses.append(loss)
+        del losses[:-WINDOW]
+        usual = median(losses)
+        now = mean(min(value, SPIKE * usual) for value in losses[-RECENT:])
+        # By then there is a checkpoint that is safe.
+        return len(losses) > WINDOW // 2 + SAFE and usual > 0 and now > JUMP * usual
+
+    def _rewind(self) -> None:
+        """Go back to a checkpoint from before a jump of the loss, and on with the next batches.
+
+        Raises RunError if there is none, or after `MOST_REWOUND` jumps.
+        """
+        losses, rewound, skipped = (self.counts[key] for key in ("losses", "rewound", "skipped"))
+        levels = f"{median(losses):.2f} to {mean(losses[-RECENT:]):.2f}"
+        jump = f"its loss jumped from {levels} at {self.pictures:,} pictures"
+        found = self.run.load_checkpoint(self.step - SAFE) if len(rewound) < MOST_REWOUND else None
+        self.accelerator.wait_for_everyone()  # before one of them removes what another reads
+        if found is None:
+            raise RunError(f"{self.run.name}: {jump}, after {len(rewound)} jumps from which it went "
+                           "back; lower the learning rate")
+        note = {"step": self.step, "pictures": self.pictures, "back": found[0]}
+        ahead = self.counts["ahead"] + self.step - found[0]
+        self._restore(*found)
+        self.counts |= {"ahead": ahead, "rewound": [*rewound, note], "skipped": skipped}
+        self.run.drop_rows(self.step)
+        self._write(rewound=len(rewound) + 1, jumped_at=note["pictures"])
+        self.run.save_checkpoint(self.step, self.state())
+        warnings.warn(f"{self.run.name}: {jump}; gone back to {self.pictures:,} pictures, with "
+                      "other data from there", stacklevel=3)
 
     def _skip(self, batch: Any) -> None:
         """Note a step that is not made, with its batch's expressions; RunError past the limit."""
@@ -224,8 +287,23 @@ class Loop:
                 warnings.warn(text, stacklevel=2)
         return numbers
 
+    def _compare(self, last: dict[str, float]) -> None:
+        """RunError if the last validation is far worse than the best, as after a blow-up."""
+        name, sign = self.gauge.removeprefix("-"), -1 if self.gauge.startswith("-") else 1
+        values = [row.get(f"valid_{name}") for row in self.run.metrics()]
+        values = [value for value in values if value is not None]
+        if name not in last or len(values) < 3:
+            return
+        best = max(values, key=lambda value: sign * value)
+        if sign * (best - last[name]) > FAR_WORSE * abs(best):
+            raise RunError(
+                f"{self.run.name} is not finished: its last validation ({name} {last[name]:.3f}) "
+                f"is far worse than its best ({best:.3f}), so it came apart on the way. Lower the "
+                "learning rate, or delete its folder to begin anew"
+            )
+
     def _agreed(self, out: bool, steps: int) -> bool:
-        """Whether to pause. Several processes pause together; they ask every tenth step."""
+        """Whether one process asks for it. Several act together; they ask every tenth step."""
         if self.accelerator.num_processes == 1:
             return out
         if steps % 10:

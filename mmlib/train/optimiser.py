@@ -34,16 +34,21 @@ class OptimConfig:
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 3_000  # pictures
+    hold: int = 0  # pictures after which the rate falls as their inverse square root; 0: never
     decay: float = 0.25  # the last share of the budget, over which the rate falls to zero
     clip: float = 1.0  # norm of the gradient
 
 
 def learning_rate(pictures: int, total: int, config: OptimConfig) -> float:
-    """Warm-up, stable, linear decay; a pure function of the pictures seen."""
+    """Warm-up, stable, linear decay; a pure function of the pictures seen.
+
+    From `hold` on the stable part falls: slowly enough to learn, and no budget enters it.
+    """
     start = total * (1 - config.decay)
+    steady = min(1.0, (config.hold / max(pictures, 1)) ** 0.5) if config.hold else 1.0
     rise = min(1.0, (pictures + 1) / max(config.warmup, 1))
     fall = 1.0 if pictures < start else max(0.0, (total - pictures) / max(total - start, 1))
-    return config.lr * min(rise, fall)
+    return config.lr * steady * min(rise, fall)
 
 
 def optimizer(

@@ -148,7 +148,7 @@ def test_a_run_sees_its_budget_and_learns():
     assert [n for n, _ in toy.seen] == list(range(len(sizes)))
     assert [p for _, p in toy.seen] == toy.followed == [sum(sizes[:i]) for i in range(len(sizes))]
     assert sum(sizes[:-1]) < 60 <= sum(sizes)
-    assert summary == {"pictures": sum(sizes), "steps": len(sizes), "skipped": 0}
+    assert summary == {"pictures": sum(sizes), "steps": len(sizes), "skipped": 0, "rewound": 0}
     rows = toy.rows()
     assert [r["step"] for r in rows] == list(range(1, len(sizes) + 1))
     assert [r["lr"] for r in rows] == [learning_rate(p, 60, OPTIM) for _, p in toy.seen]
@@ -376,6 +376,105 @@ def test_a_collapse_is_said_aloud_with_the_number(monkeypatch):
     ) as said:
         toy.train()
     assert len(said) == 2  # at 40 and at the end
+
+
+# --- trainings that blow up ------------------------------------------------------------------------
+
+
+def blowing(toy, at, times=1, factor=1e3):
+    """A step that, from batch `at` on, wrecks the weights until the loop went back `times` times."""
+
+    def step(batch, pictures):
+        if batch[0] >= at and len(toy().loop.counts["rewound"]) < times:
+            with torch.no_grad():
+                toy().model[4].weight.mul_(factor)
+        loss, numbers = toy().step(batch, pictures)
+        return loss + 3, numbers  # it does not fall to nothing, so its median stands still
+
+    return step
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Jumps are seen after a few steps."""
+    for name, value in {"WINDOW": 40, "RECENT": 6, "SAFE": 8}.items():
+        monkeypatch.setattr(loop_module, name, value)
+
+
+def test_a_jump_of_the_loss_goes_back_and_on_with_other_data(soon):
+    toy = Toy(Config(pictures=400), step=blowing(lambda: toy, at=60))
+    with pytest.warns(UserWarning, match=r"jumped from 3\.\d\d to .*gone back to .* pictures"):
+        summary = toy.train()
+    (note,) = toy.loop.counts["rewound"]
+    assert summary["rewound"] == 1
+    assert note["back"] <= note["step"] - loop_module.SAFE
+    numbers = [n for n, _ in toy.seen]
+    assert numbers == sorted(set(numbers))  # no batch twice
+    assert summary["steps"] == len(numbers) - (note["step"] - note["back"])
+    steps = [row["step"] for row in toy.rows()]
+    assert steps == sorted(steps)
+    assert [row["rewound"] for row in toy.rows() if "rewound" in row] == [1]
+    assert all(w.abs().max() < 100 for w in toy.weights())
+
+
+@pytest.mark.parametrize("more", [0, 20])
+def test_a_run_that_went_back_can_be_paused(soon, tmp_path, monkeypatch, more):
+    """Soon after, too: it does not go on from a checkpoint of the course that it gave up."""
+    whole = toy = Toy(Config(pictures=400), step=blowing(lambda: toy, at=60))
+    with pytest.warns(UserWarning, match="gone back"):
+        whole.train()
+    (note,) = whole.loop.counts["rewound"]
+    elsewhere(monkeypatch, tmp_path, "other")
+    toy = Toy(Config(pictures=400), step=blowing(lambda: toy, at=60))
+    with pytest.warns(UserWarning, match="gone back"), pytest.raises(Paused):
+        toy.train(max_steps=note["step"] + 1 + more)
+    toy = Toy(Config(pictures=400), step=blowing(lambda: toy, at=60))
+    toy.train()
+    assert toy.seen[0][0] == note["step"] + 1 + more
+    assert same(whole, toy)
+    assert whole.rows() == toy.rows()
+
+
+def test_a_run_that_blows_up_again_and_again_ends(soon):
+    toy = Toy(Config(pictures=400), step=blowing(lambda: toy, at=60, times=99))
+    message = r"jumped .* after 5 jumps .*lower the learning rate"
+    with pytest.warns(UserWarning, match="gone back"), pytest.raises(RunError, match=message):
+        toy.train()
+    assert not toy.run.done
+
+
+def test_a_loss_that_is_only_noisy_is_no_jump():
+    """Losses as measured in batches of a few expressions, in medians; and a spike now and then."""
+    toy, rng = Toy(), np.random.default_rng(0)
+    shares, levels = [0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 1], [0.16, 0.37, 0.65, 1, 1.5, 1.82, 1.96, 2.52]
+    noise = np.interp(rng.random(20_000), shares, levels)
+    noise[rng.random(20_000) < 0.002] *= 1e6
+    assert not any(toy.loop._jumped(float(value)) for value in noise)
+    assert any(toy.loop._jumped(float(2.5 * value)) for value in noise[:20])
+
+
+@pytest.mark.parametrize(("gauge", "numbers", "good"), [
+    ("match", [0.4, 0.5, 0.45], True), ("match", [0.4, 0.5, 0.38], False),
+    ("-ter", [0.9, 0.8, 0.85], True), ("-ter", [0.9, 0.6, 0.9], False), ("", [0.4, 0.5, 0.1], True),
+])
+def test_a_run_far_worse_than_its_best_is_not_finished(gauge, numbers, good):
+    validations = iter(numbers)
+    toy = Toy(evaluate=lambda pictures: {gauge.strip("-") or "x": next(validations)})
+    toy.loop.gauge = gauge
+    if good:
+        assert toy.train()["rewound"] == 0
+    else:
+        with pytest.raises(RunError, match="is not finished: its last validation"):
+            toy.train()
+
+
+@pytest.mark.parametrize(("pictures", "share"), [
+    (10, 0.1), (100, 1.0), (200, 1.0), (800, 0.5), (1_800, 1 / 3),
+])
+def test_a_rate_with_a_hold_falls_as_the_root(pictures, share):
+    config = OptimConfig(lr=1.0, warmup=100, decay=0.1, hold=200)
+    found = learning_rate(pictures, 2_500, config)
+    assert found == pytest.approx(share, rel=0.11 if pictures == 10 else 1e-6)
 
 
 # --- validation -----------------------------------------------------------------------------------
