@@ -39,12 +39,14 @@ class ViewConfig:
     # Up to this share of the width is cut off, in whole strokes: for stages without labels.
     crop: float = 0.0
     margin: float = 3.0  # pixels of blank paper around the ink
+    offset: float = 0.0  # up to so much more of it on each side, in typical symbols
+    shuffle: float = 0.0  # chance that an expression's columns of ink stand in another order
 
     def still(self, size: float = 1.0) -> ViewConfig:
         """The same rendering with no randomness, at `size` of its size: what evaluation sees."""
         return replace(
             self, symbol=self.symbol * size, scale=0, aspect=0, rotate=0, slant=0, elastic=0,
-            stroke_shift=0, stroke_scale=0, crop=0, pen=(sum(self.pen) / 2,) * 2,
+            stroke_shift=0, stroke_scale=0, crop=0, offset=0, shuffle=0, pen=(sum(self.pen) / 2,) * 2,
         )  # fmt: skip
 
 
@@ -107,15 +109,19 @@ def make_view(
     if config.crop:
         kept = _crop(points, ink, config.crop, rng)
     low, high = extremes(points[kept], ink.owner[kept], ink.b)
-    points = points - low[ink.owner] + config.margin
-    # At least two cells each way.
-    extent = ((high - low + 2 * config.margin) / STRIDE).ceil().clamp(min=2) * STRIDE
+    start, size = torch.full_like(low, config.margin), high - low + 2 * config.margin
+    if config.offset:
+        sides = torch.rand(2, ink.b, 2, generator=rng).to(points.device)
+        sides = sides * config.offset * config.symbol
+        start, size = start + sides[0], size + sides.sum(0)
+    points = points - low[ink.owner] + start[ink.owner]
+    extent = (size / STRIDE).ceil().clamp(min=2) * STRIDE  # at least two cells each way
     width, height = (int(v) for v in extent.amax(0))
     thin, thick = config.pen
     pen = thin + torch.rand(ink.b, generator=rng).to(points.device) * (thick - thin)
-    size = (ink.b, height, width)
-    picture = rasterise(points[kept], ink.stroke[kept], ink.owner[kept], size, pen)
-    moved = None if marks is None else places - low[marks.owner] + config.margin
+    shape = (ink.b, height, width)
+    picture = rasterise(points[kept], ink.stroke[kept], ink.owner[kept], shape, pen)
+    moved = None if marks is None else places - low[marks.owner] + start[marks.owner]
     return View(picture, valid_cells(extent, height, width), points, kept, extent, moved)
 
 
@@ -135,6 +141,8 @@ def warp(
         factor = torch.exp(factor * config.stroke_scale)
         centre, shift, factor = centre[ink.stroke], shift[ink.stroke], factor[ink.stroke]
         points = centre + (points - centre) * factor + shift
+    if config.shuffle:
+        points = shuffled(points, ink, config.shuffle, rng)
     if marks is not None:
         points, owner = torch.cat([points, marks.points]), torch.cat([owner, marks.owner])
     if config.elastic:
@@ -150,6 +158,52 @@ def warp(
         x = x - slant[owner] * y
         points = torch.stack([cos * x - sin * y, sin * x + cos * y], 1)
     return points
+
+
+def columns(points: Tensor, ink: InkBatch) -> tuple[Tensor, Tensor]:
+    """Column (n,) of each point, ascending in x within an expression; the owner (c,) of each.
+
+    Strokes whose extents in x overlap share a column, so that a symbol's strokes mostly stay
+    together, as do a fraction's. Columns are unique over the batch.
+    """
+    strokes = int(ink.stroke[-1]) + 1
+    low, high = (edge[:, 0] for edge in extremes(points, ink.stroke, strokes))
+    owner = torch.zeros(strokes, dtype=ink.owner.dtype, device=ink.owner.device)
+    owner[ink.stroke] = ink.owner
+    # All expressions on one line, far apart.
+    width = float((high.max() - low.min()).clamp(min=1)) + 1
+    start, stop = (edge + owner * width * 2 for edge in (low, high))
+    order = torch.argsort(start)
+    reach = torch.cummax(stop[order], 0).values
+    new = torch.ones_like(order, dtype=torch.bool)
+    new[1:] = start[order][1:] > reach[:-1]
+    column = torch.empty_like(order)
+    column[order] = torch.cumsum(new, 0) - 1
+    return column[ink.stroke], owner[order][new]
+
+
+def shuffled(
+    points: Tensor, ink: InkBatch, chance: float, rng: torch.Generator,
+    gap: tuple[float, float] = (0.1, 0.6), rise: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """Points (n, 2) of expressions, each with this chance with its columns in a random order.
+
+    Each column then stands up to `rise` typical symbols higher or lower, with gaps from a range
+    between them. What stands where, and beside what, says nothing about the same ink in another
+    view: only its own shape does.
+    """
+    column, owner = columns(points, ink)
+    low, high = extremes(points, column, len(owner))
+    draws = torch.rand(3, len(owner), generator=rng).to(points.device)
+    hit = (torch.rand(ink.b, generator=rng).to(points.device) < chance)[owner]
+    order = torch.argsort(owner + draws[0] / 2)  # by expression, then by chance
+    width = (high - low)[:, 0] + gap[0] + (gap[1] - gap[0]) * draws[1]
+    # One line for all: a view begins at its own ink's edge, wherever that is.
+    ends = torch.cumsum(width[order].double(), 0).to(points.dtype)
+    target = torch.empty_like(ends)
+    target[order] = ends - width[order]
+    shift = torch.stack([target - low[:, 0], (draws[2] * 2 - 1) * rise], 1)
+    return points + (shift * hit[:, None])[column]
 
 
 def elastic_field(

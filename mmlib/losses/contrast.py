@@ -111,6 +111,16 @@ def similarity_weights(teacher: Tensor) -> Tensor:
 
 @torch.no_grad()
 @full_precision
+def spread(z: Tensor) -> float:
+    """How far the rows of z (n, d) spread on the unit sphere (arXiv:2011.10566, 4.1).
+
+    Times the root of d: 1 for directions without preference and 0 for a collapsed projection.
+    """
+    return float(F.normalize(z, dim=1).std(0, correction=0).mean()) * z.shape[1] ** 0.5
+
+
+@torch.no_grad()
+@full_precision
 def match_rate(z1: Tensor, z2: Tensor) -> Tensor:
     """Share of rows of z1 (n, d) whose nearest row of z2 (n, d) is their own: a gauge, no loss."""
     n = require("z1: n d, z2: n d", z1=z1, z2=z2)["n"]
@@ -139,13 +149,19 @@ class ContrastLoss(nn.Module):
     def forward(self, z1: Tensor, z2: Tensor, u1: Tensor, u2: Tensor, owner: Tensor,
                 position1: Tensor, position2: Tensor, global_weights: Tensor | None = None,
                 local_weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Take what the two functions take; return the total and the detached terms."""
+        """Take what the two functions take; return the total and the detached terms.
+
+        u1 and u2 may be of several levels of features, (l, n, d): the local term is their mean.
+        """
         total, terms = z1.new_zeros((), dtype=torch.float32), {}
         if self.balance > 0:  # a head without a share has no gradient, and needs none
             terms["global"] = nt_xent(z1, z2, self.global_temperature, self.gather, global_weights)
             total = total + self.balance * terms["global"]
         if self.balance < 1:
-            terms["local"] = local_info_nce(u1, u2, owner, position1, position2, self.radius,
-                                            self.local_temperature, local_weights, self.gather)
+            levels = zip(*(u.reshape(-1, *u.shape[-2:]) for u in (u1, u2)), strict=True)
+            each = [local_info_nce(here, there, owner, position1, position2, self.radius,
+                                   self.local_temperature, local_weights, self.gather)
+                    for here, there in levels]
+            terms["local"] = torch.stack(each).mean()
             total = total + (1 - self.balance) * terms["local"]
         return total, {name: term.detach() for name, term in terms.items()}

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -51,6 +52,8 @@ from mmlib.models.heads import pool
 RELATIONS = ("Right", "Sup", "Sub", "Above", "Below", "Inside")
 CUES = ("width", "height", "ink length", "strokes")
 DECAYS, STEPS = (1e-4, 1e-3, 1e-2), 100  # of the linear probe: weight decays, steps of L-BFGS
+GLANCE = 1e-3  # the decay in a glance: near the best for every encoder that was tried
+EACH = 16  # ink points per expression, some of which serve to read where they lie
 
 
 # --- what is probed -------------------------------------------------------------------------------
@@ -91,6 +94,8 @@ class Symbols:
     expression: np.ndarray  # (s,) the symbol's expression, ascending from 0
     pairs: np.ndarray  # (p, 2) rows of the above
     relation: np.ndarray  # (p,) index into RELATIONS
+    at_points: Tensor  # (n, d) features at some ink points
+    place: Tensor  # (n, 2) where in its expression each lies; its box is a unit square
 
     @property
     def pair_features(self) -> Tensor:
@@ -118,18 +123,26 @@ def _batches(pack: Pack, indices: Indices, area: float, most: int
 
 @torch.no_grad()
 def describe(encoder: Encoder, pack: Pack, indices: Indices, view: ViewConfig,
-             area: float = 1_500.0, most: int = 64) -> Symbols:
-    """The symbols of (aligned) expressions as the encoder sees them, drawn plainly, in order."""
+             area: float = 1_500.0, most: int = 64, both: bool = False) -> Symbols:
+    """The symbols of (aligned) expressions as the encoder sees them, drawn plainly, in order.
+
+    With `both`, what `Encoder.both` gives stands side by side in the features.
+    """
     device, flat = next(encoder.parameters()).device, pack.flat
     counts = np.diff(flat.symbol_offsets)[np.asarray(indices)]
     first = np.concatenate([[0], np.cumsum(counts)])
-    features, rows, points = torch.zeros(first[-1], encoder.config.d), [], []
+    width = encoder.config.d + both * encoder.config.widths[-1]
+    features, rows, points = torch.zeros(first[-1], width), [], []
+    drawn, rng = [], torch.Generator().manual_seed(0)
     for group, ink in _batches(pack, indices, area, most):
         seen = make_view(ink.to(device), view.still(), torch.Generator().manual_seed(0))
         owner = ink.owner.to(device)
         # Without this bound, a larger neighbour's padding would mix in.
         inside = torch.minimum(seen.cells, (seen.extent / STRIDE - 0.5)[owner])
-        at_points = sample(encoder(seen.picture, seen.valid), inside, owner).float().cpu()
+        levels = encoder.both(seen.picture, seen.valid)[: 1 + both]
+        at_points = torch.cat([sample(x, inside, owner).float() for x in levels], 1).cpu()
+        chance = torch.rand(len(owner), generator=rng) * torch.bincount(ink.owner)[ink.owner]
+        drawn.append((at_points[chance < EACH], relative_places(ink)[chance < EACH]))
         assert ink.symbol is not None
         known = ink.symbol >= 0
         rows.append((torch.from_numpy(first[group])[ink.owner] + ink.symbol)[known])
@@ -149,7 +162,13 @@ def describe(encoder: Encoder, pack: Pack, indices: Indices, view: ViewConfig,
                             for i in indices]).astype(np.int64)
     expression = np.repeat(np.arange(len(counts)), counts)
     return Symbols((features / count[:, None])[inked], box[inked], label[inked], expression[inked],
-                   pairs[whole], edges[whole, 2])
+                   pairs[whole], edges[whole, 2], *map(torch.cat, zip(*drawn, strict=True)))
+
+
+def relative_places(ink: InkBatch) -> Tensor:
+    """(n, 2) where in its expression each ink point lies; its box is scaled to [0, 1] x [0, 1]."""
+    low, high = extremes(ink.points, ink.owner, ink.b)
+    return (ink.points - low[ink.owner]) / (high - low).clamp(min=1e-3)[ink.owner]
 
 
 def geometry(box: Tensor, pairs: np.ndarray) -> Tensor:
@@ -172,13 +191,16 @@ def linear_probe(x: Tensor, y: np.ndarray, test: Tensor, decays: Sequence[float]
     the rows read the last fifth best, since arms differ in what they need. So rows of one
     expression stand together. Nothing in it is random.
     """
-    strengths = {"logisticregression__C": [1 / (decay * len(x)) for decay in decays]}
+    strengths = [1 / (decay * len(x)) for decay in decays]
     last_fifth = PredefinedSplit(np.where(np.arange(len(x)) < len(x) * 4 // 5, -1, 0))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=STEPS))
     with warnings.catch_warnings():  # near the minimum, a step more changes hardly an answer
         warnings.simplefilter("ignore", ConvergenceWarning)
-        search = GridSearchCV(probe, strengths, cv=last_fifth).fit(x.numpy(), y)
-    read: np.ndarray = search.predict(test.numpy())
+        if len(decays) > 1:
+            probe = GridSearchCV(probe, {"logisticregression__C": strengths}, cv=last_fifth)
+        else:
+            probe.set_params(logisticregression__C=strengths[0])
+        read: np.ndarray = probe.fit(x.numpy(), y).predict(test.numpy())
     return read
 
 
@@ -221,6 +243,39 @@ def accuracies(truth: np.ndarray, predicted: np.ndarray, expression: np.ndarray,
 
     plain = interval(right.sum(1), total.sum(1), n_boot=n_boot, seed=seed)
     return plain, bootstrap(macro, n, n_boot=n_boot, seed=seed)
+
+
+def glance(encoder: Encoder, pack: Pack, train: Indices, valid: Indices, view: ViewConfig,
+           fitted: int = 3_000, read: int = 2_500) -> dict[str, float]:
+    """What an encoder (in eval mode) knows, in seconds: cheap enough for every validation.
+
+    `probe` is the share of symbols that a linear probe tells. `position_x` and `position_y` are the
+    R² of ridge regressions for where in its expression an ink point lies. That is a shortcut of
+    local contrast: a point can be found by its place, without looking at what it is. The same
+    numbers with `_before` are of what went into the encoder's coarse blocks.
+
+    Args:
+        train, valid: expressions to fit on and to read; no numbers if these have no symbols.
+        fitted, read: symbols of each, in whole expressions.
+    """
+    chosen = [enough(pack, np.asarray(part, np.int64), count, 0)
+              for part, count in ((train, fitted), (valid, read))]
+    if not all(map(len, chosen)):
+        return {}
+    fit, test = (describe(encoder, pack, part, view, both=True) for part in chosen)
+    if len(np.unique(fit.label)) < 2:
+        return {}
+    numbers = {}
+    for level, end in ((slice(encoder.config.d), ""), (slice(encoder.config.d, None), "_before")):
+        said = linear_probe(fit.features[:, level], fit.label, test.features[:, level], (GLANCE,))
+        numbers[f"probe{end}"] = float((said == test.label).mean())
+        ridge = make_pipeline(StandardScaler(), Ridge(1e-2 * len(fit.place)))
+        ridge.fit(fit.at_points[:, level].double().numpy(), fit.place.numpy())
+        place = ridge.predict(test.at_points[:, level].double().numpy())
+        explained = r2_score(test.place.numpy(), place, multioutput="raw_values")
+        numbers |= {f"position_{axis}{end}": float(r)
+                    for axis, r in zip("xy", explained, strict=True)}
+    return numbers
 
 
 # --- two views ------------------------------------------------------------------------------------

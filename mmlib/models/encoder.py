@@ -148,7 +148,13 @@ class Encoder(nn.Module):
         self.features = residual.BatchNorm(config.d) if rectified else nn.Identity()
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Features F (b, d, h, w) of pictures, zero on padding.
+        """Features F (b, d, h, w) of pictures, zero on padding; see `both`."""
+        return self.both(x, valid)[0]
+
+    def both(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """F (b, d, h, w), and what went into the coarse blocks, (b, widths[-1], h, w).
+
+        The latter see no farther than the convolutions do. Both are zero on padding.
 
         Args:
             x: (b, inputs, H, W), or (b, 1, H, W) without a mask channel; ink in [0, 1].
@@ -169,6 +175,7 @@ class Encoder(nn.Module):
             x = together.take(self._convolve(together.lay(x), together.valid))
         else:
             x = self._convolve(x, own)
+        before = x
         if self.shrink is not None and self.grow is not None:
             x = zero_padding(x + self._surroundings(x, valid, self.shrink, self.grow), own)
         if self.alone:  # batch norm and wide kernels need the cells in their places
@@ -177,8 +184,16 @@ class Encoder(nn.Module):
             x = pack.spread(cells).unflatten(1, valid.shape[2:])
         else:
             x = self.out(self.norm(x).permute(0, 2, 3, 1))
-        features: Tensor = self.features(x.permute(0, 3, 1, 2)) * valid
-        return features
+        return self.features(x.permute(0, 3, 1, 2)) * valid, before
+
+    @torch.no_grad()
+    def forget_mask(self) -> None:
+        """Let the mask channel, which no stage before used, begin with weights of zero.
+
+        A masked picture then looks like one without mask, for which what was learned holds.
+        """
+        first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
+        first.weight[:, 1:] = 0
 
     def _convolve(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """The levels: x (b, at most inputs, H, W) to (b, c, h, w), zero on padding."""
@@ -225,14 +240,14 @@ class Encoder(nn.Module):
 
 
 def encode_all(encoder: Encoder, pictures: Sequence[Tensor], valid: Sequence[Tensor]
-               ) -> list[Tensor]:
-    """Features (b, d, h, w) of each of several batches, given as `Encoder` takes them.
+               ) -> list[tuple[Tensor, Tensor]]:
+    """`Encoder.both` of each of several batches.
 
     A CPU encodes them in one call if what stands beside a picture makes no difference: on one
     sheet, operations are fewer and larger.
     """
     if not encoder.alone or valid[0].device.type != "cpu":
-        return [encoder(*batch) for batch in zip(pictures, valid, strict=True)]
+        return [encoder.both(*batch) for batch in zip(pictures, valid, strict=True)]
     sizes = [v.shape[2:] for v in valid]
     high, wide = (max(side) for side in zip(*sizes, strict=True))
 
@@ -240,6 +255,7 @@ def encode_all(encoder: Encoder, pictures: Sequence[Tensor], valid: Sequence[Ten
         return torch.cat([F.pad(x, (0, step * (wide - w), 0, step * (high - h)))
                           for x, (h, w) in zip(batches, sizes, strict=True)])
 
-    features = encoder(joined(pictures, encoder.stride), joined(valid, 1))
-    parts = features.split([len(v) for v in valid])
-    return [part[:, :, :h, :w] for part, (h, w) in zip(parts, sizes, strict=True)]
+    levels = encoder.both(joined(pictures, encoder.stride), joined(valid, 1))
+    parts = [level.split([len(v) for v in valid]) for level in levels]
+    return [(after[:, :, :h, :w], before[:, :, :h, :w])
+            for after, before, (h, w) in zip(*parts, sizes, strict=True)]

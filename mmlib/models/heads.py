@@ -5,11 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def projection(d: int, hidden: int = 256, out: int = 128, norm: bool = False) -> nn.Sequential:
+def projection(d: int, hidden: int = 256, out: int = 128, norm: bool = False,
+               bounded: bool = False) -> nn.Sequential:
     """Two-layer projection head (SimCLR, arXiv:2002.05709): (n, d) to (n, out).
 
-    With batch norm between the layers it is BYOL's (arXiv:2006.07733).
+    With batch norm between the layers it is BYOL's (arXiv:2006.07733). A `bounded` head norms what
+    it reads and what is hidden, and adds nothing at its end. So its output grows neither with the
+    features nor by a common shift, in which all embeddings would become alike.
     """
+    if bounded:
+        last = nn.Linear(hidden, out, bias=False)
+        return nn.Sequential(nn.LayerNorm(d), nn.Linear(d, hidden), nn.LayerNorm(hidden),
+                             nn.ReLU(), last)
     between = [nn.BatchNorm1d(hidden)] if norm else []
     return nn.Sequential(nn.Linear(d, hidden), *between, nn.ReLU(), nn.Linear(hidden, out))
 

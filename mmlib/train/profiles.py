@@ -17,7 +17,7 @@ from mmlib.models.recogniser import ModelConfig
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train.attend import WINDOW
 from mmlib.train.optimiser import OptimConfig
-from mmlib.train.pretrain import HARD
+from mmlib.train.pretrain import SHUFFLED
 
 # Everything runs, in seconds, and nothing worth having is learned.
 TINY = ModelConfig(
@@ -53,8 +53,8 @@ QUICK = OptimConfig(lr=3e-3, warmup=100)
 PROFILES = {
     # Seconds per stage, on synthetic ink: for tests and a first look at the notebooks.
     "smoke": Profile(
-        pretrain.Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=QUICK,
-                        encoder=TINY.encoder),
+        pretrain.Config(dataset="synthetic", pictures=800, batch_area=1_600.0, eval_pictures=400,
+                        optim=QUICK, encoder=TINY.encoder),
         attend.Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=QUICK,
                       encoder=TINY.encoder, decoder=TINY.decoder, maps=TINY.maps),
         finetune.Config(dataset="synthetic", pictures=1_600, composed=0.0, eval_pictures=800,
@@ -75,7 +75,7 @@ PROFILES = {
     "paper": Profile(
         pretrain.Config(pictures=400_000, batch_area=40_000.0, batch_most=1_024, points=16,
                         eval_pictures=50_000, encoder=LARGE.encoder,
-                        view=replace(HARD, symbol=LARGE_SYMBOL)),
+                        view=replace(SHUFFLED, symbol=LARGE_SYMBOL)),
         attend.Config(pictures=300_000, batch_area=40_000.0, batch_most=1_024, points=16,
                       eval_pictures=50_000, encoder=LARGE.encoder, decoder=LARGE.decoder,
                       maps=LARGE.maps, view=replace(WINDOW, symbol=LARGE_SYMBOL)),

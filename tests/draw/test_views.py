@@ -1,5 +1,6 @@
 """Views: where each point lands is where its ink is drawn, and what must not matter does not."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,12 @@ from mmlib.draw.views import (
     InkBatch,
     Marks,
     ViewConfig,
+    columns,
     elastic_field,
     ink_cells,
     make_view,
     sample,
+    shuffled,
     valid_cells,
     warp,
 )
@@ -302,3 +305,53 @@ def test_sample_of_no_point():
     assert found.shape == (0, 3)
     found.sum().backward()
     assert not features.grad.any()
+
+
+# --- columns in another order, blank paper --------------------------------------------------------
+
+CROSSED = ink_batch([
+    [[(0, 0), (1, 0)], [(0.5, -0.5), (0.5, 0.5)], [(2, 0), (3, 0)]],
+    [[(0, 0), (1, 1)], [(2, 0), (3, 1)]],
+])
+
+
+def test_strokes_that_overlap_in_x_share_a_column():
+    column, owner = columns(CROSSED.points, CROSSED)
+    assert column.tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert owner.tolist() == [0, 0, 1, 1]
+
+
+def test_shuffled_columns_keep_their_shape_and_do_not_touch():
+    ink = scribbles(b=4)
+    column, owner = columns(ink.points, ink)
+    points = shuffled(ink.points, ink, 1.0, seeded(), gap=(0.1, 0.6), rise=1.0)
+    for c in range(len(owner)):
+        shift = (points - ink.points)[column == c]
+        assert torch.allclose(shift, shift[:1].expand_as(shift), atol=1e-5)
+        assert shift[0, 1].abs() <= 1
+    for e in range(ink.b):
+        ends = sorted((float(points[column == c, 0].min()), float(points[column == c, 0].max()))
+                      for c in torch.nonzero(owner == e)[:, 0])
+        gaps = [b[0] - a[1] for a, b in itertools.pairwise(ends)]
+        assert all(0.1 - 1e-4 < gap < 0.6 + 1e-4 for gap in gaps)
+    assert torch.equal(points, shuffled(ink.points, ink, 1.0, seeded()))
+    assert torch.equal(ink.points, shuffled(ink.points, ink, 0.0, seeded()))
+
+
+def test_every_order_of_columns_comes():
+    ink = ink_batch([[[(2 * k, 0), (2 * k + 1, 0)] for k in range(3)]])
+    starts = [shuffled(ink.points, ink, 1.0, seeded(k))[::2, 0] for k in range(60)]
+    assert len({tuple(x.argsort().tolist()) for x in starts}) == 6
+
+
+def test_blank_paper_moves_the_ink_and_leaves_its_shape():
+    ink, plain = scribbles(), make_view(scribbles(), MILD.still(), seeded())
+    view = make_view(ink, replace(MILD.still(), offset=2.0), seeded())
+    shift = view.points - plain.points
+    for e in range(ink.b):
+        own = shift[ink.owner == e]
+        torch.testing.assert_close(own, own[:1].expand_as(own), atol=1e-3, rtol=0)
+    assert (shift >= 0).all()
+    assert (shift <= 2 * MILD.symbol).all()
+    assert (view.extent >= plain.extent).all()
+    assert shift.std() > 1

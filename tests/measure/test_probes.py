@@ -259,3 +259,47 @@ def test_cues_find_partners_whatever_their_units():
     assert torch.equal(probes.partners(*probes.whitened(a * scaled, b * scaled)), found)
     assert probes.partners(a, a).all()
     assert not probes.partners(a, a.roll(1, 0)).any()
+
+
+# --- a glance -------------------------------------------------------------------------------------
+
+NUMBERS = {f"{name}{end}" for name in ("probe", "position_x", "position_y")
+           for end in ("", "_before")}
+
+
+def test_places_by_hand():
+    points = torch.tensor([[2.0, 1], [4, 1], [3, 5], [7, 7], [7, 7]])
+    stroke, owner = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 1, 1])
+    found = probes.relative_places(InkBatch(points, stroke, owner, 2))
+    assert found.tolist() == [[0, 0], [1, 0], [0.5, 1], [0, 0], [0, 0]]
+
+
+def test_a_glance_gives_numbers_of_both_levels_and_changes_nothing(encoder, pack):
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    numbers = probes.glance(encoder, pack, range(3), range(3, 4), VIEW)
+    assert set(numbers) == NUMBERS
+    assert all(0 <= numbers[f"probe{end}"] <= 1 for end in ("", "_before"))
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    assert numbers == probes.glance(encoder, pack, range(3), range(3, 4), VIEW)
+    assert probes.glance(encoder, pack, range(3), [], VIEW) == {}
+
+
+def test_an_encoder_that_knows_its_place_is_found_out(encoder, make_ink, make_pack, monkeypatch):
+    """Features that are a cell's place in its own picture, on one level; nothing, on the other."""
+    def both(x, valid):
+        b, _, h, w = valid.shape
+        row, column = torch.meshgrid(torch.arange(h) / (h - 1), torch.arange(w) / (w - 1),
+                                     indexing="ij")
+        place = torch.stack([column, row]).expand(b, 2, h, w)
+        wide = torch.zeros(b, encoder.config.d, h, w)
+        wide[:, :2] = place
+        return wide, torch.ones(b, encoder.config.widths[-1], h, w)
+
+    monkeypatch.setattr(encoder, "both", both)
+    batches = probes._batches
+    monkeypatch.setattr(probes, "_batches", lambda pack, indices, *_: batches(pack, indices, 1, 1))
+    formulas = [r"x_i^2+1", r"\frac{a}{b}", r"x^2-2", r"\sum_{i=1}^nx", "a+b=2", "1+2"]
+    pack = make_pack([make_ink(f, str(k), seed=k) for k, f in enumerate(formulas)])
+    numbers = probes.glance(encoder, pack, range(4), range(4, 6), VIEW)
+    assert numbers["position_x"] > 0.9
+    assert numbers["position_x_before"] < 0.1

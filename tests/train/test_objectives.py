@@ -13,7 +13,7 @@ from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import STRIDE, ViewConfig, ink_cells, make_view
 from mmlib.models.encoder import Encoder, EncoderConfig
-from mmlib.models.heads import pool
+from mmlib.models.heads import pool, projection
 from mmlib.store.files import RunError
 from mmlib.store.run import Run
 from mmlib.synthetic.compose import synthetic_ink
@@ -57,7 +57,7 @@ def seeded(seed=0):
 
 def made(name, symbol=8.0, **changes):
     torch.manual_seed(0)
-    config = preset("pretrain", "smoke", objective=name, encoder=SMALL, **changes)
+    config = preset("pretrain", "smoke", objective=name, **{"encoder": SMALL, **changes})
     return find_objective(name)(replace(config,
                                         view=replace(pretrain.HARD, symbol=symbol, crop=0.2)))
 
@@ -271,11 +271,31 @@ def test_the_autoencoder_draws_better_than_blank_paper(batches):
 
 
 @pytest.mark.parametrize("changes",
-                         [{"positives": "paper"}, {"negatives": "similarity"},
-                          {"negatives": "labels"}])
+                         [{"level": "before", "bounded": False}, {"positives": "paper"},
+                          {"negatives": "similarity"}, {"negatives": "labels"}])
 def test_other_positives_and_negatives_learn(batches, changes):
     _, losses = trained("contrast", batches[0], steps=30, **changes)
     assert sum(losses[-5:]) < 0.93 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(("level", "widths"), [
+    ("after", [48]), ("before", [32]), ("both", [48, 32]),
+])
+def test_local_heads_read_the_levels_that_are_asked_for(batches, level, widths):
+    encoder = replace(SMALL, context=1, context_d=16, heads=2, d=48)
+    objective = made("contrast", level=level, bounded=False, encoder=encoder)
+    assert [head[0].in_features for head in objective.network.local_heads] == widths
+    loss, _ = objective.loss(batches[0], seeded(), 0.0)
+    loss.backward()
+    assert all(p.grad is not None for p in objective.network.parameters())
+    assert objective.embed(batches[0], seeded()).u1.shape[::2] == (len(widths), 128)
+
+
+def test_a_bounded_head_does_not_grow_with_what_it_reads():
+    torch.manual_seed(0)
+    head, x = projection(6, bounded=True), torch.randn(9, 6)
+    assert torch.allclose(head(x), head(100 * x + 7), atol=1e-3)
+    assert not torch.allclose(projection(6)(x), projection(6)(100 * x + 7), atol=1e-3)
 
 
 def test_places_of_the_paper_are_the_same_places_in_both_views(batches):
@@ -283,7 +303,8 @@ def test_places_of_the_paper_are_the_same_places_in_both_views(batches):
     hold no ink.
     """
     objective = made("contrast", positives="paper")
-    objective.config = replace(objective.config, view=ViewConfig().still())
+    still = replace(ViewConfig().still(), shuffle=1.0)  # which moves ink alone
+    objective.config = replace(objective.config, view=still)
     _, _, u1, u2, owner, first, second, *_ = objective.embed(batches[0], seeded())
     assert torch.equal(first, second)
     assert torch.equal(u1, u2)
@@ -313,3 +334,5 @@ def test_unknown_positives_and_negatives_name_those_there_are():
         made("contrast", positives="inks")
     with pytest.raises(ValueError, match="got 'ink' and 'none'"):
         made("contrast", negatives="none")
+    with pytest.raises(ValueError, match="level is one of after, before, both; got 'above'"):
+        made("contrast", level="above")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmlib.data.sample import Batch
 from mmlib.draw.views import ink_cells, make_view
-from mmlib.losses.contrast import match_rate
+from mmlib.losses.contrast import match_rate, spread
 from mmlib.losses.rivals import byol_loss
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
@@ -44,8 +44,9 @@ class Online(nn.Module):
         views: of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w).
         """
         pictures, valid, inks = zip(*views, strict=True)
-        features = encode_all(self.encoder, pictures, valid)
-        z = self.projector(torch.cat(list(map(pool, features, inks))))
+        seen = encode_all(self.encoder, pictures, valid)
+        pooled = [pool(features, ink) for (features, _), ink in zip(seen, inks, strict=True)]
+        z = self.projector(torch.cat(pooled))
         return z, self.predictor(z)
 
 
@@ -81,15 +82,10 @@ class ByolObjective(Objective):
         return byol_loss(p, other, gather=self.gather), {}
 
     def validate(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
-        """Retrieval of the other view within the batch, and spread of z on the unit sphere.
-
-        Spread (arXiv:2011.10566, 4.1) is times the root of z's width: 1 for directions without
-        preference and 0 for a collapsed projection.
-        """
+        """Retrieval of the other view within the batch, and spread of z."""
         z, _, _ = self.embed(batch, rng)
         first, second = z.chunk(2)
-        spread = F.normalize(z.float(), dim=1).std(0, correction=0).mean() * math.sqrt(z.shape[1])
-        return {"global_match": float(match_rate(first, second)), "spread": float(spread)}
+        return {"global_match": float(match_rate(first, second)), "spread": spread(z)}
 
     def after_step(self, done: float) -> None:
         ema_update(self.target, self.network, 1 - momentum_at(done, self.config.momentum))

@@ -11,6 +11,7 @@ best choice of negatives could give.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 
 from mmlib.data.sample import Batch, symbol_classes
 from mmlib.draw.views import STRIDE, InkBatch, Marks, View, extremes, ink_cells, make_view, sample
-from mmlib.losses.contrast import ContrastLoss, match_rate, similarity_weights
+from mmlib.losses.contrast import ContrastLoss, match_rate, similarity_weights, spread
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
 from mmlib.train.loop import LossAndNumbers
 from mmlib.train.objectives.base import Objective
 
 POSITIVES, NEGATIVES = ("ink", "paper"), ("batch", "similarity", "labels")
+# Where local heads read, before or after the context: places in what `Encoder.both` gives.
+LEVELS = {"after": (0,), "before": (1,), "both": (0, 1)}
 
 
 class Embedded(NamedTuple):
@@ -32,7 +35,7 @@ class Embedded(NamedTuple):
 
     z1: Tensor  # (b, d), of expressions
     z2: Tensor
-    u1: Tensor  # (n, d), of points
+    u1: Tensor  # (l, n, d), of points, at each level
     u2: Tensor
     owner: Tensor  # (n,) each point's expression
     position1: Tensor  # (n, 2) in cells
@@ -42,23 +45,26 @@ class Embedded(NamedTuple):
 
 
 class Contrast(nn.Module):
-    """The encoder with the two projection heads.
+    """The encoder with its projection heads: one of expressions, and for points one per level.
 
     A head that `balance` gives no part in the loss is frozen: several processes wait for every
     gradient.
     """
 
-    def __init__(self, config: EncoderConfig, balance: float = 0.5):
+    def __init__(self, config: EncoderConfig, balance: float = 0.5, level: str = "both",
+                 bounded: bool = True):
         super().__init__()
-        self.encoder = Encoder(config)
-        self.global_head, self.local_head = projection(config.d), projection(config.d)
+        self.encoder, self.levels = Encoder(config), LEVELS[level]
+        self.global_head = projection(config.d, bounded=bounded)
+        self.local_heads = nn.ModuleList(
+            projection((config.d, config.widths[-1])[n], bounded=bounded) for n in self.levels)
         self.global_head.requires_grad_(balance > 0)
-        self.local_head.requires_grad_(balance < 1)
+        self.local_heads.requires_grad_(balance < 1)
 
     def forward(
         self, views: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], owner: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """z (views, b, 128) of expressions and u (views, n, 128) of points.
+        """z (views, b, 128) of expressions and u (views, levels, n, 128) of points.
 
         views: of the same b expressions, each picture (b, 1, H, W), valid and ink (b, 1, h, w),
         points (n, 2) in cells; owner: (n,) the points' expressions. All views in one call: between
@@ -67,9 +73,11 @@ class Contrast(nn.Module):
         """
         pictures, valid, inks, places = zip(*views, strict=True)
         seen = encode_all(self.encoder, pictures, valid)
-        z = [self.global_head(pool(f, ink)) for f, ink in zip(seen, inks, strict=True)]
-        u = [self.local_head(sample(f, at, owner)) for f, at in zip(seen, places, strict=True)]
-        return torch.stack(z), torch.stack(u)
+        z = [self.global_head(pool(f, ink)) for (f, _), ink in zip(seen, inks, strict=True)]
+        u = [head(sample(levels[n], at, owner))
+             for levels, at in zip(seen, places, strict=True)
+             for n, head in zip(self.levels, self.local_heads, strict=True)]
+        return torch.stack(z), torch.stack(u).unflatten(0, (len(seen), -1))
 
 
 def common_points(
@@ -120,9 +128,13 @@ class ContrastObjective(Objective):
                 f"positives are one of {POSITIVES}, negatives one of {NEGATIVES}; "
                 f"got {config.positives!r} and {config.negatives!r}"
             )
+        if config.level not in LEVELS:
+            raise ValueError(f"level is one of {', '.join(LEVELS)}; got {config.level!r}")
         if config.negatives != "batch" and gather:
             raise ValueError("negatives are weighted in one process only")
-        self.network = Contrast(config.encoder, config.balance)
+        self.network = Contrast(config.encoder, config.balance, config.level, config.bounded)
+        if not config.balance:  # the other head is not trained
+            self.gauge = "local_match"
         temperatures = config.global_temperature, config.local_temperature
         self.contrast = ContrastLoss(config.balance, *temperatures, config.radius, gather)
 
@@ -131,7 +143,8 @@ class ContrastObjective(Objective):
         config, ink = self.config, batch.ink
         paper = config.positives == "paper"
         marks = scattered(ink, config.points, rng) if paper else None
-        first, second = views = [make_view(ink, config.view, rng, marks) for _ in range(2)]
+        view = replace(config.view, shuffle=0.0) if paper else config.view  # paper stays in order
+        first, second = views = [make_view(ink, view, rng, marks) for _ in range(2)]
         if marks is not None:
             there = on_canvas(first, marks.owner) & on_canvas(second, marks.owner)
             owner, classes = marks.owner[there], torch.full_like(marks.owner[there], -1)
@@ -143,7 +156,7 @@ class ContrastObjective(Objective):
         shown = [(v.picture, v.valid, ink_cells(v, ink.b, ink.owner)) for v in views]
         places = (*shown[0], at1), (*shown[1], at2)
         (z1, z2), (u1, u2) = self.network(places, owner)
-        weights = self.weights(batch, z1 + z2, u1 + u2, classes)
+        weights = self.weights(batch, z1 + z2, (u1 + u2)[0], classes)
         return Embedded(z1, z2, u1, u2, owner, at1, at2, *weights)
 
     def weights(
@@ -166,10 +179,14 @@ class ContrastObjective(Objective):
         return loss, numbers
 
     def validate(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
-        """Retrieval of the other view within the batch, of expressions and points; spread of z."""
+        """Retrieval of the other view within the batch, of expressions and points; spread of z.
+
+        `length` is the mean length of z: one that grows without bound came before a collapse.
+        """
         found = self.embed(batch, rng)
         return {
             "global_match": float(match_rate(found.z1, found.z2)),
-            "local_match": float(match_rate(found.u1, found.u2)),
-            "spread": float(found.z1.float().std(0, correction=0).mean()),
+            "local_match": float(match_rate(found.u1[0], found.u2[0])),
+            "spread": spread(found.z1),
+            "length": float(found.z1.float().norm(dim=1).mean()),
         }
