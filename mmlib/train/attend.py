@@ -21,7 +21,7 @@ from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.sample import Batch, collate
 from mmlib.draw.masks import BLOCK, InkMask, mask_ratio, mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
-from mmlib.losses.match import MatchConfig, MatchLoss
+from mmlib.losses.match import MatchConfig, MatchLoss, map_entropy, off_ink_mass
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import Encoder, EncoderConfig
@@ -58,7 +58,9 @@ class Config:
     arm: str = ""  # of the study that asks for it; no part of the run's hash
     init: str = "pretrain"  # 'pretrain' (the profile's own run), 'none' (random), or a run's name
     pictures: int = 8_000  # expressions seen, each by teacher and student
-    batch_area: float = 1_600.0  # square typical symbols per batch and view
+    # Square typical symbols per batch and view: some six expressions. The attention network lacks
+    # updates more than anything.
+    batch_area: float = 300.0
     batch_most: int = 64  # expressions per batch
     maps: int = 8  # k
     ratio: tuple[float, float] = (0.05, 0.5)  # share of ink length masked, at start and end
@@ -66,7 +68,9 @@ class Config:
     schedule: str = "linear"  # of both: 'fixed', 'linear', 'cosine', 'stepped'
     block: tuple[float, float] = BLOCK  # half sides of a box, in typical symbols
     points: int = 32  # ink points per expression that are matched
-    momentum: float = 0.99  # of the teacher
+    momentum: float = 0.99  # of the teacher, at last
+    first_momentum: float = 0.9  # at first; it rises over half of the budget
+    zero_mask: bool = True  # the mask channel begins with weights of zero
     encoder_rate: float = 0.1  # of the learning rate, for the encoder; 0 freezes it
     eval_pictures: int = 2_000  # between two validations
     eval_most: int = 256  # expressions of the validation subset
@@ -76,6 +80,16 @@ class Config:
     match: MatchConfig = field(default_factory=MatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     view: ViewConfig = WINDOW  # the student's; the teacher's is the same without the crop
+
+
+def momentum_at(done: float, config: Config) -> float:
+    """The teacher's momentum at the share `done` of the budget.
+
+    A teacher that follows closely at first leaves its random start behind. One that follows slowly
+    at last is an average over many students.
+    """
+    rise = min(1.0, 2 * done)
+    return config.first_momentum + (config.momentum - config.first_momentum) * rise
 
 
 class Student(nn.Module):
@@ -142,10 +156,24 @@ def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:
     return seen / total.clamp(min=1e-9)
 
 
+def of_shipped(maps: Tensor, view: View, ink: InkBatch) -> dict[str, float]:
+    """Of the teacher's maps (b, k, h, w) on plain views: entropy, over the uniform map's, and mass
+    on cells with ink."""
+    drawn = ink_cells(view, ink.b, ink.owner)[:, 0]
+    return {"entropy_shipped": float(map_entropy(maps, view.valid[:, 0] > 0)),
+            "ink_mass": 1 - float(off_ink_mass(maps, drawn))}
+
+
 class Attend(Stage):
     """Student and teacher; the teacher is what is kept."""
 
-    name, code_version = "attend", "3"
+    name, code_version = "attend", "4"
+    gates = (
+        ("steps", 1_000, "above", "too few updates"),
+        ("start_left", 0.01, "below", "the teacher is in part its random start"),
+        ("entropy_shipped", 0.7, "below", "the maps that ship are near uniform"),
+        ("ink_mass", 0.5, "above", "the maps that ship lie on blank paper"),
+    )
 
     def build(self) -> None:
         config = self.config
@@ -158,8 +186,13 @@ class Attend(Stage):
         student.predictor.requires_grad_(config.match.points > 0)
         if self.start:
             student.encoder.load_state_dict(encoder_weights(self.start))
+        if config.zero_mask:
+            student.encoder.forget_mask()
         self.network = channels_last(student, self.tools.device)
         self.teacher = copy.deepcopy(student).requires_grad_(False)
+        # The share of the teacher that is its start: the product of its momenta, in a checkpoint.
+        start_left = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.course = nn.ParameterDict({"start_left": start_left})
         if not config.encoder_rate:
             student.encoder.requires_grad_(False)
         self.match = MatchLoss(replace(config.match, gather=self.tools.num_processes > 1))
@@ -210,24 +243,31 @@ class Attend(Stage):
         return loss + read, numbers | terms
 
     def after_step(self, done: float) -> None:
-        ema_update(self.teacher, self.bare, 1 - self.config.momentum)
+        momentum = momentum_at(done, self.config)
+        ema_update(self.teacher, self.bare, 1 - momentum)
+        self.course["start_left"].mul_(momentum)
 
     def validate(self, done: float) -> dict[str, float]:
-        """The terms of the loss, and the share of the teacher's maps that position explains."""
+        """The terms of the loss, numbers of the teacher's maps, and what its encoder knows.
+
+        `positional` is the share of its maps that position explains.
+        """
         rows, grids = [], []
         for number, samples in enumerate(self.held_out):
             batch = collate(samples).to(self.tools.device)
             _, numbers = self.loss(batch, torch.Generator().manual_seed(number), done)
-            rows.append({k: float(v) for k, v in numbers.items()})
             still = make_view(batch.ink, self.config.view.still(), torch.Generator().manual_seed(0))
             _, attention = self.teacher.look(still.picture, still.valid)
             grids.append(on_grid(attention.maps, still.valid))
+            shipped = of_shipped(attention.maps, still, batch.ink)
+            rows.append({k: float(v) for k, v in numbers.items()} | shipped)
         means = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
-        return means | {"positional": positional(grids)}
+        own = {"positional": positional(grids), "start_left": float(self.course["start_left"])}
+        return means | own | self.glance(self.teacher.encoder)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        return {"student": self.network, "teacher": self.teacher}
+        return {"student": self.network, "teacher": self.teacher, "course": self.course}
 
     @property
     def result(self) -> Any:

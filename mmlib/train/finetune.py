@@ -36,7 +36,8 @@ from mmlib.read.reader import Reader
 from mmlib.store.files import RunError, digest
 from mmlib.store.run import Run
 from mmlib.train.cost import training_cost
-from mmlib.train.loop import LossAndNumbers
+from mmlib.train.health import moved, weights_of
+from mmlib.train.loop import EARLY, LossAndNumbers
 from mmlib.train.optimiser import OptimConfig, optimizer
 from mmlib.train.stage import Stage, feeding, train
 
@@ -59,6 +60,7 @@ class Config:
     batch_area: float = 1_000.0  # square typical symbols per batch, padding included
     batch_most: int = 48  # expressions per batch
     encoder_rate: float = 1.0  # of the decoder's rate, for the encoder and the attention network
+    encoder_ramp: int = 0  # pictures over which the encoder's rate rises from 0
     input_noise: float = 0.15  # share of the decoder's input tokens replaced by random ones
     smoothing: float = 0.05  # of the labels
     point_weight: float = 1.0  # side loss: symbol class at ink points
@@ -158,6 +160,9 @@ class Finetune(Stage):
     """The recogniser under its labels."""
 
     name, code_version = "finetune", "3"
+    gauge = "-ter"
+    # By the noise of a probe that reads 2,500 symbols.
+    gates = (("probe_kept", -0.02, "above", "fine-tuning erased what the encoder knew"),)
 
     def __init__(self, config: Config, corpus: Corpus, tools: Accelerator):
         self.indices = training_indices(config, corpus)
@@ -178,6 +183,7 @@ class Finetune(Stage):
         if self.reader:
             take_over(model, self.corpus.vocabulary, self.reader)
         self.network = model.to(self.tools.device)
+        self.began = weights_of(model.encoder)
         self.average = None
         if self.config.average:
             self.average = copy.deepcopy(model).requires_grad_(False)
@@ -186,7 +192,8 @@ class Finetune(Stage):
         model = self.bare
         ours = [model.decoder, model.symbols, model.scalars]
         theirs = [module for module in (model.encoder, model.attention) if module is not None]
-        return optimizer(ours, self.config.optim, slow=theirs, factor=self.config.encoder_rate)
+        return optimizer(ours, self.config.optim, slow=theirs, factor=self.config.encoder_rate,
+                         ramp=self.config.encoder_ramp)
 
     def feed(self) -> Feed:
         """The labelled expressions, recombined, and expressions composed from their symbols."""
@@ -240,7 +247,12 @@ class Finetune(Stage):
             "ter": rates.ter, "exprate": rates.exprate, "within1": rates.within1,
             "structure": rates.structure_rate, "n": len(self.subset),
             "gamma": float(self.result.scalars["gamma"]),
+            "moved": moved(self.began, self.bare.encoder),
         }
+
+    def early(self) -> dict[str, float]:
+        """How far the encoder moved, and what it still knows."""
+        return {"moved": moved(self.began, self.bare.encoder), **self.glance(self.bare.encoder)}
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -264,8 +276,11 @@ class Finetune(Stage):
             "pictures": pictures + before[0], "minutes": round(minutes + before[1], 2),
         }
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, last: dict[str, float]) -> dict[str, Any]:
         found: dict[str, Any] = {"expressions": len(self.indices)}
+        before, after = (last.get(f"early_probe_{step}") for step in (0, EARLY))
+        if self.start and before is not None and after is not None:
+            found["probe_kept"] = after - before  # in the first steps
         if self.reader:  # of a weights file no run says what it cost
             found["earlier_pictures"], found["earlier_minutes"] = self.earlier()
         return found

@@ -1,18 +1,19 @@
-"""Health of a training: what a collapse looks like in the validation numbers."""
+"""Health of a training: signs of a collapse, gates on what it hands on, how far weights moved."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 EARLY = 1_000  # pictures: before, a network looks collapsed since it has learned nothing yet
 
 # Validation number, the value from which it tells a collapse, on which side, and what collapsed.
 SIGNS = (
-    ("spread", 0.01, "below", "the embeddings of different expressions are the same"),
+    ("spread", 0.05, "below", "the embeddings of different expressions are the same"),
     ("entropy", 0.999, "above", "the attention maps are constant"),
     ("positional", 0.9, "above", "the attention maps are a function of position alone"),
 )
@@ -26,6 +27,32 @@ def collapsed(numbers: Mapping[str, float], pictures: int) -> list[str]:
         if value > limit if side == "above" else value < limit:
             found.append(f"{what}: {name} is {value:.4f}, {side} {limit}")
     return found
+
+
+Gate = tuple[str, float, str, str]  # number, limit, the side where it must lie, what is wrong else
+
+
+def failed_gates(gates: Sequence[Gate], numbers: Mapping[str, float]) -> list[str]:
+    """A sentence for each gate that the numbers of a finished run fail.
+
+    A number that is not there fails none.
+    """
+    return [f"{what}: {name} is {numbers[name]:.4g}, not {side} {limit:,}"
+            for name, limit, side, what in gates if name in numbers
+            and not (numbers[name] > limit if side == "above" else numbers[name] < limit)]
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's matrices and kernels, by name: what `moved` compares with later."""
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.ndim > 1}
+
+
+@torch.no_grad()
+def moved(before: Mapping[str, Tensor], module: nn.Module) -> float:
+    """How far a module's matrices lie from what they were, over the norm that they had."""
+    now = dict(module.named_parameters())
+    way = math.hypot(*(float((now[name] - old).norm()) for name, old in before.items()))
+    return way / max(math.hypot(*(float(old.norm()) for old in before.values())), 1e-12)
 
 
 def on_grid(maps: Tensor, valid: Tensor, size: tuple[int, int] = (4, 8)) -> Tensor:

@@ -39,6 +39,7 @@ WINDOW = 200  # steps over which the loss's running median is taken
 RECENT, JUMP, SPIKE = 24, 1.75, 3.0
 SAFE = 60  # steps before a jump is seen from which on a checkpoint may hold what led to it
 MOST_REWOUND = 5  # jumps after which a run ends
+EARLY = 100  # steps after which a stage says what became of its start
 FAR_WORSE = 0.2  # share of the best validation by which the last may be worse
 
 
@@ -70,14 +71,16 @@ class Loop:
     checkpoint_minutes: float = 3.0
     log_pictures: int = 300  # between two rows of the curves; a budget below 12,000 has 40 rows
     progress: bool = True
+    # Numbers to log before the first step, as `early_..._0`, and after `EARLY`, as `early_..._100`.
+    early: Callable[[], dict[str, float]] | None = None
     gauge: str = ""  # the validation number that says how good a run is; "-" before it: less is
     step: int = 0
     pictures: int = 0
     # What the next row of the curves is a mean over, the steps that were skipped, the last losses,
-    # the jumps that were rewound, and the batches left behind by these. They are in the checkpoint,
-    # so that a resumed run does what the uninterrupted one would have.
+    # the jumps that were rewound, the batches left behind by these, and the early numbers. They are
+    # in the checkpoint, so that a resumed run does what the uninterrupted one would have.
     counts: dict[str, Any] = field(default_factory=lambda: {
-        "sums": {}, "skipped": [], "losses": [], "rewound": [], "ahead": 0})
+        "sums": {}, "skipped": [], "losses": [], "rewound": [], "ahead": 0, "early": {}})
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; the same whatever the number of processes."""
@@ -143,6 +146,8 @@ class Loop:
         bar = tqdm(total=self.total, initial=self.pictures, unit="pic", desc=self.run.stage,
                    mininterval=2, disable=not shown)
         try:
+            if self.step == 0:
+                self._look_early()
             for count, batch in batches:
                 if self.pictures >= self.total:
                     break
@@ -157,6 +162,8 @@ class Loop:
                     bar.set_postfix(loss=f"{self._log(rate):.3f}")
                 if self.validate and self._passed(before, self.every):
                     last = self._validate()
+                if self.step == EARLY:
+                    self._look_early()
                 now = time.monotonic()
                 late = max_minutes is not None and now - began > 60 * max_minutes
                 out = self._agreed(stop.is_set() or late, made)
@@ -178,7 +185,8 @@ class Loop:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         counted = {key: len(self.counts[key]) for key in ("skipped", "rewound")}
-        return {**last, "pictures": self.pictures, "steps": self.step, **counted}
+        ends = {"pictures": self.pictures, "steps": self.step}
+        return {**last, **self.counts["early"], **ends, **counted}
 
     def _passed(self, before: int, every: int, end: bool = False) -> bool:
         """Whether the last step passed a multiple of `every` pictures, or `end` at the end."""
@@ -190,7 +198,8 @@ class Loop:
         """One step of the optimiser on a batch of `count` pictures: its loss and learning rate."""
         rate = learning_rate(self.pictures, self.total, self.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+            risen = min(1.0, self.pictures / group["ramp"]) if group["ramp"] else 1.0
+            group["lr"] = rate * group["scale"] * risen
         with self.accelerator.autocast():
             loss, numbers = self.loss(batch, self.pictures)
         self.accelerator.backward(loss)
@@ -270,16 +279,28 @@ class Loop:
         minutes = round(self.run.minutes, 3)
         self.run.log(step=self.step, pictures=self.pictures, minutes=minutes, **row)
 
-    def _validate(self) -> dict[str, float]:
-        """Log the validation numbers, and warn if they look like a collapse."""
-        assert self.validate is not None
+    def _quietly(self, measure: Callable[..., dict[str, float]], *given: int) -> dict[str, float]:
+        """What `measure` says of the modules as they read, without gradient."""
         training = {k: m.training for k, m in self.modules.items()}
         for module in self.modules.values():
             module.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            numbers = self.validate(self.pictures)
+            numbers = measure(*given)
         for key, module in self.modules.items():
             module.train(training[key])
+        return numbers
+
+    def _look_early(self) -> None:
+        if self.early:
+            numbers = self._quietly(self.early)
+            numbers = {f"early_{name}_{self.step}": value for name, value in numbers.items()}
+            self.counts["early"] |= numbers
+            self._write(**numbers)
+
+    def _validate(self) -> dict[str, float]:
+        """Log the validation numbers, and warn if they look like a collapse."""
+        assert self.validate is not None
+        numbers = self._quietly(self.validate, self.pictures)
         self._write(**{f"valid_{k}": v for k, v in numbers.items()})
         if self.accelerator.is_main_process:
             for sign in collapsed(numbers, self.pictures):

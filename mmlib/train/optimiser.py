@@ -53,15 +53,17 @@ def learning_rate(pictures: int, total: int, config: OptimConfig) -> float:
 
 def optimizer(
     modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[nn.Module] = (),
-    factor: float = 0.1,
+    factor: float = 0.1, ramp: int = 0,
 ) -> Muon:
     """The optimiser of these modules' trainable parameters; `slow` ones at `factor` times the rate.
 
+    They rise to it from 0 over the first `ramp` pictures, so that gradients through what is random
+    yet do not wreck what was learned.
     Weights inside the network take Muon's step. Vectors and scalars, which do not decay, and the
     layers of `ENDS` take AdamW's.
     """
     groups = []
-    for scale, members in ((1.0, modules), (factor, slow)):
+    for scale, rise, members in ((1.0, 0, modules), (factor, ramp, slow)):
         kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "end": [], "vector": []}
         named = (item for module in members for item in module.named_parameters())
         for name, p in named:
@@ -70,7 +72,7 @@ def optimizer(
                 kinds["vector" if p.ndim < 2 else "hidden" if inside else "end"].append(p)
         for kind, chosen in kinds.items():
             decay = 0.0 if kind == "vector" else config.weight_decay
-            group = {"params": chosen, "weight_decay": decay, "scale": scale}
+            group = {"params": chosen, "weight_decay": decay, "scale": scale, "ramp": rise}
             groups += [{**group, "muon": kind == "hidden"}] if chosen else []
     return Muon(groups, lr=config.lr, betas=config.betas, fused=True)
 

@@ -71,6 +71,10 @@ class Pretrain(Stage):
 
     name, code_version = "pretrain", "4"
 
+    @property
+    def gauge(self) -> str:
+        return self.objective.gauge
+
     def build(self) -> None:
         kind = find_objective(self.config.objective)
         self.objective = kind(self.config, gather=self.tools.num_processes > 1)
@@ -90,14 +94,14 @@ class Pretrain(Stage):
         self.objective.after_step(done)
 
     def validate(self, done: float) -> dict[str, float]:
-        """The objective's own numbers, a mean over expressions."""
+        """The objective's own numbers, a mean over expressions, and what the encoder knows."""
         rows = []
         for number, samples in enumerate(self.held_out):
             batch = collate(samples).to(self.tools.device)
             rows.append(self.objective.validate(batch, torch.Generator().manual_seed(number)))
         weights = [len(samples) for samples in self.held_out]
         means = np.average([list(row.values()) for row in rows], axis=0, weights=weights)
-        return dict(zip(rows[0], means, strict=True))
+        return dict(zip(rows[0], means, strict=True)) | self.glance(self.bare.encoder)
 
     @property
     def modules(self) -> dict[str, nn.Module]:

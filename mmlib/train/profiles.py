@@ -55,8 +55,8 @@ PROFILES = {
     "smoke": Profile(
         pretrain.Config(dataset="synthetic", pictures=800, batch_area=1_600.0, eval_pictures=400,
                         optim=QUICK, encoder=TINY.encoder),
-        attend.Config(dataset="synthetic", pictures=800, eval_pictures=400, optim=QUICK,
-                      encoder=TINY.encoder, decoder=TINY.decoder, maps=TINY.maps),
+        attend.Config(dataset="synthetic", pictures=800, batch_area=1_600.0, eval_pictures=400,
+                      optim=QUICK, encoder=TINY.encoder, decoder=TINY.decoder, maps=TINY.maps),
         finetune.Config(dataset="synthetic", pictures=1_600, composed=0.0, eval_pictures=800,
                         eval_most=48, init="attend", optim=QUICK, model=TINY),
     ),
@@ -64,8 +64,8 @@ PROFILES = {
     "ablate": Profile(
         pretrain.Config(pictures=6_000, eval_pictures=3_000, optim=OptimConfig(warmup=1_000),
                         encoder=SMALL.encoder),
-        attend.Config(pictures=2_000, eval_pictures=1_000, optim=OptimConfig(warmup=400),
-                      encoder=SMALL.encoder, decoder=SMALL.decoder),
+        attend.Config(pictures=4_000, batch_area=200.0, eval_pictures=2_000,
+                      optim=OptimConfig(warmup=400), encoder=SMALL.encoder, decoder=SMALL.decoder),
         finetune.Config(init="attend", pictures=10_000, eval_pictures=5_000,
                         optim=OptimConfig(lr=5e-3, warmup=1_000), model=SMALL),
     ),

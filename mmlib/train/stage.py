@@ -7,6 +7,7 @@ A stage says what is its own (`Stage`): the network, the loss of a batch, the va
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -19,9 +20,12 @@ from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.sample import Batch
+from mmlib.draw.views import ViewConfig
+from mmlib.models.encoder import Encoder
 from mmlib.models.layers import native_bfloat16
 from mmlib.store.files import results_root
 from mmlib.store.run import Run
+from mmlib.train.health import EARLY, Gate, failed_gates
 from mmlib.train.loop import Loop, LossAndNumbers
 from mmlib.train.optimiser import optimizer
 
@@ -36,6 +40,7 @@ class Stage:
 
     name: ClassVar[str]
     code_version: ClassVar[str]
+    gates: ClassVar[tuple[Gate, ...]] = ()  # a run that fails one hands on nothing worth testing
     network: nn.Module  # what is trained; `train` replaces it by what suits the device
 
     def __init__(self, config: Any, corpus: Corpus, tools: Accelerator):
@@ -88,6 +93,25 @@ class Stage:
         raise NotImplementedError
 
     @property
+    def gauge(self) -> str:
+        """The validation number that says how good the run is; see `Loop`."""
+        return ""
+
+    def early(self) -> dict[str, float]:
+        """Numbers that show what becomes of the start; see `Loop`."""
+        return {}
+
+    def glance(self, encoder: Encoder) -> dict[str, float]:
+        """What the frozen encoder knows of symbols and of places; see `mmlib.measure.probes`."""
+        try:
+            from mmlib.measure.probes import glance
+        except ImportError:  # a machine that has no other package than training needs
+            return {}
+        subset = self.corpus.validation_subset(self.config.eval_most)
+        view = ViewConfig(symbol=self.config.view.symbol)
+        return glance(encoder, self.corpus.pack, self.corpus.train, subset, view)
+
+    @property
     def bare(self) -> Any:
         """The network as it was built, whatever it is wrapped in."""
         return self.tools.unwrap_model(self.network)
@@ -106,8 +130,8 @@ class Stage:
         """What stands beside the configuration in the weights' file."""
         return {}
 
-    def summary(self) -> dict[str, Any]:
-        """Numbers of the run beside the last validation's."""
+    def summary(self, last: dict[str, float]) -> dict[str, Any]:
+        """Numbers of the run beside the loop's last ones."""
         return {}
 
     def augmenter(self, indices: np.ndarray) -> Augmenter:
@@ -148,13 +172,18 @@ def train(
             run, tools, stage.modules, optim, config.optim, config.pictures, loss, feed,
             validate=lambda pictures: stage.validate(spent(pictures)), every=config.eval_pictures,
             after_step=lambda pictures: stage.after_step(spent(pictures)), progress=progress,
-            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_minutes=checkpoint_minutes, early=stage.early, gauge=stage.gauge,
         )
         last = loop.train(max_minutes, max_steps)
         minutes = round(run.minutes, 2)
         metadata = {"config": run.config, **stage.metadata(run, loop.pictures, minutes)}
         run.save_weights(half(stage.result.state_dict()), metadata)
-        run.finish(minutes, **last, **stage.summary())
+        numbers = {**last, **stage.summary(last)}
+        failed = failed_gates(stage.gates, numbers)
+        for gate in failed if tools.is_main_process and loop.pictures >= EARLY else ():
+            text = f"{run.name} fails a gate, so what follows from it tests nothing: {gate}"
+            warnings.warn(text, stacklevel=2)
+        run.finish(minutes, **numbers, gates=failed)
         tools.wait_for_everyone()
     return run
 

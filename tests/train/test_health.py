@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from mmlib.train.health import EARLY, SIGNS, collapsed, on_grid, positional
+from mmlib.train.attend import Attend
+from mmlib.train.health import (
+    EARLY,
+    SIGNS,
+    collapsed,
+    failed_gates,
+    moved,
+    on_grid,
+    positional,
+    weights_of,
+)
 
 
 def test_each_sign_is_given_beyond_its_limit_only():
@@ -45,3 +55,28 @@ def test_positional_tells_constant_positional_and_free_maps_apart():
     assert positional([free]) < 0.05
     half = (stripes + free) / 2
     assert 0.05 < positional([half]) < 0.9
+
+
+def test_each_gate_is_named_where_it_fails():
+    for gate in Attend.gates:
+        name, limit, side, what = gate
+        sign = 1 if side == "above" else -1
+        assert failed_gates([gate], {name: limit + sign * 1e-3}) == []
+        (said,) = failed_gates([gate], {name: limit - sign * 1e-3})
+        assert what in said
+        assert name in said
+    assert failed_gates(Attend.gates, {"ter": 1.0}) == []
+
+
+def test_how_far_weights_moved():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([[3.0, 0], [0, 4]]))
+        module[1].weight.copy_(torch.tensor([[0.0, 12]]))
+    before = weights_of(module)
+    assert set(before) == {"0.weight", "1.weight"}
+    assert moved(before, module) == 0
+    with torch.no_grad():
+        module[0].weight.add_(torch.tensor([[0.0, 0.5], [0, 0]]))
+        module[0].bias.add_(9)
+    assert moved(before, module) == pytest.approx(0.5 / 13)

@@ -436,7 +436,7 @@ def test_a_run_that_went_back_can_be_paused(soon, tmp_path, monkeypatch, more):
 
 
 def test_a_run_that_blows_up_again_and_again_ends(soon):
-    toy = Toy(Config(pictures=400), step=blowing(lambda: toy, at=60, times=99))
+    toy = Toy(Config(pictures=400), step=blowing(lambda: toy, 60, 99, factor=3))
     message = r"jumped .* after 5 jumps .*lower the learning rate"
     with pytest.warns(UserWarning, match="gone back"), pytest.raises(RunError, match=message):
         toy.train()

@@ -20,8 +20,10 @@ from mmlib.store.files import RunError
 from mmlib.store.weights import load_weights
 from mmlib.study.evaluate import switched_off
 from mmlib.train import attend, finetune, pretrain
+from mmlib.train import loop as loop_module
 from mmlib.train import stage as stage_module
 from mmlib.train.loop import Paused
+from mmlib.train.masked_reading import ReadingConfig
 from mmlib.train.objectives import OBJECTIVES
 from mmlib.train.objectives.contrast import common_points
 from mmlib.train.optimiser import OptimConfig
@@ -288,7 +290,7 @@ def test_a_rivals_encoder_is_a_beginning(name, corpus):
     assert kept.keys() == built.keys()
     assert all(torch.equal(value, built[key]) for key, value in kept.items())
     assert {k for row in first.metrics() for k in row
-            if k.startswith("valid_")} == {"byol": {"valid_global_match", "valid_spread"},
+            if k.startswith("valid_")} >= {"byol": {"valid_global_match", "valid_spread"},
                                            "mae": {"valid_error", "valid_unexplained"}}[name]
 
 
@@ -320,12 +322,67 @@ def test_a_run_without_an_encoder_is_no_beginning(corpus):
 
 def test_the_encoder_rests_where_its_rate_is_zero():
     run = attend.run(tiny(attend, init=pretrain.run(tiny(pretrain), "smoke", progress=False).name,
-                          encoder_rate=0.0), "smoke", progress=False)
+                          encoder_rate=0.0, zero_mask=False), "smoke", progress=False)
     before = load_weights(pretrain.run(tiny(pretrain), "smoke", progress=False).weights)[0]
     after = load_weights(run.weights)[0]
     for name, value in after.items():
         if name.startswith("encoder."):
             assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(("done", "wanted"), [(0, 0.9), (0.25, 0.945), (0.5, 0.99), (1, 0.99)])
+def test_the_teachers_momentum_warms_up(done, wanted):
+    assert attend.momentum_at(done, tiny(attend)) == pytest.approx(wanted)
+    assert attend.momentum_at(done, tiny(attend, first_momentum=0.99)) == 0.99
+
+
+def test_a_mask_channel_that_starts_at_zero_changes_no_feature():
+    torch.manual_seed(0)
+    student = attend.Student(TINY.encoder, TINY.maps).eval()
+    picture, valid = torch.rand(1, 1, 32, 64), torch.ones(1, 1, 4, 8)
+    masked = torch.cat([picture, torch.ones_like(picture)], 1)
+    plain = student.encoder(picture, valid)
+    assert not torch.allclose(student.encoder(masked, valid), plain, atol=1e-3)
+    student.encoder.forget_mask()
+    assert torch.allclose(student.encoder(masked, valid), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("sequence", [0.0, 1.0])
+def test_stage_2_says_which_gates_it_fails(monkeypatch, sequence):
+    """With masked reading and without."""
+    monkeypatch.setattr(stage_module, "EARLY", 0)
+    config = tiny(attend, first_momentum=0.5, momentum=0.5,
+                  reading=ReadingConfig(sequence=sequence, prototypes=12))
+    with pytest.warns(UserWarning, match="fails a gate.*too few updates"):
+        found = attend.run(config, "smoke", progress=False).summary
+    assert found["start_left"] == pytest.approx(0.5 ** found["steps"])
+    assert any("too few updates" in gate for gate in found["gates"])
+    assert 0 < found["entropy_shipped"] <= 1
+    assert 0 < found["ink_mass"] < 1
+    assert {"probe", "position_x", "position_y", "probe_before"} <= found.keys()
+
+
+def test_an_encoder_that_is_ramped_moves_less_at_first():
+    """And its run says how far it had moved, and what its probe was, before it began."""
+    runs = [finetune.run(tiny(finetune, encoder_ramp=ramp), "smoke", progress=False).summary
+            for ramp in (0, 10_000)]
+    assert 0 < runs[1]["moved"] < 0.1 * runs[0]["moved"]
+    assert runs[0]["early_moved_0"] == 0
+    assert 0 <= runs[0]["early_probe_0"] <= 1
+    assert runs[0]["gates"] == []
+
+
+def test_fine_tuning_that_erases_what_was_learned_says_so(monkeypatch):
+    monkeypatch.setattr(stage_module, "EARLY", 0)
+    monkeypatch.setattr(loop_module, "EARLY", 2)
+    monkeypatch.setattr(finetune, "EARLY", 2)
+    probes = iter([0.5, 0.4])
+    monkeypatch.setattr(finetune.Finetune, "glance", lambda self, encoder: {"probe": next(probes)})
+    first = pretrain.run(tiny(pretrain), "smoke", progress=False)
+    with pytest.warns(UserWarning, match="erased what the encoder knew: probe_kept is -0.1"):
+        run = finetune.run(tiny(finetune, init=first.name, seed=5), "smoke", progress=False)
+    assert run.summary["early_moved_2"] > 0
+    assert len(run.summary["gates"]) == 1
 
 
 @pytest.mark.parametrize("side", ["point_weight", "guide_weight"])

@@ -18,6 +18,7 @@ class Objective:
     """
 
     views: ClassVar[int] = 2  # pictures drawn of each expression: what it costs of the budget
+    gauge = "global_match"  # of `validate`: how good it is; "-" before it: less is better
     network: nn.Module
 
     def __init__(self, config: Any, gather: bool = False):

@@ -44,7 +44,7 @@ class Autoencoder(nn.Module):
 class MaeObjective(Objective):
     """`mae_loss` on one view; an expression costs one picture."""
 
-    views = 1
+    views, gauge = 1, "-error"
 
     def __init__(self, config: Any, gather: bool = False):
         super().__init__(config, gather)
