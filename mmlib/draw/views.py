@@ -46,7 +46,8 @@ class ViewConfig:
         """The same rendering with no randomness, at `size` of its size: what evaluation sees."""
         return replace(
             self, symbol=self.symbol * size, scale=0, aspect=0, rotate=0, slant=0, elastic=0,
-            stroke_shift=0, stroke_scale=0, crop=0, offset=0, shuffle=0, pen=(sum(self.pen) / 2,) * 2,
+            stroke_shift=0, stroke_scale=0, crop=0, offset=0, shuffle=0,
+            pen=(sum(self.pen) / 2,) * 2,
         )  # fmt: skip
 
 

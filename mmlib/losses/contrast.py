@@ -8,6 +8,8 @@ the joint batch.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,12 +113,13 @@ def similarity_weights(teacher: Tensor) -> Tensor:
 
 @torch.no_grad()
 @full_precision
-def spread(z: Tensor) -> float:
+def spread(z: Tensor) -> Tensor:
     """How far the rows of z (n, d) spread on the unit sphere (arXiv:2011.10566, 4.1).
 
     Times the root of d: 1 for directions without preference and 0 for a collapsed projection.
     """
-    return float(F.normalize(z, dim=1).std(0, correction=0).mean()) * z.shape[1] ** 0.5
+    own: Tensor = F.normalize(z, dim=1).std(0, correction=0).mean()
+    return own * math.sqrt(z.shape[1])
 
 
 @torch.no_grad()

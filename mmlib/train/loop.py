@@ -130,9 +130,7 @@ class Loop:
     ) -> dict[str, float]:
         """Run to the end of the budget; returns the last validation.
 
-        Raises Paused at a limit or on SIGINT or SIGTERM. Raises RunError when too many steps had no
-        finite loss, when the loss jumps again and again, and when the last validation is far worse
-        than the best.
+        Raises Paused at a limit or on SIGINT or SIGTERM, and RunError if the training came apart.
         """
         from tqdm.auto import tqdm
 
@@ -243,8 +241,8 @@ class Loop:
         found = self.run.load_checkpoint(self.step - SAFE) if len(rewound) < MOST_REWOUND else None
         self.accelerator.wait_for_everyone()  # before one of them removes what another reads
         if found is None:
-            raise RunError(f"{self.run.name}: {jump}, after {len(rewound)} jumps from which it went "
-                           "back; lower the learning rate")
+            raise RunError(f"{self.run.name}: {jump}, after {len(rewound)} jumps from which it "
+                           "went back; lower the learning rate")
         note = {"step": self.step, "pictures": self.pictures, "back": found[0]}
         ahead = self.counts["ahead"] + self.step - found[0]
         self._restore(*found)
@@ -311,8 +309,8 @@ class Loop:
     def _compare(self, last: dict[str, float]) -> None:
         """RunError if the last validation is far worse than the best, as after a blow-up."""
         name, sign = self.gauge.removeprefix("-"), -1 if self.gauge.startswith("-") else 1
-        values = [row.get(f"valid_{name}") for row in self.run.metrics()]
-        values = [value for value in values if value is not None]
+        logged = [row.get(f"valid_{name}") for row in self.run.metrics()]
+        values = [float(value) for value in logged if value is not None]
         if name not in last or len(values) < 3:
             return
         best = max(values, key=lambda value: sign * value)

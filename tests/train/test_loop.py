@@ -378,11 +378,11 @@ def test_a_collapse_is_said_aloud_with_the_number(monkeypatch):
     assert len(said) == 2  # at 40 and at the end
 
 
-# --- trainings that blow up ------------------------------------------------------------------------
+# --- trainings that blow up -----------------------------------------------------------------------
 
 
 def blowing(toy, at, times=1, factor=1e3):
-    """A step that, from batch `at` on, wrecks the weights until the loop went back `times` times."""
+    """A step that wrecks the weights from batch `at` on, until the loop went back `times` times."""
 
     def step(batch, pictures):
         if batch[0] >= at and len(toy().loop.counts["rewound"]) < times:
@@ -446,7 +446,8 @@ def test_a_run_that_blows_up_again_and_again_ends(soon):
 def test_a_loss_that_is_only_noisy_is_no_jump():
     """Losses as measured in batches of a few expressions, in medians; and a spike now and then."""
     toy, rng = Toy(), np.random.default_rng(0)
-    shares, levels = [0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 1], [0.16, 0.37, 0.65, 1, 1.5, 1.82, 1.96, 2.52]
+    shares = [0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 1]
+    levels = [0.16, 0.37, 0.65, 1, 1.5, 1.82, 1.96, 2.52]
     noise = np.interp(rng.random(20_000), shares, levels)
     noise[rng.random(20_000) < 0.002] *= 1e6
     assert not any(toy.loop._jumped(float(value)) for value in noise)

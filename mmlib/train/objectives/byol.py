@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.data.sample import Batch
@@ -85,7 +84,7 @@ class ByolObjective(Objective):
         """Retrieval of the other view within the batch, and spread of z."""
         z, _, _ = self.embed(batch, rng)
         first, second = z.chunk(2)
-        return {"global_match": float(match_rate(first, second)), "spread": spread(z)}
+        return {"global_match": float(match_rate(first, second)), "spread": float(spread(z))}
 
     def after_step(self, done: float) -> None:
         ema_update(self.target, self.network, 1 - momentum_at(done, self.config.momentum))

@@ -187,6 +187,6 @@ class ContrastObjective(Objective):
         return {
             "global_match": float(match_rate(found.z1, found.z2)),
             "local_match": float(match_rate(found.u1[0], found.u2[0])),
-            "spread": spread(found.z1),
+            "spread": float(spread(found.z1)),
             "length": float(found.z1.float().norm(dim=1).mean()),
         }
