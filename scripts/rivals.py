@@ -186,7 +186,10 @@ class Contest(finetune.Finetune):
         write_atomic(run.folder / LOSSES, "tokens,nats,id\n" + self.rows)
         return {}
 
-    def summary(self) -> dict[str, Any]:
+    def early(self) -> dict[str, float]:
+        return {}  # rivals' encoders are not ours to probe
+
+    def summary(self, last: dict[str, float]) -> dict[str, Any]:
         return {"parameters": sum(p.numel() for p in self.bare.parameters())}
 
 
