@@ -39,15 +39,13 @@ class ViewConfig:
     # Up to this share of the width is cut off, in whole strokes: for stages without labels.
     crop: float = 0.0
     margin: float = 3.0  # pixels of blank paper around the ink
-    offset: float = 0.0  # up to so much more of it on each side, in typical symbols
     shuffle: float = 0.0  # chance that an expression's columns of ink stand in another order
 
     def still(self, size: float = 1.0) -> ViewConfig:
         """The same rendering with no randomness, at `size` of its size: what evaluation sees."""
         return replace(
             self, symbol=self.symbol * size, scale=0, aspect=0, rotate=0, slant=0, elastic=0,
-            stroke_shift=0, stroke_scale=0, crop=0, offset=0, shuffle=0,
-            pen=(sum(self.pen) / 2,) * 2,
+            stroke_shift=0, stroke_scale=0, crop=0, shuffle=0, pen=(sum(self.pen) / 2,) * 2,
         )  # fmt: skip
 
 
@@ -110,19 +108,15 @@ def make_view(
     if config.crop:
         kept = _crop(points, ink, config.crop, rng)
     low, high = extremes(points[kept], ink.owner[kept], ink.b)
-    start, size = torch.full_like(low, config.margin), high - low + 2 * config.margin
-    if config.offset:
-        sides = torch.rand(2, ink.b, 2, generator=rng).to(points.device)
-        sides = sides * config.offset * config.symbol
-        start, size = start + sides[0], size + sides.sum(0)
-    points = points - low[ink.owner] + start[ink.owner]
-    extent = (size / STRIDE).ceil().clamp(min=2) * STRIDE  # at least two cells each way
+    points = points - low[ink.owner] + config.margin
+    # At least two cells each way.
+    extent = ((high - low + 2 * config.margin) / STRIDE).ceil().clamp(min=2) * STRIDE
     width, height = (int(v) for v in extent.amax(0))
     thin, thick = config.pen
     pen = thin + torch.rand(ink.b, generator=rng).to(points.device) * (thick - thin)
-    shape = (ink.b, height, width)
-    picture = rasterise(points[kept], ink.stroke[kept], ink.owner[kept], shape, pen)
-    moved = None if marks is None else places - low[marks.owner] + start[marks.owner]
+    size = (ink.b, height, width)
+    picture = rasterise(points[kept], ink.stroke[kept], ink.owner[kept], size, pen)
+    moved = None if marks is None else places - low[marks.owner] + config.margin
     return View(picture, valid_cells(extent, height, width), points, kept, extent, moved)
 
 
