@@ -2,17 +2,20 @@
 
 What is compared is the same: one expression at a time, one thread, the same search; the readers
 take turns. Readings are held against PyTorch's in float32. Rates are of CROHME's validation split,
-where it is found, and those of eight bits are recorded; no test is read.
+where it is found; no test is read. `--record` keeps all of it in `results/exported.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +26,10 @@ from mmlib.read import batch
 from mmlib.read.export import export
 from mmlib.read.onnx import OnnxReader
 from mmlib.read.reader import Reader
+from mmlib.store.files import results_root, write_atomic
+from mmlib.store.machine import commit, hardware, utc
 from mmlib.study.evaluate import evaluate
 
-ARM = "recogniser, 8 bits"
 BEAMS = (1, 5)
 
 
@@ -46,8 +50,8 @@ def whole_precision() -> Iterator[None]:
         batch.autocast = kept
 
 
-def compare(readers: dict[str, Reader], inks: Sequence[Ink], beam: int) -> list[str]:
-    """How long each reader takes and how often it reads as the first: a line each."""
+def compare(readers: dict[str, Reader], inks: Sequence[Ink], beam: int) -> list[dict[str, Any]]:
+    """How long each reader takes, in ms, and how often it reads as the first: a row each."""
     times: dict[str, list[float]] = {name: [] for name in readers}
     best, whole = dict.fromkeys(readers, 0), dict.fromkeys(readers, 0)
     for ink in inks:
@@ -60,33 +64,40 @@ def compare(readers: dict[str, Reader], inks: Sequence[Ink], beam: int) -> list[
         for name, readings in found.items():
             best[name] += readings[:1] == first[:1]
             whole[name] += readings == first
-    lines = []
+    rows = []
     for name, each in times.items():
-        low, middle, high = 1000 * np.quantile(each, (0.25, 0.5, 0.75))
-        lines.append(f"{name:18} beam {beam}: {middle:6.1f} ms [{low:.1f}, {high:.1f}], the best "
-                     f"reading as PyTorch's {best[name]} of {len(inks)}, all of them {whole[name]}")
-    return lines
+        low, middle, high = (1000 * np.quantile(each, (0.25, 0.5, 0.75))).round(1).tolist()
+        rows.append({"reader": name, "beam": beam, "median": middle, "low": low, "high": high,
+                     "n": len(inks), "best_same": best[name], "all_same": whole[name]})
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser("scripts.exported", description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="expressions to compare (200)")
-    parser.add_argument("--record", action="store_true", help="record the rates of eight bits")
+    parser.add_argument("--record", action="store_true", help="keep it in results/exported.json")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for name, size in export(Reader.load(), folder).items():
-            print(f"{name:18} {size / 2**20:6.2f} MiB")
+        sizes = export(Reader.load(), folder)
+        print(sizes)
         readers = {"PyTorch": Reader.load(), "ONNX": OnnxReader.open(folder),
                    "ONNX, 8 bits": OnnxReader.open(folder, small=True)}
         with whole_precision():
-            for beam in BEAMS:
-                print(*compare(readers, expressions(options.count), beam), sep="\n", flush=True)
-        dataset = resolved("auto")
+            rows = [row for beam in BEAMS
+                    for row in compare(readers, expressions(options.count), beam)]
+        print(*rows, sep="\n", flush=True)
+        dataset, rates = resolved("auto"), {}
         for name, reader in readers.items():
-            arm = ARM if options.record and name.endswith("8 bits") else None
-            print(f"{name:18} {evaluate(reader, dataset, 'valid', arm=arm)}", flush=True)
+            rates[name] = asdict(evaluate(reader, dataset, "valid"))
+            print(name, rates[name], flush=True)
+    if options.record:
+        about = {"run": readers["PyTorch"].run, "hardware": hardware(), "commit": commit(),
+                 "utc": utc(), "bytes": sizes, "reading": rows, "split": f"{dataset} valid",
+                 "rates": rates}
+        text = json.dumps(about, indent=1) + "\n"
+        write_atomic(results_root() / "exported.json", text)
     return 0
 
 
