@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -320,9 +321,17 @@ def _told(function: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
+def _unwritable(error: Exception) -> str:
+    """What to do about a disk that is full or only read; nothing for other errors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return ("; set MMLIB_RESULTS (runs) or MMLIB_CACHE (packs) to a folder that can be "
+                "written")
+    return ""
+
+
 def _documented(error: Exception) -> bool:
-    """Whether an error's message is made for the user: ours by kind, or a full disk."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether an error's message is made for the user: ours by kind, or a disk's."""
+    full = bool(_unwritable(error))
     return full or not DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
@@ -339,6 +348,9 @@ def overview() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0 is success, 2 a wrong call or a documented error, 130 an interrupt."""
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a sign of a name shows its code
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if argv is None else argv)
     name, rest = " ".join(argv[:1]), argv[1:]
     if name == "data":
@@ -367,5 +379,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _documented(error):
             raise
-        print(f"mmlib: {error}", file=sys.stderr)
+        print(f"mmlib: {error}{_unwritable(error)}", file=sys.stderr)
         return 2

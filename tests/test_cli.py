@@ -1,5 +1,7 @@
 """The command line builds the stages' own dataclasses, and says what went wrong in one line."""
 
+import errno
+import io
 import subprocess
 import sys
 import types
@@ -102,6 +104,26 @@ def test_documented_errors_are_one_line(error, shown, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert shown in err
     assert err.count("\n") == 1
+
+
+def test_a_disk_that_is_only_read_is_told_in_one_line(monkeypatch, capsys):
+    def fail(**_):
+        raise OSError(errno.EROFS, "Read-only file system", "data")
+
+    monkeypatch.setitem(sys.modules, "mmlib.data.prepare", types.SimpleNamespace(prepare=fail))
+    assert cli.main(["data", "prepare"]) == 2
+    err = capsys.readouterr().err
+    assert "set MMLIB_RESULTS (runs) or MMLIB_CACHE (packs)" in err
+    assert err.count("\n") == 1
+
+
+def test_a_console_that_lacks_a_sign_goes_on(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stderr", console)
+    assert cli.main(["recognize", "三.png", "ż.png", "ok.png"]) == 2
+    console.flush()
+    said = console.buffer.getvalue().decode("cp1252").splitlines()
+    assert [line.split(":")[1].strip() for line in said] == ["\\u4e09.png", "\\u017c.png", "ok.png"]
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):

@@ -19,7 +19,7 @@ from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.read.batch import read_samples
 from mmlib.read.source import ink_of
-from mmlib.store.files import RunError, from_json, results_root
+from mmlib.store.files import RunError, from_json, results_root, shipped_weights
 from mmlib.store.weights import load_weights
 
 # Of a careful reading: 12, 14 and 16 pixels per typical symbol, where 14 is the view's own.
@@ -59,7 +59,7 @@ class Reader:
         Loaded once, until the file changes. Raises FileNotFoundError or RunError, naming the file.
         """
         if path is None:
-            path = results_root() / "checkpoints" / "recogniser.safetensors"
+            path = shipped_weights()
         else:
             named, path = results_root() / "runs" / path, Path(path)
             path = named if not path.exists() and named.is_dir() else path

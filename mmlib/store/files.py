@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 T = TypeVar("T")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a spent quota, a file too large
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)  # a disk or folder that is only read
 STALE = 3_600  # seconds after which a temporary file belongs to no process that still runs
 
 
@@ -36,6 +37,17 @@ def project_root() -> Path:
 def results_root() -> Path:
     """Where results are kept: `$MMLIB_RESULTS`, else `results/` in the project."""
     return Path(os.environ.get("MMLIB_RESULTS") or project_root() / "results")
+
+
+def shipped_weights() -> Path:
+    """The recogniser that ships: that of `results_root()`, else the one that came with the package.
+
+    `setup.py` puts it into an installed package; in a checkout it lies with the results.
+    """
+    name, package = "recogniser.safetensors", Path(__file__).resolve().parents[1]
+    own = results_root() / "checkpoints" / name
+    places = (own, package / name, package.parent / "results" / "checkpoints" / name)
+    return next((place for place in places if place.is_file()), own)
 
 
 def figures_root() -> Path:
@@ -57,22 +69,37 @@ def elsewhere(name: str, folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_failure(path: str | os.PathLike[str], error: OSError) -> Exception:
-    """What to raise after a failed write: a RunError if the disk is full, else the error itself."""
-    if error.errno not in FULL:
+    """What to raise after a failed write: a RunError with the remedy, or the error itself.
+
+    A full disk and one that is only read have a remedy: to name another folder.
+    """
+    if error.errno not in (*FULL, *CLOSED):
         return error
-    return RunError(
-        f"{path} could not be written: {error.strerror}. What was there before is whole; make "
-        "room, and the same command goes on from the last checkpoint"
-    )
+    place = Path(path).absolute()
+    roots = {"MMLIB_RESULTS": results_root(), "MMLIB_FIGURES": figures_root()}
+    inside = (name for name, root in roots.items() if place.is_relative_to(root.absolute()))
+    elsewhere = f"set {next(inside, 'MMLIB_CACHE')} to a folder that can be written"
+    remedy = (f". What was there before is whole; make room or {elsewhere}, and the same command "
+              f"goes on from the last checkpoint" if error.errno in FULL else f"; {elsewhere}")
+    return RunError(f"{path} could not be written: {error.strerror}{remedy}")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises RunError where the disk is full or only read."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failure(path, error) from error
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write the file whole or not at all: a temporary file beside it, flushed, then renamed.
 
-    Raises RunError if the disk is full. What a killed process left is removed after an hour.
+    Raises RunError if the disk is full or only read. What a killed process left is removed after an
+    hour.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):

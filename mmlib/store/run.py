@@ -32,7 +32,15 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from mmlib.store.files import RunError, digest, results_root, to_json, write_atomic, write_failure
+from mmlib.store.files import (
+    RunError,
+    digest,
+    make_folder,
+    results_root,
+    to_json,
+    write_atomic,
+    write_failure,
+)
 from mmlib.store.machine import commit, hardware, utc, versions
 from mmlib.store.weights import (
     Tensors,
@@ -155,16 +163,21 @@ class Run:
         if not writes:
             yield self
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
+        lock = FileLock(self.folder / ".lock", timeout=0)
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                for left in self.folder.glob(".*.tmp"):  # of a process that was killed
-                    left.unlink()
-                asked = {key: getattr(self, key) for key in ASKED}
-                write_atomic(self.folder / "config.json", to_json(asked, indent=1) + "\n")
-                yield self
+            lock.acquire()
         except Timeout as error:
             raise RunError(f"another process is writing {self.folder}") from error
+        except OSError as error:
+            raise write_failure(self.folder, error) from error
+        with contextlib.ExitStack() as stack:
+            stack.callback(lock.release)
+            for left in self.folder.glob(".*.tmp"):  # of a process that was killed
+                left.unlink()
+            asked = {key: getattr(self, key) for key in ASKED}
+            write_atomic(self.folder / "config.json", to_json(asked, indent=1) + "\n")
+            yield self
 
     def log(self, **row: Any) -> None:
         """Append a row to metrics.jsonl. Give `step`; numbers that are not finite become null."""

@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,8 +32,12 @@ from PIL import Image, ImageDraw
 
 from mmlib.cli import DOCUMENTED
 from mmlib.data.archives import iter_archive
+from mmlib.data.captions import read_folder
+from mmlib.data.errors import DataError
+from mmlib.data.labels import label_rows
 from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.data.pictures import decode
+from mmlib.formula.inkfile import is_ink, read_ink
 from mmlib.formula.inkml import read_inkml, write_inkml
 from mmlib.formula.latex import canonical, structure
 from mmlib.formula.vocabulary import Vocabulary
@@ -57,8 +62,32 @@ WORDS = (
     r"\frac", r"\sqrt", "{", "}", "[", "]", "^", "_", "x", "1", "+", r"\left", r"\right", "(", ")",
     r"\sum", r"\limits", "'", r"\begin{matrix}", r"\end{matrix}", "&", r"\\", r"\mathrm", r"\color",
     "%", "#", "~", "\x00", "é", "😀", " ", "$", "\n", r"\unknown", r"\lt", r"\prime",
-    r"\hspace{1cm}", r"\over", r"\text", r"\def\a{\a\a}",
+    r"\hspace{1cm}", r"\over", r"\operatorname*{", r"\color{red}", r"\begin{equation}", "²",
+    r"\cfrac", r"\big.", r"\label{", r"\kern1pt", "√", "ABOVE", "sin", r"\rm ", r"\cdots",
+    r"\text", r"\def\a{\a\a}",
 )
+
+
+# Files of ink in other forms than CROHME's.
+INKS = (
+    b"""<i:ink xmlns:i="http://www.w3.org/2003/InkML"><i:definitions><i:context xml:id="c">
+    <i:inkSource><i:traceFormat><i:channel name="X" orientation="-ve"/><i:channel name="Y"/>
+    <i:channel name="F"/></i:traceFormat><i:channelProperties><i:channelProperty channel="X"
+    name="resolution" value="100" units="1/cm"/></i:channelProperties></i:inkSource></i:context>
+    </i:definitions><i:trace contextRef="#c">2561 1 9,'-29'35'903,"0"66"-457,!#1A 7 * ,? 9 9
+    </i:trace></i:ink>""",
+    b"""<ink><traceFormat id="f"><channel name="Y"/><channel name="X"/><intermittentChannels>
+    <channel name="S"/></intermittentChannels></traceFormat><context id="a" traceFormatRef="#f"/>
+    <context id="b" contextRef="#a"/><trace id="1" contextRef="#b">1 2 T,3 4F,5 6,7 8T</trace>
+    <traceGroup contextRef="#a"><trace priorRef="#1" continuation="end">1 2\n3 4\n</trace>
+    </traceGroup></ink>""",
+    b'.VERSION 1.0\n.COORD X Y T\n.SEGMENT F 0 ? "x^2"\n.PEN_DOWN\n1 2 0\n3 4 1\n.PEN_UP\n9 9 9\n',
+)
+LABELS = {
+    "a.txt": b"a\tx\nb.png y\n", "a.csv": b'file,latex\na,"x"\nb,y\n', "a.tsv": b"a\tx\n",
+    "a.json": b'[{"name": "a", "label": "x"}, {"id": "b", "text": null}]',
+    "a.jsonl": b'{"img": "a", "gt": "x"}\n{"img": "b", "gt": "y"}\n',
+}  # fmt: skip
 
 
 def damaged(rng: random.Random, data: bytes) -> bytes:
@@ -151,8 +180,31 @@ class Kinds:
     def ink(self, rng: random.Random) -> None:
         read_inkml(damaged(rng, rng.choice(self.inkml)), "x.inkml")
 
+    def formats(self, rng: random.Random) -> None:
+        content = damaged(rng, rng.choice(INKS))
+        is_ink(content)
+        read_ink(content, "x.inkml")
+
+    def labels(self, rng: random.Random) -> None:
+        name = rng.choice(list(LABELS))
+        for row in label_rows(name, damaged(rng, LABELS[name]), lambda asked: asked == "b.png"):
+            if isinstance(row, DataError):
+                raise row
+
+    def zipped(self, rng: random.Random) -> None:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", rng.choice((0, 8, 14))) as archive:
+            for name in ("labels.txt", rng.choice(("a.png", "b.inkml", "../x", "c/", "d.xml"))):
+                archive.writestr(name, damaged(rng, rng.choice((*INKS, LABELS["a.txt"]))))
+        path = self.folder / "a.zip"
+        path.write_bytes(damaged(rng, file.getvalue()))
+        for item in read_folder(path):
+            if isinstance(item, DataError):
+                raise item
+
     def latex(self, rng: random.Random) -> None:
-        structure(canonical(latex_text(rng)))
+        structure(canonical(text := latex_text(rng)))
+        canonical(text, strict=True)
 
     def picture(self, rng: random.Random) -> None:
         ink_of(decode(damaged(rng, rng.choice(self.pictures))))
@@ -232,6 +284,7 @@ class Kinds:
 SHARES = {
     "ink": 20, "latex": 30, "picture": 10, "array": 4, "packs": 10, "weights_file": 2,
     "checkpoint": 4, "run_folder": 5, "table": 5, "parameters": 5, "archive": 3,
+    "formats": 20, "labels": 5, "zipped": 3,
 }
 
 

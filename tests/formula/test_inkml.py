@@ -172,9 +172,14 @@ AS_WRITTEN = {
 }  # fmt: skip
 
 
+def strokes_of(inside: str) -> list[list[list[float]]]:
+    ink = read_inkml(f"<ink>{inside}</ink>".encode())
+    return [stroke.tolist() for stroke in ink.strokes()]
+
+
 @pytest.mark.parametrize("kind", AS_WRITTEN)
 def test_values_are_read_however_they_are_written(kind):
-    assert [s.tolist() for s in read_inkml(f"<ink>{AS_WRITTEN[kind]}</ink>".encode()).strokes()] == PLAIN
+    assert strokes_of(AS_WRITTEN[kind]) == PLAIN
 
 
 def channels(*names: str, more: str = "") -> str:
@@ -190,35 +195,45 @@ TWO = f"""<definitions>
   <traceFormat xml:id="f2"><channel name="F"/><channel name="X"/><channel name="Y"/></traceFormat>
   <context xml:id="c2" traceFormatRef="#f2"/><context xml:id="c3" inkSourceRef="#s0"/>
   <context id="c4" contextRef="#c1"/></definitions>"""
-TYX = "7 20 10,7 23 12,7 21 17"
-LAST = "30 5,30 9,28 14"
+def trace(points: str, context: str = "") -> str:
+    ref = f' contextRef="#{context}"' if context else ""
+    return f"<trace{ref}>{points}</trace>"
+
+
+TYX, FXY = "7 20 10,7 23 12,7 21 17", "1 10 20,1 12 23,1 17 21"
+FIRST, LAST = "10 20,12 23,17 21", "30 5,30 9,28 14"
+STATE = "9 9 F,10 20T,12 23 *,17 21 *,20 20 F,30 5 T,30 9T,28 14T"
 WITH_FORMATS = {
-    "two contexts": f'{TWO}<trace contextRef="#c1">{TYX}</trace><trace contextRef="#c0">{LAST}</trace>',
-    "a format by reference": f'{TWO}<trace contextRef="#c2">1 10 20,1 12 23,1 17 21</trace>'
-                             f'<trace contextRef="#c0">{LAST}</trace>',
-    "a source by reference": f'{TWO}<trace contextRef="#c1">{TYX}</trace><trace contextRef="#c3">{LAST}</trace>',
-    "an inherited context": f'{TWO}<trace contextRef="#c4">{TYX}</trace><trace>{LAST}</trace>',
-    "a group's context": f'{TWO}<traceGroup contextRef="#c1"><trace>{TYX}</trace></traceGroup><trace>{LAST}</trace>',
-    "a context that follows": f'{TWO}<context contextRef="#c1"/><trace>{TYX}</trace><context contextRef="#c0"/>'
-                              f'<traceGroup><trace>{LAST}</trace></traceGroup>',
-    "y up": f'{channels("X", "-Y")}<trace>10 -20,12 -23,17 -21</trace><trace>30 -5,30 -9,28 -14</trace>',
-    "x to the left": f'{channels("-X", "Y")}<trace>-10 20,-12 23,-17 21</trace><trace>-30 5,-30 9,-28 14</trace>',
-    "pen state": f'{channels("X", "Y", "S")}<trace>9 9 F,10 20T,12 23 *,17 21 *,20 20 F,30 5 T,30 9T,28 14T</trace>',
-    "pen state at times": f'{channels("X", "Y", more=RARE)}<trace>10 20,12 23,17 21,20 20F,30 5T,30 9,28 14</trace>',
-    "one format, not referred to": f'<definitions>{channels("Y", "X")}</definitions>'
-                                   "<trace>20 10,23 12,21 17</trace><trace>5 30,9 30,14 28</trace>",
+    "two contexts": TWO + trace(TYX, "c1") + trace(LAST, "c0"),
+    "a format by reference": TWO + trace(FXY, "c2") + trace(LAST, "c0"),
+    "a source by reference": TWO + trace(TYX, "c1") + trace(LAST, "c3"),
+    "an inherited context": TWO + trace(TYX, "c4") + trace(LAST),
+    "a group's context": f'{TWO}<traceGroup contextRef="#c1">{trace(TYX)}</traceGroup>'
+                         + trace(LAST),
+    "a context that follows": f'{TWO}<context contextRef="#c1"/>{trace(TYX)}'
+                              f'<context contextRef="#c0"/><traceGroup>{trace(LAST)}</traceGroup>',
+    "y up": channels("X", "-Y") + trace("10 -20,12 -23,17 -21") + trace("30 -5,30 -9,28 -14"),
+    "x to the left": channels("-X", "Y") + trace("-10 20,-12 23,-17 21")
+                     + trace("-30 5,-30 9,-28 14"),
+    "pen state": channels("X", "Y", "S") + trace(STATE),
+    "pen state at times": channels("X", "Y", more=RARE)
+                          + trace("10 20,12 23,17 21,20 20F,30 5T,30 9,28 14"),
+    "one format, not referred to": f"<definitions>{channels('Y', 'X')}</definitions>"
+                                   + trace("20 10,23 12,21 17") + trace("5 30,9 30,14 28"),
+    "fewer channels than declared": channels("X", "Y", "F") + trace(FIRST) + trace(LAST),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", WITH_FORMATS)
 def test_formats_are_those_that_a_trace_refers_to(kind):
-    assert [s.tolist() for s in read_inkml(f"<ink>{WITH_FORMATS[kind]}</ink>".encode()).strokes()] == PLAIN
+    assert strokes_of(WITH_FORMATS[kind]) == PLAIN
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (f"{channels('X', 'Y', 'F')}<trace id='t'>1 2 3, 4 5</trace>", ["'t'", "point 1", "'4 5'", "X Y F", "correct"]),
+        (f"{channels('X', 'Y', 'F')}<trace id='t'>1 2 3, 4 5</trace>",
+         ["'t'", "point 1", "'4 5'", "X Y F", "correct"]),
         (f"{channels('X', 'Y')}<trace>1 2, 3 4 5</trace>", ["point 1", "'3 4 5' has 3 values"]),
         ("<trace>1 2 3, 4 5</trace>", ["point 1", "'4 5'"]),
         ("<trace>'1 2, 3 4</trace>", ["point 0", "explicit values"]),
@@ -241,7 +256,7 @@ def test_a_sample_that_does_not_fit_is_named_with_a_remedy(content, words):
 
 def test_contexts_in_a_circle_end():
     circle = '<context id="a" contextRef="#b"/><context id="b" contextRef="#a"/>'
-    assert len(read_inkml(f'<ink>{circle}<trace contextRef="#a">1 2, 3 4</trace></ink>'.encode()).points) == 2
+    assert strokes_of(circle + trace("1 2, 3 4", "a")) == [[[1, 2], [3, 4]]]
 
 
 def office(resolution: str, points: str) -> bytes:
@@ -250,8 +265,8 @@ def office(resolution: str, points: str) -> bytes:
     fine = "".join(f'<i:channelProperty channel="{n}" name="resolution" value="{v}" units="1/cm"/>'
                    for n, v in zip("XY", resolution.split(), strict=True))
     return f"""<?xml version="1.0"?><!-- ink --><i:ink xmlns:i="http://www.w3.org/2003/InkML">
-      <i:definitions><i:context xml:id="c"><i:inkSource xml:id="s"><i:traceFormat>{axes}</i:traceFormat>
-      <i:channelProperties>{fine}</i:channelProperties></i:inkSource></i:context></i:definitions>
+      <i:definitions><i:context xml:id="c"><i:inkSource xml:id="s">
+      <i:traceFormat>{axes}</i:traceFormat><i:channelProperties>{fine}</i:channelProperties></i:inkSource></i:context></i:definitions>
       <i:trace contextRef="#c" brushRef="#b">{points}</i:trace></i:ink>""".encode()
 
 
@@ -272,24 +287,29 @@ def test_reads_the_ink_of_office(points, expected):
 
 
 def test_axes_of_different_resolution_are_brought_to_one():
-    assert read_ink(office("1000 500", "0 0 0 0 0,100 50 0 0 0"), "x").points.tolist() == [[0, 0], [100, 100]]
-    assert read_ink(office("0 500", "0 0 0 0 0,100 50 0 0 0"), "x").points.tolist() == [[0, 0], [100, 50]]
+    for resolution, y in (("1000 500", 100), ("500 1000", 25), ("0 500", 50), ("1000 1000", 50)):
+        ink = read_ink(office(resolution, "0 0 0 0 0,100 50 0 0 0"), "x")
+        assert ink.points.tolist() == [[0, 0], [100, y]]
 
 
 def test_ink_is_known_by_its_content(inkml):
-    assert all(map(is_ink, [inkml.encode(), b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- a -->\n<ink/>", b" <a:ink>",
-                            "<ink>".encode("utf-16"), b".VERSION 1.0\n.PEN_DOWN\n1 2\n"]))
-    assert not any(map(is_ink, [b"", b"\x89PNG", b"<inkling/>", b"<svg><ink/></svg>", b".PEN", b"x .PEN_DOWN"]))
+    inks = [inkml.encode(), b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- a -->\n<ink/>", b" <a:ink>",
+            "<ink>".encode("utf-16"), b".VERSION 1.0\n.PEN_DOWN\n1 2\n"]
+    others = [b"", b"\x89PNG", b"<inkling/>", b"<svg><ink/></svg>", b".PEN", b"x .PEN_DOWN"]
+    assert all(map(is_ink, inks))
+    assert not any(map(is_ink, others))
     assert is_ink(b"", "empty.inkml")
 
 
+ONE, OTHER = "10 -20\n12 -23\n17 -21\n", "30 -5\n30 -9\n28 -14\n"
+TWO_DOWN = f".PEN_DOWN\n{ONE}.PEN_DOWN\n{OTHER}"
 UNIPEN = {
-    "plain": ".VERSION 1.0\n.COORD X Y\n.PEN_DOWN\n10 -20\n12 -23\n17 -21\n.PEN_UP\n0 0\n.PEN_DOWN\n30 -5\n30 -9\n28 -14",
-    "no coordinates named": ".PEN_DOWN\n10 -20\n12 -23\n12 -23\n17 -21\n.DT 12\n.PEN_DOWN\n30 -5 30 -9 28 -14\n",
-    "pressure and time": ".COORD P Y X T\n.PEN_DOWN\n1 -20 10 0\n1 -23 12 1\n1 -21 17 2\n.PEN_DOWN\n1 -5 30 3\n"
-                         "1 -9 30 4\n1 -14 28 5\n",
-    "a label": '.SEGMENT FORMULA 0-1 ? "x^2"\n.PEN_DOWN\n10 -20\n12 -23\n17 -21\n.PEN_DOWN\n30 -5\n30 -9\n28 -14\n',
-    "a comment": ".COMMENT by hand, 3 4\n.PEN_DOWN\n10 -20\n12 -23\n17 -21\n.PEN_DOWN\n30 -5\n30 -9\n28 -14\n.PEN_UP\n",
+    "plain": f".VERSION 1.0\n.COORD X Y\n.PEN_DOWN\n{ONE}.PEN_UP\n0 0\n.PEN_DOWN\n{OTHER}",
+    "no coordinates named": f".PEN_DOWN\n{ONE}17 -21\n.DT 12\n.PEN_DOWN\n30 -5 30 -9 28 -14\n",
+    "pressure and time": ".COORD P Y X T\n.PEN_DOWN\n1 -20 10 0\n1 -23 12 1\n1 -21 17 2\n"
+                         ".PEN_DOWN\n1 -5 30 3\n1 -9 30 4\n1 -14 28 5\n",
+    "a label": f'.SEGMENT FORMULA 0-1 ? "x^2"\n{TWO_DOWN}',
+    "a comment": f".COMMENT by hand, 3 4\n{TWO_DOWN}.PEN_UP\n",
 }  # fmt: skip
 
 
@@ -309,7 +329,8 @@ def test_reads_unipen(kind):
         (".PEN_DOWN\n1 nan\n", ["NaN"]),
         (".COORD T P\n.PEN_DOWN\n1 2\n", ["X and Y are needed"]),
         (".PEN_DOWN\n.PEN_UP\n1 2\n", ["no .PEN_DOWN with points"]),
-        ('.SEGMENT A 0 ? "1"\n.PEN_DOWN\n1 2\n.SEGMENT A 1 ? "2"\n.PEN_DOWN\n1 2', ["2 labelled", "file of its own"]),
+        ('.SEGMENT A 0 ? "1"\n.PEN_DOWN\n1 2\n.SEGMENT A 1 ? "2"\n.PEN_DOWN\n1 2',
+         ["2 labelled", "file of its own"]),
     ],
 )
 def test_what_unipen_cannot_be_read_is_named(content, words):
@@ -319,9 +340,10 @@ def test_what_unipen_cannot_be_read_is_named(content, words):
 
 
 def test_mathwriting_prefers_the_normalised_label_and_drops_an_empty_one():
-    note = '<annotation type="{}">{}</annotation>'
     def ink(*notes):
-        return read_inkml(f"<ink>{''.join(note.format(*n) for n in notes)}<trace>1 2 0.5</trace></ink>".encode())
+        said = "".join(f'<annotation type="{key}">{text}</annotation>' for key, text in notes)
+        return read_inkml(f"<ink>{said}<trace>1 2 0.5</trace></ink>".encode())
+
     assert ink(("label", "x 2"), ("normalizedLabel", "x_{2}")).latex == "x_{2}"
     assert ink(("label", "x"), ("normalizedLabel", "")).latex == "x"
     for label in ("", " ", "$ $", "{}", r"\,"):

@@ -69,24 +69,29 @@ def text(latex: str) -> str:
         ([r"\mathrm{sin} x", r"\operatorname{sin}x", r"\operatorname { s i n } x", r"{\rm sin} x",
           r"\mathop{\rm sin}\nolimits x", r"\text{sin} x", r"\mathbf{sin x}", r"\mathop{\sin} x"],
          r"\sin x"),
-        ([r"\operatorname*{arg\,max}_x", r"\mathrm{arg max}_x", r"\arg\max_x"], r"\arg \max _ { x }"),
+        ([r"\operatorname*{arg\,max}_x", r"\mathrm{arg max}_x", r"\arg\max_x"],
+         r"\arg \max _ { x }"),
         ([r"\mathop{\lim}\limits_{x\to 0}", r"\mathrm{lim}_{x\to0}", r"\operatorname*{lim}_{x→0}"],
          r"\lim _ { x \rightarrow 0 }"),
         ([r"{a \over b}", r"a\over b", r"\cfrac{a}{b}", r"\cfrac[l] a b", r"$${a\over{b}}$$"],
          r"\frac { a } { b }"),
         ([r"\left(a\over b\right)^2", r"\left({a\over b}\right)^2", r"({a \over b})^2"],
          r"( \frac { a } { b } ) ^ { 2 }"),
-        ([r"\sqrt[a\over b]{1+{c\over d}}"], r"\sqrt [ \frac { a } { b } ] { 1 + \frac { c } { d } }"),
-        ([r"\mathbf{x}", r"\boldsymbol x", r"\bm{x}", r"{\bf x}", r"\large x", r"\Huge{x}", r"\textbf{x}",
-          r"\color{red}x", r"\textcolor{red}{x}", r"{\color[rgb]{1,0,0} x}", r"x\label{eq:x_1}",
-          r"x\nonumber \\", r"x \\[2pt]", r"x\phantom{y}", r"\ensuremath{x}"], "x"),
+        ([r"\sqrt[a\over b]{1+{c\over d}}"],
+         r"\sqrt [ \frac { a } { b } ] { 1 + \frac { c } { d } }"),
+        ([r"\mathbf{x}", r"\boldsymbol x", r"\bm{x}", r"{\bf x}", r"\large x", r"\Huge{x}",
+          r"\textbf{x}", r"\color{red}x", r"\textcolor{red}{x}", r"{\color[rgb]{1,0,0} x}",
+          r"x\label{eq:x_1}", r"x\nonumber \\", r"x \\[2pt]", r"x\phantom{y}",
+          r"\ensuremath{x}"], "x"),
         ([r"\begin{equation}x=1\end{equation}", r"\begin{align*} x=1 \\ \end{align*}",
-          r"\[ \begin{split}x = 1\end{split} \]", r"\begin{ equation* } x=1 \label{a}\end{equation*}"], "x = 1"),
-        ([r"x\hspace{1cm}y", r"x\hspace*{-0.5em} y", r"x\hskip 1em y", r"x\kern-2pt y", r"x\enspace y",
-          r"x\mkern 3mu y"], "x y"),
+          r"\[ \begin{split}x = 1\end{split} \]",
+          r"\begin{ equation* } x=1 \label{a}\end{equation*}"], "x = 1"),
+        ([r"x\hspace{1cm}y", r"x\hspace*{-0.5em} y", r"x\hskip 1em y", r"x\kern-2pt y",
+          r"x\enspace y", r"x\mkern 3mu y"], "x y"),
         (["x²+½·π≤∞", "𝑥²＋½⋅π⩽∞", r"x^{2} + \frac12 \cdot \pi \leq \infty"],
          r"x ^ { 2 } + \frac { 1 } { 2 } \cdot \pi \leq \infty"),
-        (["√2 x₁₂→∑α", r"\sqrt2 x_{12}\to\sum\alpha"], r"\sqrt { 2 } x _ { 1 2 } \rightarrow \sum \alpha"),
+        (["√2 x₁₂→∑α", r"\sqrt2 x_{12}\to\sum\alpha"],
+         r"\sqrt { 2 } x _ { 1 2 } \rightarrow \sum \alpha"),
         (["Α−Β…′", r"A-B\ldots'"], r"A - B \ldots ^ { \prime }"),
     ],
 )
@@ -108,7 +113,9 @@ def test_spellings_of_one_expression_give_one_list(spellings: list[str], tokens:
         (r"x_1\limits^2", r"x _ { 1 } ^ { 2 }", r"x _ { 1 } \limits ^ { 2 }"),
     ],
 )
-def test_the_strict_form_keeps_limits_and_centred_dots(latex: str, lenient: str, strict: str) -> None:
+def test_the_strict_form_keeps_limits_and_centred_dots(
+    latex: str, lenient: str, strict: str
+) -> None:
     assert text(latex) == lenient
     assert " ".join(canonical(latex, strict=True)) == strict
     assert " ".join(canonical(strict, strict=True)) == strict
@@ -315,12 +322,14 @@ def test_random_spellings_give_the_same_list(tree: list[Node], rng: random.Rando
     assert canonical(latex) == tokens, latex
 
 
-PIECES = st.sampled_from([*"{}[]^_' x1$s.²½π", r"\frac", r"\sqrt", r"\over", r"\left", r"\right", r"\limits",
-                          r"\cdots", r"\sum", r"\mathrm{", "sin", r"\\", r"\color{a}", r"\operatorname*"])
+PIECES = st.sampled_from([
+    *"{}[]^_' x1$s.²½π", r"\frac", r"\sqrt", r"\over", r"\left", r"\right", r"\limits", r"\cdots",
+    r"\sum", r"\mathrm{", "sin", r"\\", r"\color{a}", r"\operatorname*",
+])  # fmt: skip
+TEXTS = st.text(alphabet=r"\{}[]^_' x1$fracsqt.", max_size=30)
 
 
-@given(st.text(alphabet=r"\{}[]^_' x1$fracsqt.", max_size=30) | st.lists(PIECES, max_size=12).map("".join),
-       st.booleans())
+@given(TEXTS | st.lists(PIECES, max_size=12).map("".join), st.booleans())
 def test_any_text_gives_tokens_or_a_latex_error(latex: str, strict: bool) -> None:
     try:
         tokens = canonical(latex, strict)
