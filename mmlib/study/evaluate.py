@@ -135,9 +135,10 @@ def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol
     return picture[:, :1] if removal else picture
 
 
-def evaluate(weights: str | Path | Reader | None = None, dataset: str = "synthetic", split: str = "test",
-             beam: int = 5, export_lgeval: str | Path | None = None, limit: int | None = None,
-             arm: str | None = None, profile: str = "desk", both: bool = True,
+def evaluate(weights: str | Path | Reader | None = None, dataset: str = "synthetic",
+             split: str = "test", beam: int = 5, export_lgeval: str | Path | None = None,
+             limit: int | None = None, arm: str | None = None, profile: str = "desk",
+             both: bool = True,
              without: tuple[str, ...] = (), occlusion: float = 0.0, removal: bool = False,
              sizes: Sequence[float] = (1.0,)) -> Score:
     """Score a recogniser on a split of a data set.
