@@ -42,7 +42,8 @@ class FixedConv(Conv):
     """With as many channels as x has: the graph need not cut them anew for each picture."""
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        return self._conv_forward(x, self.weight, self.bias)
+        found: Tensor = self._conv_forward(x, self.weight, self.bias)
+        return found
 
 
 class EncoderGraph(nn.Module):
