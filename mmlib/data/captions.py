@@ -18,7 +18,7 @@ from mmlib.data import labels
 from mmlib.data.archives import MAX_MEMBER, iter_archive
 from mmlib.data.errors import DataError
 from mmlib.data.labels import has_usual_name, label_rows
-from mmlib.data.photo import clean, is_photo
+from mmlib.data.photo import see
 from mmlib.data.pictures import decode, ink_levels
 from mmlib.formula.ink import Ink
 from mmlib.formula.inkfile import is_ink
@@ -83,7 +83,7 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Picture | In
                 continue
             try:
                 grey = decode(_load(found.files[file]))
-                array = ink_levels(clean(grey) if photos and is_photo(grey) else grey)
+                array = see(grey).levels if photos else ink_levels(grey)
             except DataError as error:
                 yield DataError(f"{path}: {file}: {error}")
                 continue

@@ -12,6 +12,10 @@ class DataError(RuntimeError):
     """Data that is missing or unusable: the message names it and says what to do."""
 
 
+class NothingError(DataError):
+    """A picture without anything to read."""
+
+
 def existing_file(path: str | Path) -> Path:
     """The path of a file. Raises FileNotFoundError where it is missing, DataError for a folder."""
     path = Path(path)

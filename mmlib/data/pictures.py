@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.data.errors import DataError
+from mmlib.data.errors import DataError, NothingError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -103,14 +103,31 @@ def grey_of_array(array: np.ndarray) -> np.ndarray:
     return grey_of(Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)))
 
 
+def ink_is_light(grey: np.ndarray) -> bool:
+    """Whether ink is lighter than paper: ink is what is locally the minority.
+
+    Differences from a wide local median are skewed to the side of the ink, however the page is lit.
+    """
+    from PIL import Image
+    from skimage.filters import rank
+
+    small = Image.fromarray(grey)
+    small.thumbnail((400, 400), Image.Resampling.BOX)
+    pixels = np.array(small)  # writable, which scikit-image wants
+    side = max(9, max(pixels.shape) // 4) | 1
+    paper = rank.median(pixels, np.ones((side, side), np.uint8))
+    skew = ((pixels.astype(float) - paper) ** 3).sum()
+    return bool(skew > 0) if skew else bool(np.median(pixels) < 128)
+
+
 def ink_levels(array: np.ndarray) -> np.ndarray:
     """Grey (H, W) uint8, dark on light or light on dark, as ink levels (255 = ink), cropped.
 
-    Paper is what most pixels are. Raises DataError for a blank picture.
+    Raises NothingError for a blank picture.
     """
-    levels = 255 - array if np.median(array) > 127 else array
+    levels = array if ink_is_light(array) else 255 - array
     ink = levels > INK
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     if not len(rows):
-        raise DataError("the picture is blank")
+        raise NothingError("the picture is blank")
     return np.ascontiguousarray(levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])

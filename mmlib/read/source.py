@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmlib.data.errors import DataError, existing_file
-from mmlib.data.photo import clean, is_photo
-from mmlib.data.pictures import decode, grey_of, grey_of_array, ink_levels
+from mmlib.data.photo import see
+from mmlib.data.pictures import decode, grey_of, grey_of_array
 from mmlib.data.trace import trace_picture
 from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
 from mmlib.formula.inkfile import is_ink, read_ink
@@ -17,7 +17,6 @@ from mmlib.formula.inkfile import is_ink, read_ink
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LARGEST = 2**24  # pixels of a picture that is read
 MOST_POINTS = 200_000  # ink points of one expression: a page of scribble, not a formula
 MOST_AREA = 4_000  # square typical symbols: several times the longest expression of CROHME
 # Typical symbols of blank paper between two lines. Of CROHME's 11,019 formulas 5 have as much, all
@@ -81,12 +80,7 @@ def _from_picture(source: str | Path | Image | np.ndarray,
         else:
             raise DataError(f"cannot read a {type(source).__name__}; "
                             "give a path, a PIL image, an array or an Ink")
-        if grey.size > LARGEST:
-            raise DataError(f"a picture of {grey.shape[1]} x {grey.shape[0]} pixels is too large; "
-                            "scale it down")
-        if is_photo(grey) if photo is None else photo:
-            grey = clean(grey)
-        return trace_picture(ink_levels(grey))
+        return trace_picture(see(grey, photo).levels)
     except DataError as error:
         name = source if isinstance(source, str | Path) else "picture"
         raise DataError(f"{name}: {error}") from None

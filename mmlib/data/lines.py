@@ -1,0 +1,178 @@
+"""Lines that nobody wrote: rules, squares, margins and frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+STEEPEST = 32  # degrees by which a ruled page may be turned
+STEP = 0.5  # degrees between the slopes that are tried
+FILLED = 0.7  # of a line's way across the page: ink on it makes it a line
+PALER = 0.75  # of the ink's contrast: a line below it is printed
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One line that runs across a page (H, W), from its left to its right."""
+
+    row: np.ndarray  # (W,) where it is in each column, in pixels
+    width: float  # pixels
+    slope: float  # pixels down per pixel to the right
+    contrast: float
+
+
+def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
+                  found: list[str]) -> tuple[np.ndarray, float]:
+    """The ink (H, W) bool without printed lines, and by how many degrees these fall to the right.
+
+    ink, weak: what is ink and what may be a pale line; contrast: (H, W) to the paper. Nothing
+    changes where there are no such lines.
+    """
+    across, upright = printed(ink, weak, contrast), printed(ink.T, weak.T, contrast.T)
+    if not across and not upright:
+        return ink, 0.0
+    found.append(f"{len(across) + len(upright)} printed lines")
+    left = _erased(ink, contrast, across)
+    left = _erased(left.T, contrast.T, upright).T
+    # On squared paper both ways must agree; a frame or a margin may stand as it likes.
+    slopes = [line.slope for line in across] or [-line.slope for line in upright]
+    angle = float(np.degrees(np.arctan(np.median(slopes))))
+    return left, angle if len(slopes) > 1 else 0.0
+
+
+def printed(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
+    """Lines across a page (H, W) that are printed: pale, three or more, or with all ink to one side.
+
+    A fraction bar is one of few, as dark as the ink, and has ink on both sides.
+    """
+    lines = long_lines(weak, contrast)
+    if not lines:
+        return []
+    rest = ink.copy()
+    for line in lines:
+        rest &= ~_band(line, ink.shape)
+    full = float(np.median(contrast[rest])) if rest.any() else 0.0
+    pale = [line for line in lines if line.contrast < PALER * full]
+    if len(lines) > 2:
+        return lines if len(pale) in (0, len(lines)) else pale
+    return pale or [line for line in lines if _at_the_side(rest, line)]
+
+
+def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
+    """Straight lines over most of the way across a page (H, W) bool, each of a slope of its own.
+
+    A Hough transform in slope and row of each column (Duda and Hart, 1972), on a picture of 500
+    pixels; each line then follows the ink, since paper bends.
+    """
+    step = max(1, -(-max(weak.shape) // 500))
+    high, wide = (-(-side // step) for side in weak.shape)
+    small = np.zeros((high * step, wide * step), bool)
+    small[: weak.shape[0], : weak.shape[1]] = weak
+    small = small.reshape(high, step, wide, step).any((1, 3))
+    thick = ndimage.binary_dilation(small, np.ones((3, 1)))
+    y, x = np.nonzero(thick)
+    # Noise and shades fill lines, too.
+    if wide < 40 or high < 8 or not 0 < thick.mean() < 0.6:
+        return []
+    candidates = []
+    columns = np.arange(wide)
+    for degrees in np.arange(-STEEPEST, STEEPEST + STEP, STEP):
+        slope = np.tan(np.radians(degrees))
+        offset = int(np.ceil(abs(slope) * wide))
+        count = np.bincount(np.rint(y - slope * x).astype(int) + offset, minlength=high + 2 * offset)
+        rows = np.arange(len(count)) - offset
+        # The columns in which a line of this slope is on the page.
+        steep = slope if abs(slope) > 1e-9 else 1e-9
+        way = np.abs(np.diff(np.clip([-rows / steep, (high - rows) / steep], 0, wide), axis=0))[0]
+        good = (way > 0.5 * wide) & (count > FILLED * way)
+        candidates += [(count[i] / way[i], slope, rows[i]) for i in np.flatnonzero(good)]
+    lines: list[Line] = []
+    for _, slope, row in sorted(candidates, reverse=True)[:2_000]:
+        at = np.rint(row + slope * columns).astype(int)
+        inside = (at >= 0) & (at < high)
+        if thick[at[inside], columns[inside]].mean() < FILLED:
+            continue
+        line = _followed(weak, contrast, step * (row + 0.5), slope, 2 * step + 2)
+        for shift in range(-3, 4):
+            near = inside & (at + shift >= 0) & (at + shift < high)
+            thick[at[near] + shift, columns[near]] = False
+        if line:
+            lines.append(line)
+    return lines
+
+
+def _followed(weak: np.ndarray, contrast: np.ndarray, row: float, slope: float,
+              reach: int) -> Line | None:
+    """The line near a straight one, as a parabola through the middle of its pixels."""
+    columns = np.arange(weak.shape[1])
+    at = row + slope * columns
+    for _ in range(3):
+        rows = np.rint(at).astype(int)[None] + np.arange(-reach, reach + 1)[:, None]
+        inside = (rows >= 0) & (rows < weak.shape[0])
+        dark = inside & weak[rows.clip(0, weak.shape[0] - 1), columns]
+        width = dark.sum(0)
+        some = width > 0
+        # Where a stroke crosses, the line looks wide.
+        thin = some & (width <= np.median(width[some]) + 1) if some.any() else some
+        if thin.sum() < 20:
+            return None
+        middle = (rows * dark).sum(0)[thin] / width[thin]
+        bend = np.polynomial.Polynomial.fit(columns[thin], middle, 2)
+        at, reach = bend(columns), max(2, int(np.median(width[thin])) + 1)
+    value = contrast[rows.clip(0, weak.shape[0] - 1), columns]
+    pale = float(np.median(np.where(dark, value, 0).max(0)[thin]))
+    return Line(at, float(np.median(width[thin])), slope, pale)
+
+
+def _band(line: Line, shape: tuple[int, ...]) -> np.ndarray:
+    """The pixels (H, W) bool of a line, and one to each side."""
+    rows = np.arange(shape[0])[:, None]
+    return np.abs(rows - line.row[None]) <= line.width / 2 + 1
+
+
+def _erased(ink: np.ndarray, contrast: np.ndarray, lines: list[Line]) -> np.ndarray:
+    """The ink (H, W) bool without lines, but with the strokes that cross them."""
+    left = ink.copy()
+    bands = [_band(line, ink.shape) for line in lines]
+    rest = ink & ~np.any(bands, axis=0) if bands else ink
+    full = float(np.median(contrast[rest])) if rest.any() else 0.0
+    for line, band in zip(lines, bands):
+        if line.contrast < PALER * full:
+            left &= ~(band & (contrast < (line.contrast + full) / 2))
+            continue
+        # A stroke that crosses goes on above and below.
+        columns, sides = np.arange(ink.shape[1]), []
+        for side in (-1, 1):
+            at = np.rint(line.row + side * (line.width / 2 + 2)).astype(int)
+            inside = (at >= 0) & (at < ink.shape[0])
+            there = inside & ink[at.clip(0, ink.shape[0] - 1), columns]
+            sides.append(ndimage.binary_dilation(there, iterations=1 + round(line.width / 2)))
+        left &= ~band | (sides[0] & sides[1])[None]
+    return left
+
+
+def _at_the_side(ink: np.ndarray, line: Line) -> bool:
+    """Whether all ink (H, W) bool, and some of it, lies on one side of a line."""
+    y, x = np.nonzero(ink)
+    below = (y > line.row[x]).mean() if len(y) else 0.5
+    return bool(below < 0.005 or below > 0.995)
+
+
+def without_frame(ink: np.ndarray, found: list[str]) -> np.ndarray:
+    """The ink (H, W) bool without a box or ring that is drawn around all the rest."""
+    label, count = ndimage.label(ink, np.ones((3, 3)))
+    area = np.bincount(label.ravel(), minlength=count + 1)
+    for number, where in enumerate(ndimage.find_objects(label), 1):
+        high, wide = (side.stop - side.start for side in where)
+        if high < 0.4 * ink.shape[0] or wide < 0.4 * ink.shape[1]:
+            continue
+        one = label[where] == number
+        inside = ndimage.binary_fill_holes(one) & ~one & ink[where]
+        others = ink.sum() - area[number]
+        # The rest is within it, and it is no letter: nothing is written in an O.
+        if others > 0.2 * area[number] and inside.sum() > 0.9 * others:
+            found.append("a frame")
+            return without_frame(ink & (label != number), found)
+    return ink

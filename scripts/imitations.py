@@ -1,0 +1,207 @@
+"""How much of reading is left when a formula is photographed, scanned or written on odd paper.
+
+    python -m scripts.imitations [KIND ...] --count 30 --record
+
+Inks of the validation split are drawn plain and in each manner below. Printed, and kept with
+`--record`: exact readings of each kind as a share of those of the plain drawings, by the recogniser
+that ships. Nobody tuned the recogniser on these kinds; the cleaning was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+from scipy import ndimage
+
+from mmlib.data.corpus import load_corpus
+from mmlib.data.errors import DataError
+from mmlib.data.imitate import imitate
+from mmlib.formula.ink import InkError
+from mmlib.read.reader import Reader, recognize
+from mmlib.show.ink import drawing
+from mmlib.store.files import results_root
+
+Array = np.ndarray
+
+
+def on_paper(ink: Array, rng: np.random.Generator, paper: float = 235, pen: float = 40,
+             grain: float = 4, light: Array | float = 1.0) -> Array:
+    """Grey (H, W) uint8 of ink (0 to 1) in grey `pen` on grey `paper`, lit and seen by a camera."""
+    seen = (paper + (pen - paper) * ndimage.gaussian_filter(ink, 0.8)) * light
+    return np.clip(seen + rng.normal(0, grain, ink.shape), 0, 255).astype(np.uint8)
+
+
+def falling(shape: tuple[int, ...], rng: np.random.Generator, share: float) -> Array:
+    """Light (H, W) that falls off to one side, by a share."""
+    turn = rng.uniform(0, 2 * np.pi)
+    y, x = (np.linspace(-0.7, 0.7, side) for side in shape)
+    return 1 - share * (0.5 + 0.5 * (np.cos(turn) * x[None] + np.sin(turn) * y[:, None]))
+
+
+def board(ink: Array, rng: np.random.Generator) -> Array:
+    """Chalk, which skips over the grain, on a board."""
+    chalk = ink * (0.75 + 0.25 * ndimage.gaussian_filter(rng.random(ink.shape), 1.0))
+    return on_paper(chalk, rng, 45, 200, light=falling(ink.shape, rng, 0.6))
+
+
+def coloured(ink: Array, rng: np.random.Generator) -> Array:
+    """Black or white ink on paper of some colour, evenly lit: (H, W, 3)."""
+    paper = rng.uniform(60, 200, 3)
+    pen = np.full(3, 15.0 if paper.mean() > 110 else 245.0)
+    return (paper + (pen - paper) * ink[..., None]).astype(np.uint8)
+
+
+def colour_pens(ink: Array, rng: np.random.Generator) -> Array:
+    """A pen of some colour on white: (H, W, 3)."""
+    pen = np.array([(220, 40, 40), (40, 60, 200), (30, 140, 60), (240, 200, 40)])[rng.integers(4)]
+    return (255 + (pen - 255.0) * ink[..., None]).astype(np.uint8)
+
+
+def dim(ink: Array, rng: np.random.Generator) -> Array:
+    """Little light."""
+    return on_paper(ink, rng, 60, 22, 2, falling(ink.shape, rng, 0.4))
+
+
+def dark_on_dark(ink: Array, rng: np.random.Generator) -> Array:
+    """Ink a little darker than dark paper, evenly lit."""
+    return on_paper(ink, rng, 90, 50, 1.5)
+
+
+def pencil(ink: Array, rng: np.random.Generator) -> Array:
+    """Pale strokes of uneven darkness."""
+    uneven = ndimage.gaussian_filter(rng.random(ink.shape), 12)
+    uneven = 0.6 + 0.4 * (uneven - uneven.min()) / np.ptp(uneven)
+    return on_paper(ink * uneven, rng, 225, 150, 4, falling(ink.shape, rng, 0.25))
+
+
+def ruled(ink: Array, rng: np.random.Generator, upright: bool = False) -> Array:
+    """A scan of ruled paper, whose lines cross the formula."""
+    page, step = np.zeros(ink.shape), rng.integers(40, 80)
+    for axis in (0, 1) if upright else (0,):
+        lines = np.arange(rng.integers(step), ink.shape[axis], step)
+        for width in range(2):
+            at = np.minimum(lines + width, ink.shape[axis] - 1)
+            page[(at, slice(None)) if axis == 0 else (slice(None), at)] = 1
+    grey = rng.uniform(120, 180)
+    return np.minimum(255 - (255 - grey) * page, 255 - 235 * ink).astype(np.uint8)
+
+
+def squared(ink: Array, rng: np.random.Generator) -> Array:
+    """A scan of squared paper."""
+    return ruled(ink, rng, upright=True)
+
+
+def specks(ink: Array, rng: np.random.Generator) -> Array:
+    """Dust of one or two pixels on a scan."""
+    dust = rng.random(ink.shape) < 3e-4
+    dust |= ndimage.binary_dilation(rng.random(ink.shape) < 1e-4, np.ones((2, 2)))
+    return np.where(dust, 0, 255 - 255 * ink).astype(np.uint8)
+
+
+def frame(ink: Array, rng: np.random.Generator) -> Array:
+    """A box, not quite straight, around the formula."""
+    framed, (high, wide) = ink.copy(), ink.shape
+    width = rng.integers(2, 6)
+    top, left, bottom, right = rng.integers(4, 16, 4)
+    framed[top : top + width, left : wide - right] = framed[-bottom - width : -bottom, left : wide - right] = 1
+    framed[top:-bottom, left : left + width] = framed[top:-bottom, wide - right - width : wide - right] = 1
+    return 255 - (255 * framed).astype(np.uint8)
+
+
+def shadow(ink: Array, rng: np.random.Generator) -> Array:
+    """A shadow with a hard edge across the page."""
+    high, wide = ink.shape
+    turn = rng.uniform(-0.6, 0.6)
+    y, x = np.mgrid[:high, :wide]
+    dark = (x - wide * rng.uniform(0.3, 0.7)) * np.cos(turn) + (y - high / 2) * np.sin(turn) < 0
+    light = 1 - rng.uniform(0.35, 0.6) * ndimage.gaussian_filter(dark.astype(float), 1.5)
+    return on_paper(ink, rng, light=light)
+
+
+def tilted(degrees: float) -> Callable[[Array, np.random.Generator], Array]:
+    """A plain page, turned to either side."""
+    def turned(ink: Array, rng: np.random.Generator) -> Array:
+        side = degrees * rng.choice((-1, 1))
+        return 255 - (255 * np.clip(ndimage.rotate(ink, side, order=1), 0, 1)).astype(np.uint8)
+    return turned
+
+
+def photograph(ink: Array, rng: np.random.Generator) -> Array:
+    """A ruled page, lit from one side and seen at an angle."""
+    return imitate((255 * ink).astype(np.uint8), rng)
+
+
+def ruled_photograph_turned(ink: Array, rng: np.random.Generator) -> Array:
+    """The same, turned by 10 to 25 degrees."""
+    return imitate((255 * ink).astype(np.uint8), rng, tilt=rng.choice((-1, 1)) * rng.uniform(0.17, 0.44),
+                   perspective=0.03)
+
+
+def small(ink: Array, rng: np.random.Generator) -> Array:
+    """Twelve pixels per symbol."""
+    tiny = np.clip(ndimage.zoom(ndimage.gaussian_filter(ink, 2.0), 0.25, order=1), 0, 1)
+    return 255 - (255 * tiny / max(tiny.max(), 0.1)).astype(np.uint8)
+
+
+def telephone(ink: Array, rng: np.random.Generator) -> Array:
+    """A photograph of 12 megapixels or more."""
+    seen = on_paper(ink, rng, light=falling(ink.shape, rng, 0.4))
+    times = int(np.ceil(np.sqrt(12e6 / seen.size)))
+    return seen.repeat(times, 0).repeat(times, 1)
+
+
+KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
+    "board": board, "coloured paper": coloured, "coloured pens": colour_pens, "dim": dim,
+    "dark on dark": dark_on_dark, "pencil": pencil, "ruled": ruled, "squared": squared,
+    "specks": specks, "frame": frame, "shadow": shadow, "photograph": photograph,
+    "turned photograph": ruled_photograph_turned, "small": small, "telephone": telephone,
+    **{f"turned by {degrees}": tilted(degrees) for degrees in (5, 10, 20, 30)},
+}
+
+
+def formulas(count: int) -> list[tuple[tuple[str, ...], Array]]:
+    """Tokens and drawing, ink (H, W) from 0 to 1, of inks of the validation split."""
+    corpus, rng = load_corpus("crohme"), np.random.default_rng(0)
+    chosen = [i for i in rng.permutation(corpus.valid) if 5 <= len(corpus.pack.tokens(i)) <= 25]
+    drawn = [drawing(corpus.pack[i], margin=40, pen=rng.uniform(3, 7)) / 255 for i in chosen[:count]]
+    return [(tuple(corpus.pack.tokens(i)), ink) for i, ink in zip(chosen, drawn)]
+
+
+def read(picture: Array, reader: Reader, **options: bool) -> tuple[str, ...]:
+    """The best reading; nothing where the picture is refused."""
+    try:
+        return recognize(picture, reader=reader, **options)[0].tokens
+    except (DataError, InkError):
+        return ()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*", default=list(KINDS))
+    parser.add_argument("--count", type=int, default=30)
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    truth, reader = formulas(options.count), Reader.load()
+    plain = sum(read(255 - (255 * ink).astype(np.uint8), reader) == tokens for tokens, ink in truth)
+    print(f"{'plain':20} {plain} of {len(truth)} exact", flush=True)
+    exact = {"plain": plain}
+    for kind in options.kinds:
+        drawn = [KINDS[kind](ink, np.random.default_rng(n)) for n, (_, ink) in enumerate(truth)]
+        exact[kind] = sum(read(picture, reader) == t for picture, (t, _) in zip(drawn, truth))
+        print(f"{kind:20} {exact[kind]} exact, {exact[kind] / plain:4.0%} of plain", flush=True)
+    if options.record:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                                text=True, check=True).stdout.strip()
+        kept = {"formulas": len(truth), "beam": 5, "commit": commit, "exact": exact,
+                "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        path = results_root() / "trials" / "imitations.json"
+        path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
