@@ -170,37 +170,61 @@ def collect(folder: Positional[Path | None] = None, /) -> None:
 def recognize(
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...")],
     /, *, reader: str | None = None, beam: int = 5,
-    sizes: tuple[float, ...] = (1.0,), best: int = 1
+    sizes: tuple[float, ...] = (1.0,), best: int = 1, rows: bool = False, photo: bool = False,
+    no_photo: bool = False, show: Path | None = None
 ) -> int:
-    """Print the LaTeX of pictures (PNG, JPEG, BMP) and InkML files, one formula each.
+    """Print the LaTeX of pictures and InkML files, one formula each.
 
     Prints the file, the score and the LaTeX. The score is the mean log-probability per token,
     written from the left and from the right: near 0 is sure, below about -0.3 most readings have an
-    error.
+    error. The exit status is 1 where a picture holds nothing to read, 2 where a file failed.
 
     Args:
         reader: weights, run folder or run's name; by default the recogniser that ships.
         beam: hypotheses kept in each direction; 1 is quickest.
         sizes: at which the ink is drawn, of the recogniser's own; 0.86 1 1.14 reads better.
         best: hypotheses to print for each file, of those that the beam has found.
+        rows: several formulas in a picture; prints left, top, right, bottom of each in pixels, too.
+        photo: clean every picture as a photograph; by default what is found in it decides.
+        no_photo: take every picture as it is.
+        show: a folder in which to save what the reader saw.
     """
-    from mmlib.data.errors import existing_file
+    from mmlib.data.errors import NothingError, existing_file
 
     _check(bool(files), "recognize needs the name of a file")
     _check_reading(beam, sizes)
     _check(best > 0, f"--best is {best}, and must be at least 1")
+    _check(not (photo and no_photo), "--photo and --no-photo exclude each other")
     there = [file for file in files if _told(existing_file, file)]
     if not there:  # before torch is imported: a mistyped name should not take seconds
         return 2
-    from mmlib.read.reader import Reader, recognize
+    from mmlib.read import reader as reading
 
-    loaded, read = Reader.load(reader), 0
+    cleaned = False if no_photo else photo or None
+
+    def read(file: str) -> None:
+        found = reading.recognize(file, beam, loaded, cleaned, sizes, rows=rows, show=show)
+        for row in found if rows else [None]:
+            readings = row.readings if row else found
+            if not readings or not reading.is_expression(readings[0].tokens):
+                raise NothingError(f"{file}: nothing in it reads as a formula")
+            if row and row.touching:
+                print(f"mmlib: {file}: the formula at {row.box} may be several rows that touch",
+                      file=sys.stderr)
+            box = [",".join(map(str, row.box))] if row else []
+            for hypothesis in readings[:best]:
+                print(file, *box, f"{hypothesis.score:.3f}", hypothesis.latex, sep="\t", flush=True)
+
+    loaded, status = reading.Reader.load(reader), 0 if len(there) == len(files) else 2
     for file in there:
-        found = _told(recognize, file, beam, loaded, None, sizes)
-        read += found is not None
-        for hypothesis in (found or ())[:best]:
-            print(f"{file}\t{hypothesis.score:.3f}\t{hypothesis.latex}", flush=True)
-    return 0 if read == len(files) else 2
+        try:
+            read(file)
+        except Exception as error:
+            if not _documented(error):
+                raise
+            print(f"mmlib: {error}", file=sys.stderr, flush=True)
+            status = max(status, 1 if isinstance(error, NothingError) else 2)
+    return status
 
 
 def publish(run: Positional[str | None] = None, /) -> None:

@@ -30,33 +30,40 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
     ink, weak: what is ink and what may be a pale line; contrast: (H, W) to the paper. Nothing
     changes where there are no such lines.
     """
-    across, upright = printed(ink, weak, contrast), printed(ink.T, weak.T, contrast.T)
+    across, upright = long_lines(weak, contrast), long_lines(weak.T, contrast.T)
+    if not across and not upright:
+        return ink, 0.0
+    rest = ink.copy()
+    for line in across:
+        rest &= ~_band(line, ink.shape)
+    for line in upright:
+        rest &= ~_band(line, ink.T.shape).T
+    full = float(np.median(contrast[rest])) if rest.any() else 0.0
+    across, upright = printed(across, rest, full), printed(upright, rest.T, full)
     if not across and not upright:
         return ink, 0.0
     found.append(f"{len(across) + len(upright)} printed lines")
-    left = _erased(ink, contrast, across)
-    left = _erased(left.T, contrast.T, upright).T
-    # On squared paper both ways must agree; a frame or a margin may stand as it likes.
+    left = _erased(ink, contrast, across, full)
+    left = _erased(left.T, contrast.T, upright, full).T
     slopes = [line.slope for line in across] or [-line.slope for line in upright]
     angle = float(np.degrees(np.arctan(np.median(slopes))))
     return left, angle if len(slopes) > 1 else 0.0
 
 
-def printed(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
-    """Lines across a page (H, W) that are printed: pale, three or more, or with all ink to one side.
+def printed(lines: list[Line], rest: np.ndarray, full: float) -> list[Line]:
+    """Of long lines those that are printed: pale, three or more, or with all ink to one side.
 
-    A fraction bar is one of few, as dark as the ink, and has ink on both sides.
+    rest: the other ink (H, W) bool, of contrast `full`. A fraction bar is one of few, as dark as
+    the ink, and has ink on both sides.
     """
-    lines = long_lines(weak, contrast)
-    if not lines:
-        return []
-    rest = ink.copy()
-    for line in lines:
-        rest &= ~_band(line, ink.shape)
-    full = float(np.median(contrast[rest])) if rest.any() else 0.0
     pale = [line for line in lines if line.contrast < PALER * full]
+    if pale and len(pale) < len(lines):
+        return pale
     if len(lines) > 2:
-        return lines if len(pale) in (0, len(lines)) else pale
+        slope = np.median([line.slope for line in lines])
+        width = np.median([line.width for line in lines])
+        return [line for line in lines
+                if abs(line.slope - slope) < 0.07 and line.width < 1.5 * width + 1]
     return pale or [line for line in lines if _at_the_side(rest, line)]
 
 
@@ -86,10 +93,14 @@ def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
         # The columns in which a line of this slope is on the page.
         steep = slope if abs(slope) > 1e-9 else 1e-9
         way = np.abs(np.diff(np.clip([-rows / steep, (high - rows) / steep], 0, wide), axis=0))[0]
-        good = (way > 0.5 * wide) & (count > FILLED * way)
-        candidates += [(count[i] / way[i], slope, rows[i]) for i in np.flatnonzero(good)]
+        good = (way > 0.15 * wide) & (count > FILLED * way)
+        candidates += [(way[i] > 0.5 * wide, count[i] / way[i], slope, rows[i])
+                       for i in np.flatnonzero(good)]
     lines: list[Line] = []
-    for _, slope, row in sorted(candidates, reverse=True)[:2_000]:
+    for whole, _, slope, row in sorted(candidates, reverse=True)[:3_000]:
+        # A short line across a corner of the page is one of several, all of a slope.
+        if not whole and sum(abs(line.slope - slope) < 0.05 for line in lines) < 2:
+            continue
         at = np.rint(row + slope * columns).astype(int)
         inside = (at >= 0) & (at < high)
         if thick[at[inside], columns[inside]].mean() < FILLED:
@@ -132,13 +143,11 @@ def _band(line: Line, shape: tuple[int, ...]) -> np.ndarray:
     return np.abs(rows - line.row[None]) <= line.width / 2 + 1
 
 
-def _erased(ink: np.ndarray, contrast: np.ndarray, lines: list[Line]) -> np.ndarray:
+def _erased(ink: np.ndarray, contrast: np.ndarray, lines: list[Line], full: float) -> np.ndarray:
     """The ink (H, W) bool without lines, but with the strokes that cross them."""
     left = ink.copy()
-    bands = [_band(line, ink.shape) for line in lines]
-    rest = ink & ~np.any(bands, axis=0) if bands else ink
-    full = float(np.median(contrast[rest])) if rest.any() else 0.0
-    for line, band in zip(lines, bands):
+    for line in lines:
+        band = _band(line, ink.shape)
         if line.contrast < PALER * full:
             left &= ~(band & (contrast < (line.contrast + full) / 2))
             continue

@@ -7,19 +7,20 @@ scikit-image, SciPy and Pillow do the work; what is here says in which order, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
 from mmlib.data.errors import NothingError
-from mmlib.data.lines import without_frame, without_rules
+from mmlib.data.lines import STEEPEST, without_frame, without_rules
 from mmlib.data.pictures import ink_is_light
-from mmlib.data.specks import symbol_size, without_specks
+from mmlib.data.specks import pieces, symbol_size, without_specks
 
 LONGEST = 1_600  # pixels of the longer side that is worked on
 SMALLEST = 28  # pixels per symbol below which a picture is enlarged
 UNEVEN = 12  # grey levels by which the paper of a drawing may differ from place to place
+SLANTED = 4  # degrees by which a line may rise or fall and still be read as it is
 FAINTEST = 0.06  # of the paper's light: what differs less is not ink
 
 
@@ -30,7 +31,8 @@ class Seen:
     levels: np.ndarray  # (h, w) uint8, 255 = ink on 0, cropped to the ink
     found: tuple[str, ...]  # what the steps found, in words
     to_picture: np.ndarray  # (3, 3), from pixels (x, y, 1) of `levels` to those of the picture
-    strays: np.ndarray | None = None  # (h, w) bool, ink that may belong to a neighbouring line
+    # What the picture may be instead, if the first does not read well: turned, or without strays.
+    others: tuple[Seen, ...] = ()
 
 
 def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
@@ -81,13 +83,23 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
         raise NothingError("the picture is blank")
     # Of a clean drawing the grey levels stay: its own threshold is better than any of ours.
     untouched = plain and ink is drawn
-    levels = np.minimum(contrast, 1) if untouched else ink * (contrast if plain else 1.0)
+    soft = np.clip(contrast, 0, 1)
+    levels = soft if untouched else ink * (soft if plain else 1.0)
     levels = (255 * levels).astype(np.uint8)
     if abs(fall) > 1:
         found.append(f"a page turned by {fall:.0f} degrees")
         levels, turn = turned(levels, fall)
-        to_picture = to_picture @ turn
-    return _cropped(levels, found, to_picture)
+        return _cropped(levels, found, to_picture @ turn)
+    others = []
+    for degrees in slants(ink):
+        other, turn = turned(levels, degrees)
+        says = [*found, f"perhaps a page turned by {degrees:.0f} degrees"]
+        others.append(_cropped(other, says, to_picture @ turn))
+    if (strays := at_the_edge(ink)).any():
+        near = ndimage.binary_dilation(strays, np.ones((5, 5)))
+        says = [*found, "perhaps ink of another line at the edge"]
+        others.append(_cropped(np.where(near, 0, levels), says, to_picture))
+    return replace(_cropped(levels, found, to_picture), others=tuple(others))
 
 
 def turned(levels: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +166,44 @@ def threshold(contrast: np.ndarray, plain: bool) -> np.ndarray:
     scaled = np.clip(contrast / np.maximum(near, 0.5 * full), 0, 1)
     cut = float(np.clip(threshold_otsu(scaled), 0.3, 0.6))
     return apply_hysteresis_threshold(scaled, 0.75 * cut, cut)
+
+
+def slants(ink: np.ndarray) -> list[float]:
+    """Degrees by which the ink (H, W) bool may fall to the right: of its flat strokes, and of all.
+
+    Flat strokes are bars of fractions and the like: straight pieces within `STEEPEST` of level.
+    """
+    from skimage.measure import label, regionprops
+
+    angles, lengths = [], []
+    for piece in regionprops(label(ink, connectivity=2)):
+        long, short = piece.axis_major_length, piece.axis_minor_length
+        angle = 90 - np.degrees(piece.orientation) % 180  # of the long side, down to the right
+        if long > 5 * short + 2 and abs(angle) <= STEEPEST + 5:
+            angles.append(angle)
+            lengths.append(long)
+    found = []
+    if angles:
+        order = np.argsort(angles)
+        half = np.searchsorted(np.cumsum(np.array(lengths)[order]), sum(lengths) / 2)
+        found.append(float(np.array(angles)[order][half]))
+    y, x = np.nonzero(ink)
+    if len(y) > 2:
+        (narrow, wide), axes = np.linalg.eigh(np.cov(x, y))
+        if wide > 6 * max(narrow, 1e-9):
+            found.append(float(np.degrees(np.arctan(axes[1, 1] / (axes[0, 1] or 1e-9)))))
+    distinct = [a for i, a in enumerate(found) if all(abs(a - b) > 4 for b in found[:i])]
+    return [angle for angle in distinct if SLANTED < abs(angle) <= STEEPEST + 5]
+
+
+def at_the_edge(ink: np.ndarray) -> np.ndarray:
+    """Ink (H, W) bool of small pieces that the picture's upper or lower edge cuts."""
+    label, _ = ndimage.label(ink, np.ones((3, 3)))
+    boxes, _ = pieces(label)
+    small = (boxes[:, 2] - boxes[:, 0]) < 0.7 * symbol_size(ink)
+    cut = (boxes[:, 0] == 0) | (boxes[:, 2] == len(ink))
+    strays: np.ndarray = np.concatenate([[False], small & cut])[label]
+    return strays & (not (small & cut).all())
 
 
 def _cropped(levels: np.ndarray, found: list[str], to_picture: np.ndarray) -> Seen:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,29 +14,35 @@ from mmlib.data.errors import DataError, NothingError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 2**25
+MAX_PIXELS = 60_000_000
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "HEIF")
 INK = 25  # a pixel with a tenth of full ink counts as ink where a picture is cropped
+COLOURED = 1.5  # times the detail of grey that a colour must show to be taken for it
 # What other files begin with, from byte 0 or, for the phone's formats, 4.
 OTHERS = {
     b"%PDF": "a PDF, not a picture; save the page as PNG or JPEG",
-    b"GIF8": "a GIF; save it as PNG or JPEG",
-    b"II*\0": "a TIFF; save it as PNG or JPEG",
-    b"MM\0*": "a TIFF; save it as PNG or JPEG",
-    b"RIFF": "a WebP; save it as PNG or JPEG",
-    b"ftypavif": "an AVIF; save it as PNG or JPEG",
-    b"ftyp": "a HEIC (HEIF) picture; save it as PNG or JPEG",
+    b"ftypavif": "an AVIF that Pillow cannot read here; save it as PNG or JPEG",
+    b"ftyp": "a HEIC (HEIF) picture; `pip install pillow-heif`, or save it as PNG or JPEG",
 }
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Grey (H, W) uint8 of a PNG, JPEG or BMP file, as `grey_of` gives it.
+    """Grey (H, W) uint8 of a picture's file, as `grey_of` gives it: `FORMATS`, as Pillow reads them.
 
-    Raises DataError, with the remedy, where it fails.
+    Of several frames the first is taken. HEIC needs the package pillow-heif. Raises DataError, with
+    the remedy, where it fails.
     """
     from PIL import Image, UnidentifiedImageError
 
+    if content[4:8] == b"ftyp":
+        with contextlib.suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP")) as image:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} pixels are too many")
             return grey_of(image)
@@ -42,23 +50,24 @@ def decode(content: bytes) -> np.ndarray:
         raise DataError(f"unreadable picture: {_other(content)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"unreadable picture ({error})") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise DataError(
             f"unreadable picture, damaged or cut off ({error}); save or copy it again"
         ) from None
 
 
 def _other(content: bytes) -> str:
-    """What a file is that is no PNG, JPEG or BMP, and what to do."""
+    """What a file is that is no picture, and what to do."""
     for start, what in OTHERS.items():
         if content[:4] == start or content[4:12].startswith(start):
             return what
     if not content:
         return "an empty file; save or copy it again"
-    if content.startswith((b"\x89PNG", b"\xff\xd8", b"BM")):
+    known = (b"\x89PNG", b"\xff\xd8", b"BM", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+    if content.startswith(known):
         return "damaged or cut off; save or copy it again"
     text = min(content[:1000]) >= 9  # no control bytes below the tab
-    what = "text" if text else "neither a PNG, a JPEG nor a BMP"
+    what = "text" if text else "no picture of a kind that can be read"
     return f"{what}; save the picture as PNG or JPEG"
 
 
@@ -80,9 +89,33 @@ def grey_of(image: Image) -> np.ndarray:
         few = 0 < opaque.sum() < opaque.size / 2
         paper = "black" if few and (levels * opaque).sum() > 200 * opaque.sum() else "white"
         image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
-    # Pillow would cut sixteen bits off at 255.
+    # Pillow would cut sixteen bits off at 255, and fractions at 1.
     if image.mode.startswith("I"):
         return np.asarray(np.asarray(image).clip(0, 65535) // 257, np.uint8)
+    if image.mode == "F":
+        levels = np.nan_to_num(np.asarray(image), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
+        return np.asarray(levels / max(float(levels.max()), 1e-9) * 255, np.uint8)
+    if image.mode in ("1", "L", "LA"):
+        return np.array(image.convert("L"))
+    return _grey_of_colours(image.convert("RGB"))
+
+
+def _grey_of_colours(image: Image) -> np.ndarray:
+    """Grey (H, W) of a picture in RGB; or red, green or blue alone, where only that shows the ink.
+
+    Yellow on white, and red on a blue of the same brightness, vanish in grey.
+    """
+    from PIL import ImageChops, ImageFilter
+
+    small = image.copy() if max(image.size) <= 500 else image.reduce(max(image.size) // 500 + 1)
+    detail = []
+    for channel in (small.convert("L"), *small.split()):
+        wide = channel.filter(ImageFilter.BoxBlur(max(small.size) // 12 + 1))
+        change = np.asarray(ImageChops.difference(channel, wide), float)
+        detail.append(float((change**2).mean() ** 0.5))
+    best = int(np.argmax(detail[1:]))
+    if detail[1 + best] > COLOURED * detail[0]:
+        return np.array(image.getchannel(best))
     return np.array(image.convert("L"))
 
 

@@ -7,23 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
+from mmlib.data.photo import Seen
 from mmlib.data.sample import unlabelled
 from mmlib.draw.views import ViewConfig
+from mmlib.formula.ink import Ink
 from mmlib.formula.latex import LatexError, to_tree
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.read.batch import read_samples
-from mmlib.read.source import ink_of
+from mmlib.read.rows import box_of, rows_of, touching
+from mmlib.read.source import named, seen_in, strokes_of
 from mmlib.store.files import RunError, from_json, results_root, shipped_weights
 from mmlib.store.weights import load_weights
 
 # Of a careful reading: 12, 14 and 16 pixels per typical symbol, where 14 is the view's own.
 THREE_SIZES = (0.86, 1.0, 1.14)
+DOUBTFUL = -0.1  # score below which another way to see a picture is tried
+BETTER = 0.05  # by which its score must be higher
 EXPORTED = "model.safetensors"  # of `mmlib export`, as of Hugging Face, with config.json beside it
 
 
@@ -34,6 +39,15 @@ class Reading:
     tokens: tuple[str, ...]  # canonical
     latex: str  # to paste
     score: float  # mean log-probability per token, of both directions; 0 is sure
+
+
+@dataclass(frozen=True)
+class Row:
+    """One formula of a picture that may hold several."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
+    readings: list[Reading]  # best first
+    touching: bool  # so tall that it may be rows that could not be told apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,34 +100,76 @@ class Reader:
         for hypotheses in found:
             decoded = [(self.vocabulary.decode(h.tokens), h.score) for h in hypotheses]
             of_one = [Reading(tuple(tokens), pretty(tokens), score) for tokens, score in decoded]
-            readings.append(sorted(of_one, key=lambda r: not _is_expression(r.tokens)))
+            readings.append(sorted(of_one, key=lambda r: not is_expression(r.tokens)))
         return readings
 
 
+@overload
+def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None = ...,
+              photo: bool | None = ..., sizes: Sequence[float] = ..., *,
+              rows: Literal[False] = ..., show: str | Path | None = ...) -> list[Reading]: ...
+@overload
+def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None = ...,
+              photo: bool | None = ..., sizes: Sequence[float] = ..., *,
+              rows: Literal[True], show: str | Path | None = ...) -> list[Row]: ...
 def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None,
-              photo: bool | None = None, sizes: Sequence[float] = (1.0,)) -> list[Reading]:
-    """LaTeX of one handwritten expression.
+              photo: bool | None = None, sizes: Sequence[float] = (1.0,), *, rows: bool = False,
+              show: str | Path | None = None) -> list[Reading] | list[Row]:
+    """LaTeX of one handwritten expression, or of each in a picture.
 
     Args:
-        source: a path of a PNG, JPEG, BMP or InkML file, a PIL image, an array (H, W) or
-            (H, W, 3 or 4), or an `Ink`; dark on light or light on dark, any size, one formula.
+        source: a path of a picture or InkML file, a PIL image, an array (H, W) or (H, W, 3 or 4),
+            or an `Ink`; dark on light or light on dark, drawn, scanned or photographed, any size.
         beam: hypotheses searched in each direction; 1 is greedy.
         reader: a `Reader`, or a weights file, run folder or run's name to load; by default the
             recogniser that ships.
-        photo: whether a picture is a photograph, to be cleaned first (`mmlib.data.photo`); by
-            default if its paper is unevenly lit.
+        photo: True cleans a picture as a photograph even if its light is even, False takes it as it
+            is; by default what is found in it decides (`mmlib.data.photo`).
         sizes: at which the ink is drawn, relative to the recogniser's own. Each is searched, and
             every hypothesis is scored by all, at the cost of as many readings. `THREE_SIZES` reads
             better than one.
+        rows: read several formulas, one under another or in columns, each by itself.
+        show: a folder in which to save what was seen of a picture.
 
     Returns:
-        hypotheses, best first.
+        hypotheses, best first; with `rows` a `Row` for each formula, which has them.
 
     Raises:
         InkError, DataError, FileNotFoundError: what cannot be read, by name.
+        NothingError: of these, a picture without anything to read.
     """
     reader = reader if isinstance(reader, Reader) else Reader.load(reader)
-    return reader.read([ink_of(source, photo)], beam, sizes=sizes)[0]
+    seen, name = seen_in(source, photo), named(source, "picture")
+    if rows:
+        parts = rows_of(seen) if isinstance(seen, Seen) else [seen]
+        found = reader.read([strokes_of(part, source) for part in parts], beam, sizes)
+        _save(parts, show, name)
+        return [Row(box_of(part), readings, touching(part)) for part, readings in zip(parts, found)]
+    best = reader.read([strokes_of(seen, source)], beam, sizes)[0]
+    # Where the first way to see a picture reads badly, another may read well.
+    if isinstance(seen, Seen) and seen.others and _worth(best) < DOUBTFUL:
+        others = reader.read([strokes_of(other, source) for other in seen.others], beam, sizes)
+        for other, readings in zip(tuple(seen.others), others):
+            if _worth(readings) > _worth(best) + BETTER:
+                seen, best = other, readings
+    _save([seen], show, name)
+    return best
+
+
+def _worth(readings: list[Reading]) -> float:
+    """The best score; what does not parse is worth little."""
+    return readings[0].score - (not is_expression(readings[0].tokens)) if readings else -9.0
+
+
+def _save(parts: Sequence[Seen | Ink], folder: str | Path | None, name: str) -> None:
+    """Save what was seen of a picture, dark on light, as NAME.png or NAME-1.png and so on."""
+    from PIL import Image
+
+    for number, part in enumerate(parts if folder else (), 1):
+        if isinstance(part, Seen):
+            Path(folder or "").mkdir(parents=True, exist_ok=True)
+            file = f"{Path(name).stem}-{number}.png" if len(parts) > 1 else f"{Path(name).stem}.png"
+            Image.fromarray(255 - np.pad(part.levels, 10)).save(Path(folder or "") / file)
 
 
 def pretty(tokens: Sequence[str]) -> str:
@@ -131,7 +187,7 @@ def pretty(tokens: Sequence[str]) -> str:
     return text
 
 
-def _is_expression(tokens: tuple[str, ...]) -> bool:
+def is_expression(tokens: tuple[str, ...]) -> bool:
     """Whether tokens parse: LaTeX that cannot be typeset is no help, however likely."""
     try:
         to_tree(tokens)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mmlib.data.errors import DataError, existing_file
-from mmlib.data.photo import see
+from mmlib.data.photo import Seen, see
 from mmlib.data.pictures import decode, grey_of, grey_of_array
 from mmlib.data.trace import trace_picture
 from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
 from mmlib.formula.inkfile import is_ink, read_ink
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MOST_POINTS = 200_000  # ink points of one expression: a page of scribble, not a formula
 MOST_AREA = 4_000  # square typical symbols: several times the longest expression of CROHME
@@ -24,21 +21,52 @@ MOST_AREA = 4_000  # square typical symbols: several times the longest expressio
 GAP = 1.5
 
 
-def ink_of(source: Any, photo: bool | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+Strokes = tuple[np.ndarray, np.ndarray, float]  # points (n, 2), stroke (n,), typical symbol size
+
+
+def ink_of(source: Any, photo: bool | None = None) -> Strokes:
     """Points (n, 2), strokes (n,) and typical symbol size of whatever `recognize` takes.
 
     Raises InkError, DataError or FileNotFoundError, naming the source.
     """
-    name = source if isinstance(source, str | Path) else "the ink"
+    seen = seen_in(source, photo)
+    return strokes_of(seen, source)
+
+
+def seen_in(source: Any, photo: bool | None = None) -> Seen | Ink:
+    """What is seen in a picture, or the ink of a file or object of ink.
+
+    Raises InkError, DataError or FileNotFoundError, naming the source.
+    """
     if isinstance(source, str | Path):
         content = existing_file(source).read_bytes()
         if is_ink(content, str(source)):
-            source = read_ink(content, str(source))
+            return read_ink(content, str(source))
     if isinstance(source, Ink):
-        points, stroke = source.points, source.stroke
+        return source
+    try:
+        if isinstance(source, str | Path):
+            grey = decode(content)
+        elif isinstance(source, np.ndarray):
+            grey = grey_of_array(source)
+        elif hasattr(source, "convert"):
+            grey = grey_of(source)
+        else:
+            raise DataError(f"cannot read a {type(source).__name__}; "
+                            "give a path, a PIL image, an array or an Ink")
+        return see(grey, photo)
+    except DataError as error:
+        raise type(error)(f"{named(source, 'picture')}: {error}") from None
+
+
+def strokes_of(seen: Seen | Ink, source: Any = None) -> Strokes:
+    """The strokes of one formula. Raises InkError, naming the source, where it is none."""
+    name = named(source, "the ink")
+    if isinstance(seen, Ink):
+        points, stroke = seen.points, seen.stroke
         size = typical_size(points, stroke)
     else:
-        points, stroke, size = _from_picture(source, photo)
+        points, stroke, size = trace_picture(seen.levels)
     if len(points) > MOST_POINTS:
         raise InkError(f"{name}: {len(points):,} points are too many for one expression; "
                        "crop the picture to it")
@@ -48,8 +76,13 @@ def ink_of(source: Any, photo: bool | None = None) -> tuple[np.ndarray, np.ndarr
                        "expression; crop it, or give a picture without specks")
     if rows := several_rows(points, stroke, size):
         raise InkError(f"{name}: {rows} rows of ink with blank paper between them; "
-                       "crop it to one formula")
+                       "crop it to one formula, or ask for rows")
     return points, stroke, size
+
+
+def named(source: Any, otherwise: str) -> str:
+    """The path of a source that is a file."""
+    return str(source) if isinstance(source, str | Path) else otherwise
 
 
 def several_rows(points: np.ndarray, stroke: np.ndarray, size: float) -> int:
@@ -66,21 +99,3 @@ def several_rows(points: np.ndarray, stroke: np.ndarray, size: float) -> int:
     sides = [bottom.max(0) - top.min(0) for top, bottom in pieces]
     rows = sum(wide > 2 and tall > 0.5 for wide, tall in sides)
     return rows if rows > 1 else 0
-
-
-def _from_picture(source: str | Path | Image | np.ndarray,
-                  photo: bool | None) -> tuple[np.ndarray, np.ndarray, float]:
-    try:
-        if isinstance(source, str | Path):
-            grey = decode(Path(source).read_bytes())
-        elif isinstance(source, np.ndarray):
-            grey = grey_of_array(source)
-        elif hasattr(source, "convert"):
-            grey = grey_of(source)
-        else:
-            raise DataError(f"cannot read a {type(source).__name__}; "
-                            "give a path, a PIL image, an array or an Ink")
-        return trace_picture(see(grey, photo).levels)
-    except DataError as error:
-        name = source if isinstance(source, str | Path) else "picture"
-        raise DataError(f"{name}: {error}") from None
