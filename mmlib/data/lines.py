@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from mmlib.data.specks import symbol_size
+
 STEEPEST = 32  # degrees by which a ruled page may be turned
 STEP = 0.5  # degrees between the slopes that are tried
 FILLED = 0.7  # of a line's way across the page: ink on it makes it a line
+LONG = 4.0  # typical symbols, at least, that a margin's line measures
 PALER = 0.75  # of the ink's contrast: a line below it is printed
 
 
@@ -20,6 +23,7 @@ class Line:
     row: np.ndarray  # (W,) where it is in each column, in pixels
     width: float  # pixels
     slope: float  # pixels down per pixel to the right
+    bend: float  # pixels by which it leaves the straight line between its ends
     contrast: float
 
 
@@ -30,7 +34,7 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
     ink, weak: what is ink and what may be a pale line; contrast: (H, W) to the paper. Nothing
     changes where there are no such lines.
     """
-    across, upright = long_lines(weak, contrast), long_lines(weak.T, contrast.T)
+    both = across, upright = long_lines(weak, contrast), long_lines(weak.T, contrast.T)
     if not across and not upright:
         return ink, 0.0
     rest = ink.copy()
@@ -39,7 +43,10 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
     for line in upright:
         rest &= ~_band(line, ink.T.shape).T
     full = float(np.median(contrast[rest])) if rest.any() else 0.0
-    across, upright = printed(across, rest, full), printed(upright, rest.T, full)
+    across = printed(across, ink, rest, full)
+    upright = printed(upright, ink.T, rest.T, full, few=2 if len(across) > 1 else 3)
+    if len(upright) > 1 and not across:
+        across = printed(both[0], ink, rest, full, few=2)
     if not across and not upright:
         return ink, 0.0
     found.append(f"{len(across) + len(upright)} printed lines")
@@ -50,21 +57,27 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
     return left, angle if len(slopes) > 1 else 0.0
 
 
-def printed(lines: list[Line], rest: np.ndarray, full: float) -> list[Line]:
-    """Of long lines those that are printed: pale, three or more, or with all ink to one side.
+def printed(lines: list[Line], ink: np.ndarray, rest: np.ndarray, full: float,
+            few: int = 3) -> list[Line]:
+    """Of long lines those that are printed: pale; three or more; or with all ink to one side.
 
-    rest: the other ink (H, W) bool, of contrast `full`. A fraction bar is one of few, as dark as
-    the ink, and has ink on both sides.
+    ink: (H, W) bool; rest: what of it is on no line, of contrast `full`. A fraction bar is one of
+    few, as dark as the ink, and has ink on both sides. A letter's stem is short: on a page no
+    longer than that, lines are pale and at least `few`.
     """
+    long = rest.any() and rest.shape[1] > LONG * symbol_size(rest)
     pale = [line for line in lines if line.contrast < PALER * full]
-    if pale and len(pale) < len(lines):
+    if not long:
+        return pale if len(pale) >= few else []
+    if pale:
         return pale
-    if len(lines) > 2:
-        slope = np.median([line.slope for line in lines])
-        width = np.median([line.width for line in lines])
-        return [line for line in lines
+    straight = [line for line in lines if line.bend < 2 + 0.02 * rest.shape[1]]
+    if len(straight) > 2:
+        slope = np.median([line.slope for line in straight])
+        width = np.median([line.width for line in straight])
+        return [line for line in straight
                 if abs(line.slope - slope) < 0.07 and line.width < 1.5 * width + 1]
-    return pale or [line for line in lines if _at_the_side(rest, line)]
+    return [line for line in straight if _at_the_side(rest, line) and _alone(ink, line)]
 
 
 def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
@@ -134,7 +147,8 @@ def _followed(weak: np.ndarray, contrast: np.ndarray, row: float, slope: float,
         at, reach = bend(columns), max(2, int(np.median(width[thin])) + 1)
     value = contrast[rows.clip(0, weak.shape[0] - 1), columns]
     pale = float(np.median(np.where(dark, value, 0).max(0)[thin]))
-    return Line(at, float(np.median(width[thin])), slope, pale)
+    straight = np.linspace(at[0], at[-1], len(at))
+    return Line(at, float(np.median(width[thin])), slope, float(np.abs(at - straight).max()), pale)
 
 
 def _band(line: Line, shape: tuple[int, ...]) -> np.ndarray:
@@ -167,6 +181,14 @@ def _at_the_side(ink: np.ndarray, line: Line) -> bool:
     y, x = np.nonzero(ink)
     below = (y > line.row[x]).mean() if len(y) else 0.5
     return bool(below < 0.005 or below > 0.995)
+
+
+def _alone(ink: np.ndarray, line: Line) -> bool:
+    """Whether a line is a piece of ink (H, W) bool of its own."""
+    label, _ = ndimage.label(ink, np.ones((3, 3)))
+    band = _band(line, ink.shape)
+    own = np.setdiff1d(label[band], 0)
+    return bool(len(own) and np.isin(label, own)[~band].sum() < 0.1 * (ink & band).sum())
 
 
 def without_frame(ink: np.ndarray, found: list[str]) -> np.ndarray:

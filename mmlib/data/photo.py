@@ -18,7 +18,7 @@ from mmlib.data.pictures import ink_is_light
 from mmlib.data.specks import pieces, symbol_size, without_specks
 
 LONGEST = 1_600  # pixels of the longer side that is worked on
-SMALLEST = 28  # pixels per symbol below which a picture is enlarged
+SMALLEST = 40  # pixels per symbol below which a picture is enlarged
 UNEVEN = 12  # grey levels by which the paper of a drawing may differ from place to place
 SLANTED = 4  # degrees by which a line may rise or fall and still be read as it is
 FAINTEST = 0.06  # of the paper's light: what differs less is not ink
@@ -76,8 +76,8 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
     if not ink.any():
         raise NothingError("the picture is blank")
     drawn, weak = ink, contrast > 0.5 * float(np.median(contrast[ink]))
-    ink, fall = without_rules(ink, weak, contrast, found)
     ink = without_frame(ink, found)
+    ink, fall = without_rules(ink, weak & (ink | ~drawn), contrast, found)
     ink = without_specks(ink, found)
     if not ink.any():
         raise NothingError("the picture is blank")
@@ -85,21 +85,24 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
     untouched = plain and ink is drawn
     soft = np.clip(contrast, 0, 1)
     levels = soft if untouched else ink * (soft if plain else 1.0)
-    levels = (255 * levels).astype(np.uint8)
+    levels = np.rint(255 * levels).astype(np.uint8)
     if abs(fall) > 1:
         found.append(f"a page turned by {fall:.0f} degrees")
         levels, turn = turned(levels, fall)
         return _cropped(levels, found, to_picture @ turn)
-    others = []
-    for degrees in slants(ink):
+    first, others = _cropped(levels, found, to_picture), []
+    angles, agreed = slants(ink)
+    for degrees in angles:
         other, turn = turned(levels, degrees)
-        says = [*found, f"perhaps a page turned by {degrees:.0f} degrees"]
+        says = [*found, f"ink that falls to the right by {degrees:.0f} degrees"]
         others.append(_cropped(other, says, to_picture @ turn))
-    if (strays := at_the_edge(ink)).any():
+    if agreed:
+        first, others[0] = others[0], first
+    for strays in at_the_edges(ink):
         near = ndimage.binary_dilation(strays, np.ones((5, 5)))
         says = [*found, "perhaps ink of another line at the edge"]
         others.append(_cropped(np.where(near, 0, levels), says, to_picture))
-    return replace(_cropped(levels, found, to_picture), others=tuple(others))
+    return replace(first, others=tuple(others))
 
 
 def turned(levels: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +124,7 @@ def even(grey: np.ndarray, light: bool) -> tuple[np.ndarray, bool]:
     shadows. A plain picture has even light and no grain: it is a drawing.
     """
     dark = 255.0 - grey if light else grey.astype(float)
-    side = max(15, max(grey.shape) // 16)
+    side = max(25, max(grey.shape) // 16)
     # Grain would raise the paper to the brightest of its grains.
     smooth = ndimage.gaussian_filter(dark, 1.5, mode="nearest")
     paper = ndimage.grey_closing(smooth, size=(side, side), mode="nearest")
@@ -133,7 +136,7 @@ def even(grey: np.ndarray, light: bool) -> tuple[np.ndarray, bool]:
         paper, smooth = np.full_like(dark, np.median(paper)), dark
     else:
         smooth = ndimage.gaussian_filter(dark, 0.7, mode="nearest")
-    lit = np.maximum(255.0 - paper if light else paper, 40.0)
+    lit = np.maximum(255.0 - paper if light and not plain else paper, 40.0)
     contrast = (paper - smooth) / lit
     if not plain:  # the closing follows the lightest of the grain
         contrast -= np.median(contrast)
@@ -168,10 +171,11 @@ def threshold(contrast: np.ndarray, plain: bool) -> np.ndarray:
     return apply_hysteresis_threshold(scaled, 0.75 * cut, cut)
 
 
-def slants(ink: np.ndarray) -> list[float]:
+def slants(ink: np.ndarray) -> tuple[list[float], bool]:
     """Degrees by which the ink (H, W) bool may fall to the right: of its flat strokes, and of all.
 
     Flat strokes are bars of fractions and the like: straight pieces within `STEEPEST` of level.
+    Also whether both agree on a steep one.
     """
     from skimage.measure import label, regionprops
 
@@ -179,7 +183,7 @@ def slants(ink: np.ndarray) -> list[float]:
     for piece in regionprops(label(ink, connectivity=2)):
         long, short = piece.axis_major_length, piece.axis_minor_length
         angle = 90 - np.degrees(piece.orientation) % 180  # of the long side, down to the right
-        if long > 5 * short + 2 and abs(angle) <= STEEPEST + 5:
+        if long > 3.5 * short + 2 and abs(angle) <= STEEPEST + 5:
             angles.append(angle)
             lengths.append(long)
     found = []
@@ -193,17 +197,17 @@ def slants(ink: np.ndarray) -> list[float]:
         if wide > 6 * max(narrow, 1e-9):
             found.append(float(np.degrees(np.arctan(axes[1, 1] / (axes[0, 1] or 1e-9)))))
     distinct = [a for i, a in enumerate(found) if all(abs(a - b) > 4 for b in found[:i])]
-    return [angle for angle in distinct if SLANTED < abs(angle) <= STEEPEST + 5]
+    steep = [angle for angle in distinct if SLANTED < abs(angle) <= STEEPEST + 5]
+    return steep, len(found) == 2 and len(distinct) == 1 and abs(distinct[0]) > 2 * SLANTED
 
 
-def at_the_edge(ink: np.ndarray) -> np.ndarray:
-    """Ink (H, W) bool of small pieces that the picture's upper or lower edge cuts."""
+def at_the_edges(ink: np.ndarray) -> list[np.ndarray]:
+    """Ink (H, W) bool of small pieces that the picture's upper edge cuts, or its lower."""
     label, _ = ndimage.label(ink, np.ones((3, 3)))
     boxes, _ = pieces(label)
     small = (boxes[:, 2] - boxes[:, 0]) < 0.7 * symbol_size(ink)
-    cut = (boxes[:, 0] == 0) | (boxes[:, 2] == len(ink))
-    strays: np.ndarray = np.concatenate([[False], small & cut])[label]
-    return strays & (not (small & cut).all())
+    cut = [small & (boxes[:, 0] == 0), small & (boxes[:, 2] == len(ink))]
+    return [np.concatenate([[False], c])[label] for c in cut if c.any() and not c.all()]
 
 
 def _cropped(levels: np.ndarray, found: list[str], to_picture: np.ndarray) -> Seen:

@@ -49,7 +49,8 @@ def without_specks(ink: np.ndarray, found: list[str]) -> np.ndarray:
     if large.any():
         distance = ndimage.distance_transform_edt(~large)
         middle = ((boxes[:, :2] + boxes[:, 2:] - 1) / 2).astype(int)
-        far = dot & (area < 3 * pen**2) & (distance[middle[:, 0], middle[:, 1]] > size)
+        away = distance[middle[:, 0], middle[:, 1]] / size
+        far = dot & ((away > 1) & (area < 0.7 * pen**2) | (away > 4) & (area < 3 * pen**2))
     else:
         far = np.zeros(count, bool)
     dust = fine | far
