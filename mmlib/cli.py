@@ -203,7 +203,8 @@ def recognize(
     cleaned = False if no_photo else photo or None
 
     def read(file: str) -> None:
-        found = reading.recognize(file, beam, loaded, cleaned, sizes, rows=rows, show=show)
+        found: list[Any] = list(reading.recognize(file, beam, loaded, cleaned, sizes, rows=rows,
+                                                  show=show))
         for row in found if rows else [None]:
             readings = row.readings if row else found
             if not readings or not reading.is_expression(readings[0].tokens):

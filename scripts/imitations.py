@@ -109,8 +109,8 @@ def frame(ink: Array, rng: np.random.Generator) -> Array:
     framed, (high, wide) = ink.copy(), ink.shape
     width = rng.integers(2, 6)
     top, left, bottom, right = rng.integers(4, 16, 4)
-    framed[top : top + width, left : wide - right] = framed[-bottom - width : -bottom, left : wide - right] = 1
-    framed[top:-bottom, left : left + width] = framed[top:-bottom, wide - right - width : wide - right] = 1
+    outer = framed[top : high - bottom, left : wide - right]
+    outer[:width] = outer[-width:] = outer[:, :width] = outer[:, -width:] = 1
     return 255 - (255 * framed).astype(np.uint8)
 
 
@@ -139,8 +139,8 @@ def photograph(ink: Array, rng: np.random.Generator) -> Array:
 
 def ruled_photograph_turned(ink: Array, rng: np.random.Generator) -> Array:
     """The same, turned by 10 to 25 degrees."""
-    return imitate((255 * ink).astype(np.uint8), rng, tilt=rng.choice((-1, 1)) * rng.uniform(0.17, 0.44),
-                   perspective=0.03)
+    tilt = rng.choice((-1, 1)) * rng.uniform(0.17, 0.44)
+    return imitate((255 * ink).astype(np.uint8), rng, tilt=tilt, perspective=0.03)
 
 
 def small(ink: Array, rng: np.random.Generator) -> Array:
@@ -193,19 +193,21 @@ def formulas(count: int) -> list[tuple[tuple[str, ...], Array]]:
     """Tokens and drawing, ink (H, W) from 0 to 1, of inks of the validation split."""
     corpus, rng = load_corpus("crohme"), np.random.default_rng(0)
     chosen = [i for i in rng.permutation(corpus.valid) if 5 <= len(corpus.pack.tokens(i)) <= 25]
-    drawn = [drawing(corpus.pack[i], margin=40, pen=rng.uniform(3, 7)) / 255 for i in chosen[:count]]
-    return [(tuple(corpus.pack.tokens(i)), ink) for i, ink in zip(chosen, drawn)]
+    return [(tuple(corpus.pack.tokens(i)),
+             drawing(corpus.pack[i], margin=40, pen=rng.uniform(3, 7)) / 255)
+            for i in chosen[:count]]
 
 
-def read(picture: Array, reader: Reader, **options: bool) -> tuple[str, ...]:
+def read(picture: Array, reader: Reader) -> tuple[str, ...]:
     """The best reading; nothing where the picture is refused."""
     try:
-        return recognize(picture, reader=reader, **options)[0].tokens
+        return recognize(picture, reader=reader)[0].tokens
     except (DataError, InkError):
         return ()
 
 
 def main() -> None:
+    """Print the shares, and record them if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", default=[*KINDS, *ROWS])
     parser.add_argument("--count", type=int, default=30)

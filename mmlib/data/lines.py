@@ -25,18 +25,21 @@ class Line:
     slope: float  # pixels down per pixel to the right
     bend: float  # pixels by which it leaves the straight line between its ends
     contrast: float
+    whole: bool  # from edge to edge
 
 
 def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
-                  found: list[str]) -> tuple[np.ndarray, float]:
-    """The ink (H, W) bool without printed lines, and by how many degrees these fall to the right.
+                  found: list[str]) -> tuple[np.ndarray, float, float]:
+    """The ink (H, W) bool without printed lines.
+
+    Also by how many degrees these fall to the right, and the pixels between two of them.
 
     ink, weak: what is ink and what may be a pale line; contrast: (H, W) to the paper. Nothing
     changes where there are no such lines.
     """
     both = across, upright = long_lines(weak, contrast), long_lines(weak.T, contrast.T)
     if not across and not upright:
-        return ink, 0.0
+        return ink, 0.0, 0.0
     rest = ink.copy()
     for line in across:
         rest &= ~_band(line, ink.shape)
@@ -48,13 +51,15 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
     if len(upright) > 1 and not across:
         across = printed(both[0], ink, rest, full, few=2)
     if not across and not upright:
-        return ink, 0.0
+        return ink, 0.0, 0.0
     found.append(f"{len(across) + len(upright)} printed lines")
     left = _erased(ink, contrast, across, full)
     left = _erased(left.T, contrast.T, upright, full).T
     slopes = [line.slope for line in across] or [-line.slope for line in upright]
     angle = float(np.degrees(np.arctan(np.median(slopes))))
-    return left, angle if len(slopes) > 1 else 0.0
+    middles = np.sort([line.row[len(line.row) // 2] for line in across])
+    between = float(np.median(np.diff(middles))) if len(across) > 2 else 0.0
+    return left, angle if len(slopes) > 1 else 0.0, between
 
 
 def printed(lines: list[Line], ink: np.ndarray, rest: np.ndarray, full: float,
@@ -65,7 +70,9 @@ def printed(lines: list[Line], ink: np.ndarray, rest: np.ndarray, full: float,
     few, as dark as the ink, and has ink on both sides. A letter's stem is short: on a page no
     longer than that, lines are pale and at least `few`.
     """
-    long = rest.any() and rest.shape[1] > LONG * symbol_size(rest)
+    if rest.sum() < 0.05 * ink.sum():  # an empty page, if it is no equals sign
+        return lines if len(lines) > 2 else []
+    long = rest.shape[1] > LONG * symbol_size(rest)
     pale = [line for line in lines if line.contrast < PALER * full]
     if not long:
         return pale if len(pale) >= few else []
@@ -77,7 +84,8 @@ def printed(lines: list[Line], ink: np.ndarray, rest: np.ndarray, full: float,
         width = np.median([line.width for line in straight])
         return [line for line in straight
                 if abs(line.slope - slope) < 0.07 and line.width < 1.5 * width + 1]
-    return [line for line in straight if _at_the_side(rest, line) and _alone(ink, line)]
+    return [line for line in straight
+            if line.whole and _at_the_side(ink, line) and _alone(ink, line)]
 
 
 def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
@@ -90,7 +98,7 @@ def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
     high, wide = (-(-side // step) for side in weak.shape)
     small = np.zeros((high * step, wide * step), bool)
     small[: weak.shape[0], : weak.shape[1]] = weak
-    small = small.reshape(high, step, wide, step).any((1, 3))
+    small = np.asarray(small.reshape(high, step, wide, step).any((1, 3)))
     thick = ndimage.binary_dilation(small, np.ones((3, 1)))
     y, x = np.nonzero(thick)
     # Noise and shades fill lines, too.
@@ -101,7 +109,8 @@ def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
     for degrees in np.arange(-STEEPEST, STEEPEST + STEP, STEP):
         slope = np.tan(np.radians(degrees))
         offset = int(np.ceil(abs(slope) * wide))
-        count = np.bincount(np.rint(y - slope * x).astype(int) + offset, minlength=high + 2 * offset)
+        row = np.rint(y - slope * x).astype(int)
+        count = np.bincount(row + offset, minlength=high + 2 * offset)
         rows = np.arange(len(count)) - offset
         # The columns in which a line of this slope is on the page.
         steep = slope if abs(slope) > 1e-9 else 1e-9
@@ -110,15 +119,15 @@ def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
         candidates += [(way[i] > 0.5 * wide, count[i] / way[i], slope, rows[i])
                        for i in np.flatnonzero(good)]
     lines: list[Line] = []
-    for whole, _, slope, row in sorted(candidates, reverse=True)[:3_000]:
+    for whole, _, slope, start in sorted(candidates, reverse=True)[:3_000]:
         # A short line across a corner of the page is one of several, all of a slope.
         if not whole and sum(abs(line.slope - slope) < 0.05 for line in lines) < 2:
             continue
-        at = np.rint(row + slope * columns).astype(int)
+        at = np.rint(start + slope * columns).astype(int)
         inside = (at >= 0) & (at < high)
         if thick[at[inside], columns[inside]].mean() < FILLED:
             continue
-        line = _followed(weak, contrast, step * (row + 0.5), slope, 2 * step + 2)
+        line = _followed(weak, contrast, step * (start + 0.5), slope, 2 * step + 2)
         for shift in range(-3, 4):
             near = inside & (at + shift >= 0) & (at + shift < high)
             thick[at[near] + shift, columns[near]] = False
@@ -148,13 +157,17 @@ def _followed(weak: np.ndarray, contrast: np.ndarray, row: float, slope: float,
     value = contrast[rows.clip(0, weak.shape[0] - 1), columns]
     pale = float(np.median(np.where(dark, value, 0).max(0)[thin]))
     straight = np.linspace(at[0], at[-1], len(at))
-    return Line(at, float(np.median(width[thin])), slope, float(np.abs(at - straight).max()), pale)
+    edge, there = 2 + len(at) // 50, np.flatnonzero(some & inside[len(rows) // 2])
+    whole = bool(there[0] < edge and there[-1] >= len(at) - edge)
+    return Line(at, float(np.median(width[thin])), slope, float(np.abs(at - straight).max()),
+                pale, whole)
 
 
 def _band(line: Line, shape: tuple[int, ...]) -> np.ndarray:
     """The pixels (H, W) bool of a line, and one to each side."""
     rows = np.arange(shape[0])[:, None]
-    return np.abs(rows - line.row[None]) <= line.width / 2 + 1
+    band: np.ndarray = np.abs(rows - line.row[None]) <= line.width / 2 + 1
+    return band
 
 
 def _erased(ink: np.ndarray, contrast: np.ndarray, lines: list[Line], full: float) -> np.ndarray:
@@ -177,9 +190,12 @@ def _erased(ink: np.ndarray, contrast: np.ndarray, lines: list[Line], full: floa
 
 
 def _at_the_side(ink: np.ndarray, line: Line) -> bool:
-    """Whether all ink (H, W) bool, and some of it, lies on one side of a line."""
-    y, x = np.nonzero(ink)
-    below = (y > line.row[x]).mean() if len(y) else 0.5
+    """Whether all other ink (H, W) bool lies on one side of a line, and is far smaller than it."""
+    others = ink & ~_band(line, ink.shape)
+    y, x = np.nonzero(others)
+    if not len(y) or ink.shape[1] < LONG * symbol_size(others):
+        return False
+    below = (y > line.row[x]).mean()
     return bool(below < 0.005 or below > 0.995)
 
 

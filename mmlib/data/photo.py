@@ -75,14 +75,16 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
         found.append("a photograph or scan")
     if not ink.any():
         raise NothingError("the picture is blank")
-    drawn, weak = ink, contrast > 0.5 * float(np.median(contrast[ink]))
+    contrast = contrast / min(1.0, float(contrast.max()))
+    drawn, weak = ink, ink | (contrast > 0.5 * float(np.median(contrast[ink])))
     ink = without_frame(ink, found)
-    ink, fall = without_rules(ink, weak & (ink | ~drawn), contrast, found)
-    ink = without_specks(ink, found)
-    if not ink.any():
+    ink, fall, between = without_rules(ink, weak & (ink | ~drawn), contrast, found)
+    ink = without_specks(ink if plain and not between else without_dirt(ink), found)
+    if not ink.any() or largest(ink) < 0.35 * between:  # what rules leave of an empty page
         raise NothingError("the picture is blank")
     # Of a clean drawing the grey levels stay: its own threshold is better than any of ours.
-    untouched = plain and ink is drawn
+    beyond = (contrast > 0.1) & ~ndimage.binary_dilation(ink, np.ones((9, 9)))
+    untouched = plain and ink is drawn and not beyond.any()
     soft = np.clip(contrast, 0, 1)
     levels = soft if untouched else ink * (soft if plain else 1.0)
     levels = np.rint(255 * levels).astype(np.uint8)
@@ -103,6 +105,29 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
         says = [*found, "perhaps ink of another line at the edge"]
         others.append(_cropped(np.where(near, 0, levels), says, to_picture))
     return replace(first, others=tuple(others))
+
+
+def without_dirt(ink: np.ndarray) -> np.ndarray:
+    """The ink (H, W) bool of a photograph without what its edge cuts off: shades, and small pieces.
+
+    Where the edge of a shadow meets the picture's, no paper is left to tell its light from.
+    """
+    if not ink.any():
+        return ink
+    label, _ = ndimage.label(ink, np.ones((3, 3)))
+    boxes, _ = pieces(label)
+    sides, size = boxes[:, 2:] - boxes[:, :2], symbol_size(ink)
+    cut = (boxes[:, :2] == 0) | (boxes[:, 2:] == ink.shape)  # (n, 2), across and along
+    shallow = (cut & (sides < 0.3 * size) & (sides[:, ::-1] > 3 * sides)).any(1)
+    dirt = shallow | cut.any(1) & (sides.max(1) < 0.5 * size)
+    left: np.ndarray = ink & ~np.concatenate([[False], dirt])[label]
+    return left
+
+
+def largest(ink: np.ndarray) -> float:
+    """Pixels of the longer side of the largest piece of the ink (H, W) bool."""
+    boxes, _ = pieces(ndimage.label(ink, np.ones((3, 3)))[0])
+    return float((boxes[:, 2:] - boxes[:, :2]).max())
 
 
 def turned(levels: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -162,13 +187,13 @@ def threshold(contrast: np.ndarray, plain: bool) -> np.ndarray:
     if full < faint:
         return blank
     if plain:
-        return contrast > min(cut, 200 / 255)
+        return np.asarray(contrast > min(cut, 200 / 255))
     side = max(contrast.shape) // 8
     smooth = ndimage.gaussian_filter(contrast, 1.0)
     near = ndimage.gaussian_filter(ndimage.maximum_filter(smooth, side), side / 4)
     scaled = np.clip(contrast / np.maximum(near, 0.5 * full), 0, 1)
     cut = float(np.clip(threshold_otsu(scaled), 0.3, 0.6))
-    return apply_hysteresis_threshold(scaled, 0.75 * cut, cut)
+    return np.asarray(apply_hysteresis_threshold(scaled, 0.75 * cut, cut))
 
 
 def slants(ink: np.ndarray) -> tuple[list[float], bool]:

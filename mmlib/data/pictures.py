@@ -27,10 +27,10 @@ OTHERS = {
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Grey (H, W) uint8 of a picture's file, as `grey_of` gives it: `FORMATS`, as Pillow reads them.
+    """Grey (H, W) uint8 of a picture's file, as `grey_of` gives it.
 
-    Of several frames the first is taken. HEIC needs the package pillow-heif. Raises DataError, with
-    the remedy, where it fails.
+    Pillow reads `FORMATS`, and of several frames the first. HEIC needs the package
+    pillow-heif. Raises DataError, with the remedy, where it fails.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from mmlib.formula.ink import typical_size
 
+FEW = 3  # dots that may stand far from all else
 MANY = 10  # specks: more dots than that are dust
 
 
@@ -50,7 +51,9 @@ def without_specks(ink: np.ndarray, found: list[str]) -> np.ndarray:
         distance = ndimage.distance_transform_edt(~large)
         middle = ((boxes[:, :2] + boxes[:, 2:] - 1) / 2).astype(int)
         away = distance[middle[:, 0], middle[:, 1]] / size
-        far = dot & ((away > 1) & (area < 0.7 * pen**2) | (away > 4) & (area < 3 * pen**2))
+        far = dot & (away > 4) & (area < 3 * pen**2)
+        lone = dot & (away > 1.5) & (area < 0.6 * pen**2)
+        far |= lone if lone.sum() > FEW else far
     else:
         far = np.zeros(count, bool)
     dust = fine | far
@@ -59,4 +62,5 @@ def without_specks(ink: np.ndarray, found: list[str]) -> np.ndarray:
     if not dust.any():
         return ink
     found.append(f"{dust.sum()} specks")
-    return ink & ~np.concatenate([[False], dust])[label]
+    left: np.ndarray = ink & ~np.concatenate([[False], dust])[label]
+    return left

@@ -112,6 +112,10 @@ def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None =
 def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None = ...,
               photo: bool | None = ..., sizes: Sequence[float] = ..., *,
               rows: Literal[True], show: str | Path | None = ...) -> list[Row]: ...
+@overload
+def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None = ...,
+              photo: bool | None = ..., sizes: Sequence[float] = ..., *,
+              rows: bool, show: str | Path | None = ...) -> list[Reading] | list[Row]: ...
 def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None,
               photo: bool | None = None, sizes: Sequence[float] = (1.0,), *, rows: bool = False,
               show: str | Path | None = None) -> list[Reading] | list[Row]:
@@ -141,7 +145,7 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
     reader = reader if isinstance(reader, Reader) else Reader.load(reader)
     seen, name = seen_in(source, photo), named(source, "picture")
     if rows:
-        parts = rows_of(seen) if isinstance(seen, Seen) else [seen]
+        parts: list[Seen | Ink] = [*rows_of(seen)] if isinstance(seen, Seen) else [seen]
         found = reader.read([strokes_of(part, source) for part in parts], beam, sizes)
         _save(parts, show, name)
         return [Row(box_of(part), readings, touching(part)) for part, readings in zip(parts, found)]

@@ -1,6 +1,8 @@
-"""Several formulas in one picture, one under another or in columns: each by itself, with its box."""
+"""Several formulas in one picture, one under another or in columns: each with its box."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -30,7 +32,7 @@ def rows_of(seen: Seen) -> list[Seen]:
 
 
 def box_of(part: Seen | Ink) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what was seen, in pixels of the upright picture; of ink, its own."""
+    """Left, top, right, bottom of a formula in pixels of the upright picture, or in ink's unit."""
     if isinstance(part, Ink):
         left, top, right, bottom = part.bounds()
         return round(left), round(top), round(right), round(bottom)
@@ -97,7 +99,7 @@ def _joined(boxes: np.ndarray, groups: list[np.ndarray]) -> list[np.ndarray]:
     groups = list(groups)
     while len(groups) > 1:
         sides = [(*boxes[g, :2].min(0), *boxes[g, 2:].max(0)) for g in groups]
-        for i, (above, below) in enumerate(zip(sides, sides[1:])):
+        for i, (above, below) in enumerate(pairwise(sides)):
             if _together(above, below, boxes[groups[i]], boxes[groups[i + 1]]):
                 groups[i : i + 2] = [np.concatenate(groups[i : i + 2])]
                 break
@@ -118,7 +120,7 @@ def _together(above: tuple[float, ...], below: tuple[float, ...], upper: np.ndar
         return True
     if min(widths) < 0.4 * max(widths) and min(heights) < 1.2 and gap < 0.6:
         return True
-    return gap < 1.0 and (_is_bar(upper[upper[:, 2].argmax()], upper)
+    return gap < 1.5 and (_is_bar(upper[upper[:, 2].argmax()], upper)
                           or _is_bar(lower[lower[:, 0].argmin()], lower))
 
 

@@ -1,24 +1,19 @@
-"""Photographs, imitated from ink: cleaned to what was drawn, and told from drawings."""
+"""Pictures of every kind, imitated from ink: what is seen is what was drawn, and nothing else."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from mmlib.data.corpus import synthetic_pack
-from mmlib.data.errors import DataError
-from mmlib.data.photo import (
-    clean,
-    imitate,
-    is_photo,
-    only_rules,
-    slope_of_rules,
-    without_margin,
-    without_rules,
-)
+from mmlib.data.errors import NothingError
+from mmlib.data.imitate import imitate
+from mmlib.data.photo import see
+from mmlib.data.pictures import grey_of_array, ink_is_light, ink_levels
 from mmlib.formula.ink import InkError
 from mmlib.read.reader import recognize
-from mmlib.read.source import LARGEST, ink_of
+from mmlib.read.source import ink_of
 from mmlib.show.ink import drawing
+from scripts.imitations import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -26,99 +21,122 @@ def drawings():
     """Ink levels of some synthetic formulas at 48 pixels a symbol."""
     pack = synthetic_pack("test")
     chosen = [i for i in range(len(pack)) if 5 <= len(pack.tokens(i)) <= 15][:6]
-    return [drawing(pack[i], margin=16) for i in chosen]
+    return [drawing(pack[i], margin=30) for i in chosen]
 
 
-def components(ink):
+def components(levels):
     """Large connected pieces of a picture's ink."""
-    label, count = ndimage.label(ink, np.ones((3, 3)))
+    label, count = ndimage.label(levels > 127, np.ones((3, 3)))
     return int((np.bincount(label.ravel(), minlength=count + 1)[1:] > 25).sum())
 
 
-def test_photographs_are_told_from_drawings(drawings):
-    rng = np.random.default_rng(0)
+def test_a_clean_drawing_comes_through_unchanged(drawings):
     for levels in drawings:
-        assert not is_photo(255 - levels)
-        assert not is_photo(levels)  # light on dark
-        assert is_photo(imitate(levels, rng))
-        assert is_photo(imitate(levels, rng, rules=False, shade=0.3))
+        for picture, found in ((255 - levels, ()), (levels, ("light ink on dark",))):
+            seen = see(picture)
+            assert seen.found == found
+            assert np.array_equal(seen.levels, ink_levels(255 - levels))
 
 
-@pytest.mark.parametrize("rules", [False, True])
-def test_what_was_drawn_is_what_is_left(drawings, rules):
-    """No shadow and no rule is left as ink, and no symbol is lost: as many pieces as were drawn,
+@pytest.mark.parametrize("kind", [
+    "board", "coloured paper", "coloured pens", "dim", "dark on dark", "pencil", "ruled", "squared",
+    "specks", "frame", "shadow", "photograph", "turned photograph",
+])
+def test_what_was_drawn_is_what_is_left(drawings, kind):
+    """No shadow, rule or speck is left as ink, and no symbol is lost: as many pieces as were drawn,
     give or take one in ten.
     """
     drawn = left = 0
     for number, levels in enumerate(drawings):
-        found = clean(imitate(levels, np.random.default_rng(number), rules=rules,
-                              tilt=0.05 * (-1) ** number))
-        assert set(np.unique(found)) <= {0, 255}
-        assert 0.3 < (found == 0).sum() / (levels > 127).sum() < 3
-        drawn, left = drawn + components(levels > 127), left + components(found == 0)
+        picture = KINDS[kind](levels / 255, np.random.default_rng(number))
+        found = see(grey_of_array(picture)).levels
+        drawn, left = drawn + components(levels), left + components(found)
+        assert abs(found.shape[1] / ink_levels(255 - levels).shape[1] - 1) < 0.2
     assert abs(left - drawn) <= max(1, 0.1 * drawn)
 
 
-@pytest.mark.parametrize("tilt", [0.0, 0.05])
-def test_the_line_of_a_margin_goes_and_a_bar_stays(drawings, tilt):
-    for number, levels in enumerate(drawings):
+@pytest.mark.parametrize(("kind", "found"), [
+    ("board", "light ink on dark"), ("photograph", "printed lines"), ("specks", "specks"),
+    ("frame", "a frame"), ("shadow", "photograph"), ("turned photograph", "a page turned"),
+])
+def test_every_step_says_what_it_finds(drawings, kind, found):
+    seen = [see(grey_of_array(KINDS[kind](levels / 255, np.random.default_rng(number))))
+            for number, levels in enumerate(drawings)]
+    assert sum(found in " ".join(s.found) for s in seen) >= len(seen) - 1
+
+
+def test_ink_is_what_is_locally_the_minority():
+    stroke = np.zeros((80, 200), bool)
+    stroke[38:42, 20:180] = stroke[20:60, 98:102] = True
+    shade = np.linspace(60, 200, 200)[None].repeat(80, 0)
+    for paper, ink, light in ((shade, 0.5 * shade, False), (shade, 1.25 * shade, True)):
+        assert ink_is_light(np.where(stroke, ink, paper).astype(np.uint8)) == light
+    for paper, pen in ((255, 0), (90, 40), (40, 20)):
+        grey = np.where(stroke, pen, paper).astype(np.uint8)
+        assert not ink_is_light(grey)
+        assert ink_is_light(255 - grey)
+
+
+def test_the_line_of_a_margin_goes_and_bars_stay(drawings):
+    for levels in drawings:
         page = np.pad(levels, ((40, 40), (60, 20)))
         page[:, 20:23] = 255
-        photo = imitate(page, np.random.default_rng(number), rules=False, tilt=0.0, perspective=0.0)
-        # without the paper beyond the line's ends
-        photo = photo[round(0.3 * len(page)) : -round(0.3 * len(page))]
-        found = clean(ndimage.rotate(photo, np.degrees(tilt), reshape=False, mode="nearest"))
-        assert abs(components(found == 0) - components(levels > 127)) <= 1
-    bars = np.zeros((100, 200), bool)
-    bars[10:90, 50:53] = bars[10:90, 150:153] = bars[45:55, 90:110] = True
-    assert np.array_equal(without_margin(bars), bars)
-    bars[:, 50:53] = True
-    assert np.array_equal(without_margin(bars)[:, 60:], bars[:, 60:])
-    assert not without_margin(bars)[:, :60].any()
-    bars[:, 150:153] = bars[:, 20:23] = True  # |x|, cropped close, and something beyond it
-    assert without_margin(bars)[:, 50:53].all()
+        high = 6 * 48  # a page; in a picture of one symbol's height it could be a letter
+        page = np.pad(page, ((0, max(0, high - len(page))), (0, 0)), mode="edge")
+        assert components(see(255 - page).levels) == components(levels)
+    bars = np.zeros((100, 200), np.uint8)
+    bars[10:90, 50:53] = bars[10:90, 150:153] = bars[45:55, 90:110] = 255  # |-|
+    assert components(see(255 - bars).levels) == 3
+    assert components(see(255 - bars[10:90, 50:153]).levels) == 3  # cropped close
+    fraction = np.zeros((120, 300), np.uint8)
+    fraction[58:62] = fraction[20:50, 150:154] = fraction[70:100, 150:154] = 255
+    assert components(see(255 - fraction).levels) == 3
 
 
-def ruled(angle, size=(300, 500)):
-    y, x = np.mgrid[: size[0], : size[1]]
-    rows = (y * np.cos(angle) + x * np.sin(angle)) % 50
-    return np.where(rows < 2, 0.6, 1.0)
+@pytest.mark.parametrize("angle", [-25, -8, 5, 14, 30])
+def test_a_ruled_page_is_turned_level(angle, drawings):
+    levels = drawings[0]
+    page = np.pad(levels, 150)
+    page[10::50] = np.maximum(page[10::50], 150)
+    page[11::50] = np.maximum(page[11::50], 150)
+    turned = ndimage.rotate(page, angle, order=1)
+    # what a camera sees of it: the page goes on beyond the picture
+    high, wide = (side // 6 for side in turned.shape)
+    seen = see(255 - turned[high:-high, wide:-wide])
+    assert any("printed lines" in f for f in seen.found)
+    said = [float(f.split()[4]) for f in seen.found if f.startswith("a page turned by")]
+    assert abs(said[0] + angle) <= 1.5
+    assert abs(seen.levels.shape[1] - ink_levels(255 - levels).shape[1]) < 12
 
 
-@pytest.mark.parametrize("angle", [-0.08, 0.05, 0.12])
-def test_a_ruled_page_is_turned_level(angle):
-    assert abs(abs(slope_of_rules(ruled(angle))) - abs(angle)) < 0.012
-    assert slope_of_rules(ruled(angle)) * slope_of_rules(ruled(-angle)) < 0
-
-
-def test_a_page_without_rules_is_not_turned(drawings):
-    assert all(slope_of_rules(1 - levels / 255) == 0 for levels in drawings)
-
-
-def test_a_fraction_bar_is_no_rule():
-    ink = np.zeros((100, 300), bool)
-    ink[50:53, 100:220] = True
-    assert not only_rules(ink)
-    fraction = ink.copy()
-    fraction[50:53, 20:280] = True
-    assert only_rules(fraction)  # a line and nothing else
-    fraction[20:45, 150:154] = True  # a numerator
-    assert not only_rules(fraction)
-    assert np.array_equal(without_rules(ink), ink)
-    ink[20:22] = True  # across the page
-    ink[5:40, 150:154] = True  # a stroke over it
-    left = without_rules(ink)
-    assert not left[20, :140].any()
-    assert left[5:40, 151].all()
-    assert left[51, 100:220].all()
+def test_what_is_seen_can_be_found_in_the_picture():
+    """However the picture was shrunk, turned and cropped."""
+    page = np.zeros((900, 2_400), np.uint8)
+    page[40::90] = page[41::90] = page[42::90] = 150
+    corners = np.array([[1_000, 400], [1_400, 400], [1_400, 500], [1_000, 500]])
+    for x, y in corners:
+        page[y - 9 : y + 10, x - 9 : x + 10] = 255
+    page[446:454, 1_010:1_390] = 255
+    seen = see(255 - ndimage.rotate(page, 12, order=1))
+    assert any("a page turned by" in f for f in seen.found)
+    at = np.array(ndimage.center_of_mass(seen.levels > 100))[::-1]
+    found = (seen.to_picture @ [*at, 1])[:2]
+    # the middle of what was written, turned about the middle of the page
+    c, s = np.cos(np.radians(12)), np.sin(np.radians(12))
+    high, wide = ndimage.rotate(page, 12, order=0).shape
+    x, y = 1_200 - 1_200, 450 - 450
+    assert np.abs(found - [c * x + s * y + wide / 2, -s * x + c * y + high / 2]).max() < 12
 
 
 def test_blank_paper_has_no_ink():
+    rng = np.random.default_rng(0)
     flat = np.full((200, 300), 220, np.uint8)
     shaded = np.linspace(120, 230, 300).astype(np.uint8) * np.ones((200, 1), np.uint8)
-    for paper in (flat, shaded):
-        with pytest.raises(DataError, match=r"blank|no ink"):
-            recognize(clean(paper))
+    grain = (flat + rng.normal(0, 5, flat.shape)).astype(np.uint8)
+    noise = rng.integers(0, 256, (200, 600)).astype(np.uint8)
+    for paper in (flat, shaded, grain, noise, 255 - flat):
+        with pytest.raises(NothingError, match="blank"):
+            recognize(paper)
 
 
 def test_an_empty_ruled_page_is_blank():
@@ -126,15 +144,23 @@ def test_an_empty_ruled_page_is_blank():
     for seed, size in ((0, (300, 450)), (1, (300, 450)), (2, (450, 300))):
         rng = np.random.default_rng(seed)
         page = imitate(np.zeros(size, np.uint8), rng, tilt=rng.uniform(-0.08, 0.08))
-        with pytest.raises(DataError, match="blank"):
+        with pytest.raises(NothingError, match="blank"):
             ink_of(page)
 
 
 def test_a_speckled_picture_is_refused_at_once():
     noise = np.where(np.random.default_rng(0).random((900, 1_200)) < 0.02, 0, 255).astype(np.uint8)
-    assert noise.size < LARGEST
     with pytest.raises(InkError, match=r"typical symbols are too much|points are too many"):
         ink_of(noise, photo=False)
+
+
+def test_fifty_megapixels_are_read():
+    levels = np.zeros((60, 80), np.uint8)
+    levels[20:40, 38:42] = levels[28:32, 20:60] = 255
+    large = np.kron(255 - levels, np.ones((100, 100), np.uint8))
+    seen = see(large)
+    assert max(seen.levels.shape) <= 1_600
+    assert components(seen.levels) == 1
 
 
 def test_a_photo_reads_like_its_drawing(drawings):
@@ -145,4 +171,4 @@ def test_a_photo_reads_like_its_drawing(drawings):
         seen = recognize(imitate(levels, np.random.default_rng(number)), beam=1)[0].tokens
         same += sum(a == b for a, b in zip(plain, seen))
         total += max(len(plain), len(seen))
-    assert same > 0.5 * total
+    assert same > 0.7 * total
