@@ -198,16 +198,16 @@ def recognize(
     there = [file for file in files if _told(existing_file, file)]
     if not there:  # before torch is imported: a mistyped name should not take seconds
         return 2
-    from mmlib.read import reader as reading
+    from mmlib.read.reader import Reader, is_expression
+    from mmlib.read.reader import recognize as find
 
     cleaned = False if no_photo else photo or None
 
     def read(file: str) -> None:
-        found: list[Any] = list(reading.recognize(file, beam, loaded, cleaned, sizes, rows=rows,
-                                                  show=show))
+        found: list[Any] = list(find(file, beam, loaded, cleaned, sizes, rows=rows, show=show))
         for row in found if rows else [None]:
             readings = row.readings if row else found
-            if not readings or not reading.is_expression(readings[0].tokens):
+            if not readings or not is_expression(readings[0].tokens):
                 raise NothingError(f"{file}: nothing in it reads as a formula")
             if row and row.touching:
                 print(f"mmlib: {file}: the formula at {row.box} may be several rows that touch",
@@ -216,7 +216,7 @@ def recognize(
             for hypothesis in readings[:best]:
                 print(file, *box, f"{hypothesis.score:.3f}", hypothesis.latex, sep="\t", flush=True)
 
-    loaded, status = reading.Reader.load(reader), 0 if len(there) == len(files) else 2
+    loaded, status = Reader.load(reader), 0 if len(there) == len(files) else 2
     for file in there:
         try:
             read(file)

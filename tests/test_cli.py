@@ -11,7 +11,7 @@ import pytest
 
 import mmlib
 from mmlib import cli
-from mmlib.data.errors import DataError
+from mmlib.data.errors import DataError, NothingError
 from mmlib.store.files import RunError, project_root
 from mmlib.train.loop import Paused
 from mmlib.train.profiles import preset
@@ -140,17 +140,34 @@ def reading(monkeypatch):
     """`mmlib.read.reader` without a model: what it was asked for."""
     asked = []
 
-    def read(file, beam, reader, photo, sizes):
+    def read(file, beam, reader, photo, sizes, rows, show):
         asked.append((file, beam, reader, tuple(sizes)))
         if "bad" in file:
-            raise DataError(f"{file}: the picture is blank")
-        return [types.SimpleNamespace(score=-0.25, latex="x^{2}"),
-                types.SimpleNamespace(score=-1.0, latex="x2")]
+            raise DataError(f"{file}: the picture is broken")
+        if "blank" in file:
+            raise NothingError(f"{file}: the picture is blank")
+        found = [types.SimpleNamespace(score=-0.25, latex="x^{2}", tokens=(photo,)),
+                 types.SimpleNamespace(score=-1.0, latex="x2", tokens=())]
+        one = types.SimpleNamespace(box=(1, 2, 30, 40), readings=found, touching=False)
+        return [one, one] if rows else found
 
-    module = types.SimpleNamespace(recognize=read,
+    module = types.SimpleNamespace(recognize=read, is_expression=lambda tokens: tokens != (True,),
                                    Reader=types.SimpleNamespace(load=lambda path: f"reader {path}"))
     monkeypatch.setitem(sys.modules, "mmlib.read.reader", module)
     return asked
+
+
+def test_nothing_to_read_is_status_1_and_rows_have_boxes(reading, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "blank.png", "bad.png"):
+        (tmp_path / name).touch()
+    assert cli.main(["recognize", "blank.png", "a.png"]) == 1
+    assert cli.main(["recognize", "blank.png", "bad.png"]) == 2
+    assert cli.main(["recognize", "a.png", "--photo"]) == 1  # what does not parse is no reading
+    assert cli.main(["recognize", "a.png", "--photo", "--no-photo"]) == 2
+    capsys.readouterr()
+    assert cli.main(["recognize", "a.png", "--rows", "--no-photo"]) == 0
+    assert capsys.readouterr().out == 2 * "a.png\t1,2,30,40\t-0.250\tx^{2}\n"
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(
@@ -166,7 +183,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
     shown = capsys.readouterr()
     assert shown.out == "a.png\t-0.250\tx^{2}\nc.png\t-0.250\tx^{2}\n"
     assert sorted(shown.err.splitlines()) == [
-        "mmlib: bad.png: the picture is blank", "mmlib: folder: is a folder; name the files in it",
+        "mmlib: bad.png: the picture is broken", "mmlib: folder: is a folder; name the files in it",
         "mmlib: gone.png: there is no such file"]
     assert cli.main(["recognize", "a.png", "c.png", "--best", "2"]) == 0
     assert capsys.readouterr().out.count("\n") == 4

@@ -69,7 +69,7 @@ def test_a_picture_of_absurd_size(size):
 
 def test_a_picture_whose_data_unpack_to_far_more_than_it_shows():
     with pytest.raises(DataError):
-        decode(png(20_000, 2_000, bytes(200 * 2**20)))
+        decode(png(20_000, 4_000, bytes(200 * 2**20)))
 
 
 @pytest.mark.parametrize("pack", [lzma.compress, gzip.compress, bz2.compress])

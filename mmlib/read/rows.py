@@ -13,7 +13,7 @@ from mmlib.formula.ink import Ink
 
 # In typical symbols:
 BETWEEN_ROWS = 0.3  # blank paper, at least, between two rows
-BETWEEN_COLUMNS = 3.0  # and between two columns
+BETWEEN_COLUMNS = 2.0  # and between two columns of several rows each
 FLAT = 0.3  # height of a group that is a bar
 SMALL = 0.6  # height of a group that is part of its neighbour: limits, a dot, an exponent
 TALL = 5.0  # a row above this may be several that touch
@@ -43,10 +43,14 @@ def box_of(part: Seen | Ink) -> tuple[int, int, int, int]:
 
 
 def touching(part: Seen | Ink) -> bool:
-    """Whether a formula is so tall that it may be rows that touch."""
+    """Whether a formula is so tall that it may be rows that touch: a fraction has a long bar."""
     if isinstance(part, Ink):
         return False
-    return bool(len(part.levels) > TALL * symbol_size(part.levels > 100))
+    ink = part.levels > 100
+    boxes, _ = pieces(ndimage.label(ink, np.ones((3, 3)))[0])
+    high, wide = (boxes[:, 2:] - boxes[:, :2]).T
+    bar = (high < FLAT * wide) & (wide > 0.3 * ink.shape[1])
+    return bool(len(ink) > TALL * symbol_size(ink) and not bar.any())
 
 
 def _cut(seen: Seen) -> list[Seen]:
