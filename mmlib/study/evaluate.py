@@ -47,7 +47,7 @@ from mmlib.store.files import digest, write_atomic
 from mmlib.store.run import Run
 from mmlib.study import records, results
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"  # since 2, a search writes well-formed expressions alone
 METRICS = {  # of the records, and the field of a score
     **{name: name for name in ("ter", "exprate", "within1", "within2", "within3")},
     "structure": "structure_rate",
