@@ -74,7 +74,7 @@ def test_the_comments_behind_the_fields_are_the_help(calls, capsys):
     with pytest.raises(SystemExit):
         cli.main(["pretrain", "--help"])
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "square typical symbols per batch and view" in out
+    assert "Square typical symbols per batch and view" in out
     assert "the last share of the budget, over which the rate falls to zero" in out
 
 

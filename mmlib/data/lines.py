@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from mmlib.data.specks import symbol_size
 
@@ -94,6 +93,8 @@ def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
     A Hough transform in slope and row of each column (Duda and Hart, 1972), on a picture of 500
     pixels; each line then follows the ink, since paper bends.
     """
+    from scipy import ndimage
+
     step = max(1, -(-max(weak.shape) // 500))
     high, wide = (-(-side // step) for side in weak.shape)
     small = np.zeros((high * step, wide * step), bool)
@@ -172,6 +173,8 @@ def _band(line: Line, shape: tuple[int, ...]) -> np.ndarray:
 
 def _erased(ink: np.ndarray, contrast: np.ndarray, lines: list[Line], full: float) -> np.ndarray:
     """The ink (H, W) bool without lines, but with the strokes that cross them."""
+    from scipy import ndimage
+
     left = ink.copy()
     for line in lines:
         band = _band(line, ink.shape)
@@ -201,6 +204,8 @@ def _at_the_side(ink: np.ndarray, line: Line) -> bool:
 
 def _alone(ink: np.ndarray, line: Line) -> bool:
     """Whether a line is a piece of ink (H, W) bool of its own."""
+    from scipy import ndimage
+
     label, _ = ndimage.label(ink, np.ones((3, 3)))
     band = _band(line, ink.shape)
     own = np.setdiff1d(label[band], 0)
@@ -209,6 +214,8 @@ def _alone(ink: np.ndarray, line: Line) -> bool:
 
 def without_frame(ink: np.ndarray, found: list[str]) -> np.ndarray:
     """The ink (H, W) bool without a box or ring that is drawn around all the rest."""
+    from scipy import ndimage
+
     label, count = ndimage.label(ink, np.ones((3, 3)))
     area = np.bincount(label.ravel(), minlength=count + 1)
     for number, where in enumerate(ndimage.find_objects(label), 1):

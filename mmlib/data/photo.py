@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 
 from mmlib.data.errors import NothingError
 from mmlib.data.lines import STEEPEST, without_frame, without_rules
@@ -49,6 +48,7 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
     where there is no ink.
     """
     from PIL import Image
+    from scipy import ndimage
 
     found, shrink = [], max(grey.shape) / LONGEST
     to_picture = np.eye(3)
@@ -112,6 +112,8 @@ def without_dirt(ink: np.ndarray) -> np.ndarray:
 
     Where the edge of a shadow meets the picture's, no paper is left to tell its light from.
     """
+    from scipy import ndimage
+
     if not ink.any():
         return ink
     label, _ = ndimage.label(ink, np.ones((3, 3)))
@@ -126,6 +128,8 @@ def without_dirt(ink: np.ndarray) -> np.ndarray:
 
 def largest(ink: np.ndarray) -> float:
     """Pixels of the longer side of the largest piece of the ink (H, W) bool."""
+    from scipy import ndimage
+
     boxes, _ = pieces(ndimage.label(ink, np.ones((3, 3)))[0])
     return float((boxes[:, 2:] - boxes[:, :2]).max())
 
@@ -148,6 +152,8 @@ def even(grey: np.ndarray, light: bool) -> tuple[np.ndarray, bool]:
     The paper is a closing, wider than a pen: it fills ink and follows shades and the edges of
     shadows. A plain picture has even light and no grain: it is a drawing.
     """
+    from scipy import ndimage
+
     dark = 255.0 - grey if light else grey.astype(float)
     side = max(25, max(grey.shape) // 16)
     # Grain would raise the paper to the brightest of its grains.
@@ -174,6 +180,7 @@ def threshold(contrast: np.ndarray, plain: bool) -> np.ndarray:
     Where the picture is not plain, full ink is what it is nearby: pencil is pale, and light on a
     board falls off. Strong ink takes along the weaker that it touches (hysteresis; Canny, 1986).
     """
+    from scipy import ndimage
     from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 
     blank = np.zeros(contrast.shape, bool)
@@ -228,6 +235,8 @@ def slants(ink: np.ndarray) -> tuple[list[float], bool]:
 
 def at_the_edges(ink: np.ndarray) -> list[np.ndarray]:
     """Ink (H, W) bool of small pieces that the picture's upper edge cuts, or its lower."""
+    from scipy import ndimage
+
     label, _ = ndimage.label(ink, np.ones((3, 3)))
     boxes, _ = pieces(label)
     small = (boxes[:, 2] - boxes[:, 0]) < 0.7 * symbol_size(ink)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from mmlib.formula.ink import typical_size
 
@@ -20,6 +19,8 @@ def pen_width(ink: np.ndarray) -> float:
 
 def symbol_size(ink: np.ndarray) -> float:
     """Typical symbol of the ink (H, W) bool in pixels, as pieces show it; specks do not count."""
+    from scipy import ndimage
+
     boxes, area = pieces(ndimage.label(ink, np.ones((3, 3)))[0])
     boxes = boxes[area > 0.02 * np.quantile(area, 0.95)]
     corners = np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]]], 1).reshape(-1, 2)
@@ -28,6 +29,8 @@ def symbol_size(ink: np.ndarray) -> float:
 
 def pieces(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4) as top, left, bottom, right, and areas (n,) of labelled pieces."""
+    from scipy import ndimage
+
     boxes = [(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(label)]
     return np.array(boxes).reshape(-1, 4), np.bincount(label.ravel())[1:]
 
@@ -38,6 +41,8 @@ def without_specks(ink: np.ndarray, found: list[str]) -> np.ndarray:
     A dot is as wide as the pen and near to a symbol. Dust is finer; or it is small and far from all
     that is larger; or there are many of it.
     """
+    from scipy import ndimage
+
     label, count = ndimage.label(ink, np.ones((3, 3)))
     if not count:
         return ink

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
 
 from mmlib.data.photo import Seen
 from mmlib.data.specks import pieces, symbol_size
@@ -44,6 +43,8 @@ def box_of(part: Seen | Ink) -> tuple[int, int, int, int]:
 
 def touching(part: Seen | Ink) -> bool:
     """Whether a formula is so tall that it may be rows that touch: a fraction has a long bar."""
+    from scipy import ndimage
+
     if isinstance(part, Ink):
         return False
     ink = part.levels > 100
@@ -54,6 +55,8 @@ def touching(part: Seen | Ink) -> bool:
 
 
 def _cut(seen: Seen) -> list[Seen]:
+    from scipy import ndimage
+
     ink = seen.levels > 100
     label, count = ndimage.label(ink, np.ones((3, 3)))
     if count < 2:

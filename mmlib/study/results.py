@@ -131,7 +131,7 @@ def _shipped(results: Path) -> Reader | None:
     from mmlib.read.reader import Reader
 
     try:
-        return Reader.load()
+        return Reader.load(results / "checkpoints" / "recogniser.safetensors")
     except FileNotFoundError:
         return None
 
