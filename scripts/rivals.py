@@ -19,7 +19,7 @@ from torchvision.models import DenseNet
 from mmlib.data.sample import Batch, collate, from_pack, symbol_classes
 from mmlib.draw.views import STRIDE, View, make_view
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
+from mmlib.losses.reading import disturb, guide_loss, point_loss, sequence_loss
 from mmlib.models.encoder import EncoderConfig
 from mmlib.models.layers import autocast, channels_last
 from mmlib.models.layers import default_device as device
@@ -147,7 +147,7 @@ class Contest(finetune.Finetune):
         """Logits of both directions, their targets, the guided head's attention, the encoding."""
         vocabulary = self.corpus.vocabulary
         inputs, targets = prefixes(batch.tokens, vocabulary)
-        inputs = finetune.disturb(inputs, noise, vocabulary, rng)
+        inputs = disturb(inputs, noise, vocabulary, rng)
         logits, attention, encoded = self.network(view.picture, view.valid, inputs)
         return logits, targets, attention, encoded
 

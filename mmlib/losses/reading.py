@@ -32,6 +32,18 @@ def sequence_loss(logits: Tensor, targets: Tensor, vocabulary: Vocabulary, smoot
     return mean_over_processes(total, (targets != vocabulary.pad).sum(), gather)
 
 
+def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Generator) -> Tensor:
+    """Replace a share of the decoder's input tokens (b, 2, t) by random ones.
+
+    So the decoder must look at the picture and cannot recite the formulas that it has seen.
+    """
+    if not share:
+        return inputs
+    hit = (torch.rand(inputs.shape, generator=rng) < share).to(inputs.device)
+    drawn = torch.randint(vocabulary.unk + 1, len(vocabulary), inputs.shape, generator=rng)
+    return torch.where(hit & (inputs > vocabulary.unk), drawn.to(inputs.device), inputs)
+
+
 def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, classes: Tensor,
                most: int = 3_000, gather: bool = False) -> Tensor:
     """Mean cross-entropy of the symbol's class at the view's ink points (of all processes).

@@ -26,7 +26,7 @@ from mmlib.data.sample import Batch, symbol_classes
 from mmlib.draw.masks import mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
+from mmlib.losses.reading import disturb, guide_loss, point_loss, sequence_loss
 from mmlib.measure.recognition import score
 from mmlib.models.layers import channels_last, ema_update
 from mmlib.models.recogniser import ModelConfig, Recogniser
@@ -73,18 +73,6 @@ class Config:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-3))
     view: ViewConfig = field(default_factory=ViewConfig)
     augment: AugmentConfig = RECOMBINED
-
-
-def disturb(inputs: Tensor, share: float, vocabulary: Vocabulary, rng: torch.Generator) -> Tensor:
-    """Replace a share of the decoder's input tokens (b, 2, t) by random ones.
-
-    So the decoder must look at the picture and cannot recite the formulas that it has seen.
-    """
-    if not share:
-        return inputs
-    hit = (torch.rand(inputs.shape, generator=rng) < share).to(inputs.device)
-    drawn = torch.randint(vocabulary.unk + 1, len(vocabulary), inputs.shape, generator=rng)
-    return torch.where(hit & (inputs > vocabulary.unk), drawn.to(inputs.device), inputs)
 
 
 def masked(view: View, ink: InkBatch, config: Config, rng: torch.Generator) -> Tensor:

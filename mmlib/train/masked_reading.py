@@ -21,7 +21,7 @@ from mmlib.data.sample import Batch, Sample
 from mmlib.data.units import unit_vocabulary, units, with_units, write_units
 from mmlib.draw.views import InkBatch, View, sample
 from mmlib.losses.prototypes import Prototypes, naming_loss
-from mmlib.losses.reading import guide_loss, sequence_loss
+from mmlib.losses.reading import disturb, guide_loss, sequence_loss
 from mmlib.models.attention import Attention
 from mmlib.models.heads import predictor, projection
 from mmlib.models.recogniser import ModelConfig, Recogniser
@@ -126,9 +126,7 @@ def name_units(
     table[rows] = assigned.argmax(1)
     written = write_units(batch, window.kept, table.view(b, most), vocabulary)
     inputs, targets = prefixes(written.tokens, vocabulary)
-    hit = (torch.rand(inputs.shape, generator=rng) < config.input_noise).to(inputs.device)
-    other = torch.randint(vocabulary.unk + 1, len(vocabulary), inputs.shape, generator=rng)
-    inputs = torch.where(hit & (inputs > vocabulary.unk), other.to(inputs.device), inputs)
+    inputs = disturb(inputs, config.input_noise, vocabulary, rng)
     return Named(rows, assigned, written, inputs, targets)
 
 

@@ -14,6 +14,7 @@ from mmlib.draw.raster import arc_length
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.contrast import match_rate
+from mmlib.losses.reading import disturb
 from mmlib.models.recogniser import Recogniser
 from mmlib.read.batch import best_tokens, read_pack
 from mmlib.store.files import RunError
@@ -186,15 +187,15 @@ def test_disturbed_inputs():
     inputs = torch.randint(VOCABULARY.unk + 1, len(VOCABULARY), (40, 2, 30), generator=seeded())
     inputs[:, 0, 0], inputs[:, 1,
                             0], inputs[:, :, -5:] = VOCABULARY.sos, VOCABULARY.eos, VOCABULARY.pad
-    assert finetune.disturb(inputs, 0.0, VOCABULARY, seeded()) is inputs
+    assert disturb(inputs, 0.0, VOCABULARY, seeded()) is inputs
     before = inputs.clone()
-    noisy = finetune.disturb(inputs, 0.2, VOCABULARY, seeded(1))
+    noisy = disturb(inputs, 0.2, VOCABULARY, seeded(1))
     assert torch.equal(inputs, before)
     special = inputs <= VOCABULARY.unk
     assert torch.equal(noisy[special], inputs[special])
     assert (noisy[~special] > VOCABULARY.unk).all()
     assert (noisy != inputs)[~special].float().mean() == pytest.approx(0.2, abs=0.03)
-    assert torch.equal(noisy, finetune.disturb(inputs, 0.2, VOCABULARY, seeded(1)))
+    assert torch.equal(noisy, disturb(inputs, 0.2, VOCABULARY, seeded(1)))
 
 
 def test_shares_of_the_labels_are_nested(corpus):
