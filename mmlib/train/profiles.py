@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
+from mmlib.data.augment import AugmentConfig
 from mmlib.draw.views import ViewConfig
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import EncoderConfig
@@ -68,6 +69,18 @@ PROFILES = {
                       optim=OptimConfig(warmup=400), encoder=SMALL.encoder, decoder=SMALL.decoder),
         finetune.Config(init="attend", pictures=10_000, eval_pictures=5_000,
                         optim=OptimConfig(lr=5e-3, warmup=1_000), model=SMALL),
+    ),
+    # The evidence: every arm costs 200,000 pictures, 100,000 of them with labels as they were
+    # written. No segmentation: no side losses, no recombined and no composed ink.
+    "study": Profile(
+        pretrain.Config(pictures=35_000, eval_pictures=17_500, encoder=SMALL.encoder,
+                        optim=OptimConfig(warmup=1_000, hold=24_000)),
+        attend.Config(pictures=15_000, eval_pictures=5_000, encoder=SMALL.encoder,
+                      decoder=SMALL.decoder, optim=OptimConfig(warmup=1_000, hold=24_000)),
+        finetune.Config(init="attend", pictures=100_000, eval_pictures=10_000, model=SMALL,
+                        composed=0.0, point_weight=0.0, guide_weight=0.0, augment=AugmentConfig(),
+                        encoder_rate=0.3, encoder_ramp=10_000,
+                        optim=OptimConfig(lr=5e-3, warmup=1_000)),
     ),
     # On two cores some 10, 10 and 25 minutes: the defaults.
     "desk": Profile(pretrain.Config(), attend.Config(), finetune.Config(init="attend")),
