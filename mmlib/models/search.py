@@ -5,10 +5,9 @@ Every hypothesis is scored by both directions, whichever search found it.
 
 from __future__ import annotations
 
+import contextlib
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.decoder import Cache, Memory
 from mmlib.models.legal import Legal
 from mmlib.models.recogniser import Recogniser
+from mmlib.store.machine import one_thread
 
 FEW = 8  # rows: products of so few are too small to share; threads would wait for one another
 SINGLE = 32  # rows: for so few, a CPU converts to bfloat16 and back longer than it then saves
@@ -57,23 +57,15 @@ def prefixes(tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
-@contextmanager
+@contextlib.contextmanager
 def few_rows(rows: int, memory: Memory) -> Iterator[Memory]:
     """The memory for steps of so many rows; for few on a CPU in float32, and on one thread."""
-    threads, cpu = torch.get_num_threads(), memory.features.device.type == "cpu"
-    # The number of threads is the whole process's, so only the main thread may change it.
-    alone = cpu and rows <= FEW and threading.current_thread() is threading.main_thread()
-    if alone:
-        torch.set_num_threads(1)
-    try:
+    cpu = memory.features.device.type == "cpu"
+    with one_thread(cpu and rows <= FEW), contextlib.ExitStack() as exact:
         if cpu and rows <= SINGLE:
-            with torch.autocast("cpu", enabled=False):
-                yield memory.float()
-        else:
-            yield memory
-    finally:
-        if alone:
-            torch.set_num_threads(threads)
+            exact.enter_context(torch.autocast("cpu", enabled=False))
+            memory = memory.float()
+        yield memory
 
 
 Found = list[dict[tuple[int, ...], list[float]]]  # a picture's texts, with a sum per direction

@@ -16,7 +16,8 @@ from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import autocast
 from mmlib.models.recogniser import Recogniser
-from mmlib.models.search import Hypothesis, beam_search
+from mmlib.models.search import FEW, Hypothesis, beam_search
+from mmlib.store.machine import one_thread, settle_threads
 
 # mask(view, ink, indices, symbol): the picture (b, 1 or 2, H, W) to read of the samples `indices`,
 # whose typical symbol measures `symbol` pixels.
@@ -40,6 +41,9 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
     """
     found: list[list[Hypothesis]] = [[] for _ in samples]
     extents = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
+    cpu = torch.device(device).type == "cpu"
+    if cpu:
+        settle_threads(anew=False)
     for group in batches_by_area(extents, area, most):
         ink = collate([samples[i] for i in group]).ink.to(device)
         memories = []
@@ -47,7 +51,7 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
             still = view.still(size)
             seen = make_view(ink, still, torch.Generator().manual_seed(0))
             picture = mask(seen, ink, group, still.symbol) if mask else seen.picture
-            with autocast(device):
+            with autocast(device), one_thread(cpu and len(group) <= FEW):
                 memories.append(model.encode(picture, seen.valid).memory)
         with autocast(device):
             read = beam_search(model, memories, vocabulary, beam, longest, both)

@@ -9,6 +9,9 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,6 +19,7 @@ import torch
 from mmlib.store.files import project_root
 
 PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "safetensors")  # they shape a result
+AT_START = torch.get_num_threads()  # torch's own choice, one per core, or that of OMP_NUM_THREADS
 
 
 def commit() -> str:
@@ -58,3 +62,68 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+_settled: dict[str, int] = {}  # the number that `settle_threads` found, if it has
+
+
+def settle_threads(anew: bool = True) -> int:
+    """Let torch use as many threads as run a small model fastest, here and now; returns the number.
+
+    Threads wait for one another at each product. On busy cores that costs far more than sharing
+    saves, so one thread is the rule, and more have to prove faster. A number that somebody set
+    stays: by OMP_NUM_THREADS, or by `torch.set_num_threads`.
+
+    anew: measure even if this process has measured before.
+    """
+    asked = torch.get_num_threads() != _settled.get("threads", AT_START)
+    if "OMP_NUM_THREADS" not in os.environ and not asked and (anew or not _settled):
+        _settled["threads"] = fastest(AT_START)
+        torch.set_num_threads(_settled["threads"])
+    return torch.get_num_threads()
+
+
+def fastest(most: int, seconds: Callable[[int], float] | None = None) -> int:
+    """The number of threads, from 1 doubled up to `most`, after which more are not clearly faster.
+
+    seconds: what some work takes on so many threads; by default, measured.
+    """
+    threads, seconds = 1, seconds or _seconds
+    while threads < most:
+        more = min(most, 2 * threads)
+        # They take turns, so that what else happens on the machine hits both.
+        turns = [(seconds(threads), seconds(more)) for _ in range(3)]
+        few, many = (sum(times) for times in zip(*turns))
+        if many > 0.8 * few:
+            break
+        threads = more
+    return threads
+
+
+@torch.no_grad()
+def _seconds(threads: int) -> float:
+    """A pass through six layers like those of a small encoder."""
+    torch.set_num_threads(threads)
+    picture, weight = torch.ones(4, 32, 16, 64), torch.full((32, 32, 3, 3), 0.01)
+    began = time.perf_counter()
+    for _ in range(6):
+        picture = torch.nn.functional.conv2d(picture, weight, padding=1).clamp(max=1)
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """One thread of torch inside, where `wanted`; the number is the whole process's."""
+    threads = torch.get_num_threads()
+    # Two Python threads at once would each put back what the other had set.
+    wanted = wanted and threading.current_thread() is threading.main_thread()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_num_threads(threads)
