@@ -21,27 +21,13 @@ from scipy import ndimage
 
 from mmlib.data.corpus import load_corpus
 from mmlib.data.errors import DataError
-from mmlib.data.imitate import imitate
+from mmlib.data.imitate import falling, imitate, on_paper
 from mmlib.formula.ink import InkError
 from mmlib.read.reader import Reader, recognize
 from mmlib.show.ink import drawing
 from mmlib.store.files import results_root
 
 Array = np.ndarray
-
-
-def on_paper(ink: Array, rng: np.random.Generator, paper: float = 235, pen: float = 40,
-             grain: float = 4, light: Array | float = 1.0) -> Array:
-    """Grey (H, W) uint8 of ink (0 to 1) in grey `pen` on grey `paper`, lit and seen by a camera."""
-    seen = (paper + (pen - paper) * ndimage.gaussian_filter(ink, 0.8)) * light
-    return np.clip(seen + rng.normal(0, grain, ink.shape), 0, 255).astype(np.uint8)
-
-
-def falling(shape: tuple[int, ...], rng: np.random.Generator, share: float) -> Array:
-    """Light (H, W) that falls off to one side, by a share."""
-    turn = rng.uniform(0, 2 * np.pi)
-    y, x = (np.linspace(-0.7, 0.7, side) for side in shape)
-    return 1 - share * (0.5 + 0.5 * (np.cos(turn) * x[None] + np.sin(turn) * y[:, None]))
 
 
 def board(ink: Array, rng: np.random.Generator) -> Array:

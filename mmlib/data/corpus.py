@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from mmlib.data.errors import DataError
 from mmlib.data.own import hold_out, load_own
 from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
+from mmlib.data.pictured import pictured
 from mmlib.data.places import cache_root
 from mmlib.data.prepare import load_pack
 from mmlib.data.sample import from_pack
@@ -25,6 +26,7 @@ from mmlib.synthetic.ink_bank import InkBank
 SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of each embedded part
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
 GENERATOR = "2"  # changes when grammar, layout or glyphs change what is generated
+PICTURED = "1"  # changes when drawing, cleaning or tracing change what is traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,19 +79,30 @@ class Corpus:
         return cached_pack(self.composed_name(indices, count),
                            lambda: synthetic_ink(count, 0, bank=InkBank(self.pack, indices)))
 
+    def pictured_name(self, indices: Indices) -> str:
+        """Likewise for `pictured`."""
+        return f"pictured{PICTURED}-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}"
+
+    def pictured(self, indices: Indices) -> Pack:
+        """A pack of these expressions as traced from a picture of each (some 25 per second)."""
+        return cached_pack(self.pictured_name(indices), lambda: pictured(self.pack, indices), 1.0)
+
 
 def _digest(indices: np.ndarray) -> str:
     content = np.ascontiguousarray(indices, dtype=np.int64).tobytes()
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def cached_pack(name: str, make: Callable[[], Sequence[Ink]]) -> Pack:
-    """The pack of this name in the cache, made where it is missing or damaged."""
+def cached_pack(name: str, make: Callable[[], Iterable[Ink]], size: float | None = None) -> Pack:
+    """The pack of this name in the cache, made where it is missing or damaged.
+
+    size: the typical size of the inks, if it is known.
+    """
     path = cache_root() / f"{name}.safetensors"
     try:
         return Pack.open(path)
     except PackError:
-        write_pack((normalised(ink) for ink in make()), path)
+        write_pack((normalised(ink, size) for ink in make()), path)
         return Pack.open(path)
 
 

@@ -1,4 +1,4 @@
-"""A photograph imitated from a drawing, to measure by: the truth is then known."""
+"""Photographs and scans imitated from drawings, to measure and to train by: the truth is known."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def imitate(levels: np.ndarray, rng: np.random.Generator, shade: float = 0.5, ru
     seen = 235 * light * (1 - gaussian(dark, 1.0)) + rng.normal(0, 4.0, dark.shape)
     grey: np.ndarray = np.clip(seen, 0, 255).astype(np.uint8)
     return grey
+
+
+def on_paper(ink: np.ndarray, rng: np.random.Generator, paper: float = 235, pen: float = 40,
+             grain: float = 4, light: np.ndarray | float = 1.0) -> np.ndarray:
+    """Grey (H, W) uint8 of ink (0 to 1) in grey `pen` on grey `paper`, lit and seen by a camera."""
+    from scipy import ndimage
+
+    seen = (paper + (pen - paper) * ndimage.gaussian_filter(ink, 0.8)) * light
+    return np.asarray(np.clip(seen + rng.normal(0, grain, ink.shape), 0, 255), np.uint8)
+
+
+def falling(shape: tuple[int, ...], rng: np.random.Generator, share: float) -> np.ndarray:
+    """Light (H, W) that falls off to one side, by a share."""
+    turn = rng.uniform(0, 2 * np.pi)
+    y, x = (np.linspace(-0.7, 0.7, side) for side in shape)
+    light = np.cos(turn) * x[None] + np.sin(turn) * y[:, None]
+    return np.asarray(1 - share * (0.5 + 0.5 * light))

@@ -74,12 +74,13 @@ def simplify(points: np.ndarray, stroke: np.ndarray, tolerance: float,
     return points[index] + share[:, None] * step[index], stroke[index]
 
 
-def normalised(ink: Ink) -> tuple[Ink, float]:
+def normalised(ink: Ink, size: float | None = None) -> tuple[Ink, float]:
     """The ink as a pack holds it (simplified, in typical sizes, corner at 0), and its typical size.
 
-    Raises InkError where the expression is absurdly large for its strokes.
+    size: where it is known, from a picture say; by default the strokes tell it. Raises InkError
+    where the expression is absurdly large for its strokes.
     """
-    size = typical_size(ink.points, ink.stroke)
+    size = size or typical_size(ink.points, ink.stroke)
     points, stroke = simplify((ink.points - ink.points.min(0)) / size, ink.stroke, TOLERANCE, GAP)
     if points.max() * RESOLUTION > MOST_STEPS:
         raise InkError(f"{ink.id}: the expression is over {MOST_STEPS // RESOLUTION} times as "

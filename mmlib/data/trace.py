@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 
 from mmlib.data.captions import Picture
@@ -53,6 +55,26 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     size = typical_size(corners, np.repeat(np.arange(len(boxes)), 2)) / COMPONENTS
     points = strokes.reshape(-1, 2).astype(np.float32)
     return points, np.repeat(np.arange(len(strokes)), 2), size
+
+
+def lines(edges: np.ndarray) -> list[np.ndarray]:
+    """Lines (k, 2) between the ends and crossings of a skeleton, of its edges (m, 2, 2)."""
+    meets: dict[tuple[float, ...], set[tuple[float, ...]]] = defaultdict(set)
+    for a, b in (map(tuple, edge) for edge in edges.tolist()):
+        meets[a].add(b)
+        meets[b].add(a)
+    degree = {point: len(others) for point, others in meets.items()}
+    found = []
+    for start in sorted(meets, key=lambda point: (degree[point] == 2, point)):  # rings last
+        while meets[start]:
+            line = [start]
+            while meets[line[-1]] and (len(line) == 1 or degree[line[-1]] == 2):
+                following = min(meets[line[-1]])
+                meets[line[-1]].discard(following)
+                meets[following].discard(line[-1])
+                line.append(following)
+            found.append(np.array(line))
+    return found
 
 
 def traced(picture: Picture) -> tuple[Ink, float]:

@@ -53,6 +53,8 @@ from mmlib.store.weights import (
 
 ASKED = ("stage", "profile", "config", "inputs", "version")  # in config.json, and of Run
 NOT_HASHED = ("arm",)  # fields of a configuration that change no number
+# Fields that came later, with the value that means what was done before: at it they are not hashed.
+LATER = {"pictured": 0.0}
 KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
 
 
@@ -68,7 +70,8 @@ def plain(config: Any) -> dict[str, Any]:
 
 def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -> str:
     """Ten hex digits over all that a run depends on."""
-    values = {key: value for key, value in plain(config).items() if key not in NOT_HASHED}
+    values = {key: value for key, value in plain(config).items()
+              if key not in NOT_HASHED and not (key in LATER and value == LATER[key])}
     content = {"stage": stage, "version": version, "config": values, "inputs": dict(inputs)}
     text = to_json(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -57,6 +57,7 @@ class Config:
     full_data: bool = False  # also train on validation (headline runs, schedule fixed before)
     pictures: int = 40_000  # budget
     composed: float = 1.0  # composed expressions per epoch, as a multiple of the real ones
+    pictured: float = 0.0  # share of samples whose ink was traced from a picture of it
     batch_area: float = 1_000.0  # square typical symbols per batch, padding included
     batch_most: int = 48  # expressions per batch
     encoder_rate: float = 1.0  # of the decoder's rate, for the encoder and the attention network
@@ -164,7 +165,9 @@ class Finetune(Stage):
     def inputs(self) -> dict[str, str]:
         composed = self.corpus.composed_name(self.indices) if self.config.composed else "none"
         start = {"init": f"recogniser-{digest(self.reader.path)}"} if self.reader else {}
-        return super().inputs() | start | {"composed": composed}
+        traced = {"pictured": self.corpus.pictured_name(self.indices)}
+        made = {"composed": composed} | (traced if self.config.pictured else {})
+        return super().inputs() | start | made
 
     def build(self) -> None:
         model = build(self.config, self.corpus, self.start)
@@ -189,12 +192,19 @@ class Finetune(Stage):
         held = frozenset() if config.full_data else corpus.held_formulas()
         labelled = Augmenter(corpus.pack, self.indices, config.augment, corpus.vocabulary, held)
         sources: list[tuple[Augmenter, int | None]] = [(labelled, None)]
+        light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
         if config.composed:
             with self.tools.main_process_first():
                 pack = corpus.composed(self.indices)
-            light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
             composed = Augmenter(pack, np.arange(len(pack)), light, corpus.vocabulary, held)
             sources.append((composed, round(config.composed * len(self.indices))))
+        if config.pictured:
+            with self.tools.main_process_first():
+                pack = corpus.pictured(self.indices)
+            traced = Augmenter(pack, np.arange(len(pack)), light, corpus.vocabulary, held)
+            others = sum(len(a.indices) if count is None else count for a, count in sources)
+            share = config.pictured / (1 - config.pictured)
+            sources.append((traced, round(share * others)))
         return Feed(sources, config.batch_area, config.batch_most, config.seed,
                     scale=config.view.scale, **feeding(self.tools))
 

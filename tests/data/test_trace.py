@@ -7,7 +7,7 @@ import torch
 from mmlib.data.captions import Picture
 from mmlib.data.errors import DataError
 from mmlib.data.pack import Pack, PackError, write_pack
-from mmlib.data.trace import trace_picture, traced
+from mmlib.data.trace import lines, trace_picture, traced
 from mmlib.draw.raster import rasterise
 from mmlib.formula.ink import typical_size
 
@@ -39,6 +39,21 @@ def test_a_drawn_line_is_traced_back(start, end, pen):
     gaps = np.diff(np.sort(reach))
     assert gaps.max() < 2
     assert size == pytest.approx(typical_size(line.numpy(), np.zeros(2, int)), rel=0.25)
+
+
+def test_a_skeleton_becomes_lines_between_ends_and_crossings():
+    cross = np.zeros((9, 9), np.uint8)
+    cross[4, :] = cross[:, 4] = 255
+    points, _, _ = trace_picture(cross)
+    found = lines(points.reshape(-1, 2, 2))
+    assert len(found) == 4
+    assert all((4.5, 4.5) in map(tuple, line) for line in found)
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    ring = lines(np.stack([corners, np.roll(corners, -1, 0)], 1))
+    assert [len(line) for line in ring] == [5]
+    assert (ring[0][0] == ring[0][-1]).all()
+    dot = np.array([[[3, 3], [3, 3]]])
+    assert [line.tolist() for line in lines(dot)] == [[[3, 3], [3, 3]]]
 
 
 def test_a_dot_and_a_blank():

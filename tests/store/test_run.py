@@ -69,6 +69,12 @@ def test_everything_a_run_depends_on_changes_its_hash(stage, config, inputs, ver
     )
 
 
+def test_a_later_field_is_hashed_where_it_is_used():
+    before = {"pictures": 10}
+    assert run_hash("s", before | {"pictured": 0.0}, {}, "1") == run_hash("s", before, {}, "1")
+    assert run_hash("s", before | {"pictured": 0.1}, {}, "1") != run_hash("s", before, {}, "1")
+
+
 def test_the_name_of_an_arm_leaves_the_hash_alone():
     named = dataclasses.replace(Config(), arm="mask-match")
     assert run_hash("s", named, {}, "1") == run_hash("s", Config(), {}, "1")

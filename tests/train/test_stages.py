@@ -429,3 +429,14 @@ def test_attention_can_be_switched_off_without_touching_the_model():
         assert torch.equal(switched_off(model, ())(x, valid, tokens)[0], before)
     with pytest.raises(ValueError, match="beams"):
         switched_off(model, ("beams",))
+
+
+def test_a_share_of_the_samples_is_traced_from_pictures(corpus):
+    stage = finetune.Finetune(tiny(finetune, pictured=0.2), corpus, stage_module.accelerator())
+    feed = stage.feed()
+    assert [len(source[0].indices) if source[1] is None else source[1] for source in feed.sources
+            ] == [len(stage.indices), round(len(stage.indices) / 4)]
+    assert "pictured" in stage.inputs()
+    traced = feed.sources[1][0].pack
+    assert set(traced.ids) <= {corpus.pack.ids[i] for i in stage.indices}
+    assert len(traced) > len(stage.indices) / 2
