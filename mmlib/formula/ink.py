@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 
 class InkError(ValueError):
@@ -69,6 +67,12 @@ class Ink:
         """Left, top, right, bottom in ink units."""
         left, top, right, bottom = map(float, (*self.points.min(0), *self.points.max(0)))
         return left, top, right, bottom
+
+
+def moved(points: np.ndarray) -> np.ndarray:
+    """Whether (m,) each of the points (m, 2) differs from the one before it; the first one does."""
+    step = np.diff(points, axis=0, prepend=np.nan)  # NaN is not zero
+    return np.asarray(step.any(1))
 
 
 def stroke_boxes(points: np.ndarray, stroke: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,5 @@
 """A file of ink, known by its content: InkML or UNIPEN, whatever its name."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

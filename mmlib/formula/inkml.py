@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.formula.ink import Ink, InkError, Symbol
-from mmlib.formula.latex import LatexError, align, canonical
-from mmlib.formula.mathml import tree_from_mathml
-from mmlib.formula.traces import XML_ID, Formats, read_trace
+from mmlib.formula.ink import Ink, InkError, Symbol, moved
+from mmlib.formula.latex import LatexError, align, canonical, label_fields
+from mmlib.formula.mathml import XML_ID, tree_from_mathml
+from mmlib.formula.traces import Formats, read_trace
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # where ink is only trained on, lxml may be missing
     from lxml import etree
 
 INKML = "http://www.w3.org/2003/InkML"
@@ -44,21 +44,13 @@ def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
     for note in root.iterfind("{*}annotation"):
         notes.setdefault(note.get("type") or "", (note.text or "").strip())
     # CROHME calls the label "truth"; MathWriting has it as written and normalised.
-    latex = next((notes[k] for k in ("truth", "normalizedLabel", "label") if notes.get(k)), None)
+    label = next((notes[k] for k in ("truth", "normalizedLabel", "label") if notes.get(k)), None)
+    fields = label_fields(label)
     symbols = _symbols(root, strokes_of)
-    tokens = token_symbols = label_error = None
-    if latex is not None:
-        try:
-            tokens = tuple(canonical(latex)) or None
-            latex = latex if tokens else None  # an empty label is no label
-        except LatexError as error:
-            label_error = str(error)
-    if tokens and symbols:
-        token_symbols = _token_symbols(root, tokens, symbols)
-    return Ink.from_strokes(
-        strokes, symbols=symbols, latex=latex, tokens=tokens, token_symbols=token_symbols,
-        writer=notes.get("writer") or None, id=Path(name).stem, label_error=label_error,
-    )  # fmt: skip
+    if fields["tokens"] and symbols:
+        fields["token_symbols"] = _token_symbols(root, fields["tokens"], symbols)
+    return Ink.from_strokes(strokes, symbols=symbols, writer=notes.get("writer") or None,
+                            id=Path(name).stem, **fields)
 
 
 def write_inkml(ink: Ink, path: str | Path) -> None:
@@ -133,14 +125,8 @@ def _strokes(root: etree._Element, name: str) -> tuple[list[np.ndarray], dict[st
             pieces += [[points] for points in written]
     if not pieces:
         raise InkError(f"{name}: no trace with points")
-    return [_moved(np.concatenate(parts)) for parts in pieces], strokes_of
-
-
-def _moved(points: np.ndarray) -> np.ndarray:
-    """Points (m, 2) without consecutive duplicates."""
-    moved = np.ones(len(points), dtype=bool)
-    moved[1:] = (points[1:] != points[:-1]).any(1)
-    return points[moved]
+    strokes = [np.concatenate(parts) for parts in pieces]
+    return [points[moved(points)] for points in strokes], strokes_of
 
 
 @lru_cache(maxsize=4096)
@@ -173,9 +159,8 @@ def _symbols(root: etree._Element, strokes_of: dict[str, list[int]]) -> tuple[Sy
     return tuple(symbols)
 
 
-def _token_symbols(
-    root: etree._Element, tokens: tuple[str, ...], symbols: tuple[Symbol, ...]
-) -> tuple[int, ...] | None:
+def _token_symbols(root: etree._Element, tokens: tuple[str, ...],
+                   symbols: tuple[Symbol, ...]) -> tuple[int, ...] | None:
     """`Ink.token_symbols` by the file's MathML; None where there is none or it contradicts."""
     math = root.find("{*}annotationXML//{*}math")
     if math is None:
@@ -184,8 +169,6 @@ def _token_symbols(
         refs = align(tokens, tree_from_mathml(math))
     except LatexError:
         return None
-    index: dict[str | None, int] = {}
-    for i, symbol in enumerate(symbols):
-        if symbol.ref is not None:
-            index.setdefault(symbol.ref, i)
-    return None if refs is None else tuple(index.get(ref, -1) for ref in refs)
+    # Reversed, so that the first symbol with a reference counts.
+    index = {symbol.ref: i for i, symbol in reversed(list(enumerate(symbols))) if symbol.ref}
+    return None if refs is None else tuple(index.get(ref or "", -1) for ref in refs)

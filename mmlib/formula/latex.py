@@ -17,6 +17,7 @@ symbol before them, so ``{(a+b)}^2`` and ``(a+b)^2`` are one expression, and so 
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from mmlib.formula.signs import from_unicode
 from mmlib.formula.tree import Node
@@ -134,6 +135,15 @@ def canonical(latex: str, strict: bool = False) -> list[str]:
         if name := _SPELLED.get(tuple(tokens[-3:])):
             tokens[-3:] = [name]
     return tokens
+
+
+def label_fields(latex: str | None) -> dict[str, Any]:
+    """A label as the fields `latex`, `tokens` and `label_error` of `Ink`; an empty one is none."""
+    try:
+        tokens = tuple(canonical(latex or "")) or None
+        return {"latex": latex if tokens else None, "tokens": tokens, "label_error": None}
+    except LatexError as error:
+        return {"latex": latex, "tokens": None, "label_error": str(error)}
 
 
 def to_tree(tokens: Sequence[str], strict: bool = False) -> list[Node]:

@@ -5,7 +5,7 @@ from typing import Any
 from mmlib.formula.latex import KNOWN, MAX_DEPTH, SYNONYMS, TOKEN, LatexError, to_tree, with_scripts
 from mmlib.formula.tree import Node
 
-_XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
+XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
 # The relation of each child of an element to the symbol that the element stands for.
 _RELATIONS = {
     "mfrac": ("Above", "Below"), "mroot": ("Inside", "Above"),
@@ -35,7 +35,7 @@ def _row(element: Any, depth: int) -> list[Node]:
         element = pending.pop()
         tag = element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
         inner = [child for child in element if isinstance(child.tag, str)]  # no comments
-        ref = element.get(_XML_ID)
+        ref = element.get(XML_ID)
         if tag in ("math", "mrow", "mstyle", "annotationXML", "semantics"):
             pending += reversed(inner)
         elif tag in ("mi", "mo", "mn", "mtext"):

@@ -10,16 +10,17 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmlib.formula.ink import InkError
+from mmlib.formula.mathml import XML_ID
 
 if TYPE_CHECKING:
     from lxml import etree
 
-XML_ID = "{http://www.w3.org/XML/1998/namespace}id"
 # A stroke has hundreds of points; a coordinate beyond this is a broken file, and its sums overflow
 # float32.
 LARGEST_COORDINATE = 1e7
@@ -74,6 +75,7 @@ class Formats:
         own = root.find("{*}traceFormat")
         # Many files declare one format and never refer to it.
         sole = own if own is not None else found[0] if len(found) == 1 else None
+        self.default = Format() if sole is None else _format(sole)
         # A context outside the definitions holds for the traces that follow it.
         self.current: dict[etree._Element, etree._Element] = {}
         context = None
@@ -82,8 +84,6 @@ class Formats:
                 context = child
             elif context is not None:
                 self.current |= dict.fromkeys(child.iter("{*}trace"), context)
-        self.cache: dict[etree._Element, Format] = {}
-        self.default = Format() if sole is None else self.read(sole)
 
     def of(self, trace: etree._Element, where: str) -> Format:
         """The format of a trace. Raises InkError where it cannot be known."""
@@ -98,45 +98,36 @@ class Formats:
             if context is None and ref != "#DefaultContext":
                 raise InkError(f"{where}: contextRef {ref!r} names no context; "
                                "add it to the file's <definitions>")
-        element = self.find(context)
-        chosen = self.default if element is None else self.read(element)
+        element = self._found(context)
+        chosen = self.default if element is None else _format(element)
         if not {"X", "Y"} <= set(chosen.channels):
             raise InkError(f"{where}: its format has the channels "
                            f"{' '.join(chosen.channels) or 'none'}; X and Y are needed")
         return chosen
 
-    def find(self, element: etree._Element | None) -> etree._Element | None:
+    def _found(self, element: etree._Element | None) -> etree._Element | None:
         """The traceFormat that a context or a source of ink holds or refers to."""
         for _ in range(16):  # contexts inherit; a circle ends here
             if element is None or element.tag.rpartition("}")[2] == "traceFormat":
                 return element
-            inner = element.find("{*}traceFormat")
-            if inner is None:
-                inner = element.find("{*}inkSource/{*}traceFormat")
             refs = (element.get(key) for key in ("traceFormatRef", "inkSourceRef", "contextRef"))
-            named = (self.named.get(ref.rpartition("#")[2]) for ref in refs if ref)
-            element = inner if inner is not None else next(filter(_is_there, named), None)
+            nearest = [element.find("{*}traceFormat"), element.find("{*}inkSource/{*}traceFormat"),
+                       *(self.named.get(ref.rpartition("#")[2]) for ref in refs if ref)]
+            element = next((other for other in nearest if other is not None), None)
         return None
 
-    def read(self, element: etree._Element) -> Format:
-        """The `Format` of a traceFormat element."""
-        if element not in self.cache:
-            rare = element.findall("{*}intermittentChannels/{*}channel")
-            every = [*element.iterfind("{*}channel"),
-                     *element.iterfind("{*}regularChannels/{*}channel"), *rare]
-            names = tuple((c.get("name") or "").upper() for c in every)
-            turned = {name for name, c in zip(names, every, strict=True)
-                      if c.get("orientation") == "-ve"}
-            signs = [-1.0 if axis in turned else 1.0 for axis in "XY"]
-            fine = [_resolution(element, axis) for axis in "XY"]
-            ratio = fine[0] / fine[1] if min(fine) > 0 else 1.0
-            self.cache[element] = Format(names, len(every) - len(rare),
-                                         (signs[0], signs[1] * ratio), True)
-        return self.cache[element]
 
-
-def _is_there(element: etree._Element | None) -> bool:
-    return element is not None
+def _format(element: etree._Element) -> Format:
+    """The `Format` of a traceFormat element."""
+    rare = element.findall("{*}intermittentChannels/{*}channel")
+    every = [*element.iterfind("{*}channel"),
+             *element.iterfind("{*}regularChannels/{*}channel"), *rare]
+    names = tuple((c.get("name") or "").upper() for c in every)
+    turned = {name for name, c in zip(names, every) if c.get("orientation") == "-ve"}
+    x, y = (-1.0 if axis in turned else 1.0 for axis in "XY")
+    fine = [_resolution(element, axis) for axis in "XY"]
+    ratio = fine[0] / fine[1] if min(fine) > 0 else 1.0
+    return Format(names, len(every) - len(rare), (x, y * ratio), True)
 
 
 def _resolution(form: etree._Element, axis: str) -> float:
@@ -227,11 +218,9 @@ def _decoded(column: Sequence[Value], where: str) -> list[float]:
 
 
 def _touching(rows: Sequence[Sequence[Value]], form: Format) -> np.ndarray:
-    """Whether the pen touches the surface, by the channel S, at each sample."""
+    """Whether the pen touches the surface at each sample, by the channel S; at first it does."""
     place = form.channels.index("S") if "S" in form.channels else len(form.channels)
-    state, done = True, []
-    for row in rows:
-        if place < len(row) and row[place][1] in ("T", "F"):
-            state = row[place][1] == "T"
-        done.append(state)
-    return np.array(done, bool)
+    said = (str(row[place][1]) if place < len(row) else "" for row in rows)
+    states = accumulate(said, lambda before, now: {"T": True, "F": False}.get(now, before),
+                        initial=True)
+    return np.array(list(states)[1:], bool)

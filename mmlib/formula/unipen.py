@@ -1,13 +1,11 @@
 """Ink as UNIPEN text (Guyon et al., ICPR 1994): keywords that begin with a dot, and values."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
 
-from mmlib.formula.ink import Ink, InkError
-from mmlib.formula.latex import LatexError, canonical
+from mmlib.formula.ink import Ink, InkError, moved
+from mmlib.formula.latex import label_fields
 from mmlib.formula.traces import LARGEST_COORDINATE
 
 _KEYWORD = re.compile(r"^[ \t]*\.([A-Z][A-Z0-9_]*)", re.MULTILINE)
@@ -43,13 +41,7 @@ def read_unipen(content: bytes, name: str) -> Ink:
                        "write each to a file of its own")
     if not strokes:
         raise InkError(f"{name}: no .PEN_DOWN with points")
-    latex = (labels or [""])[0].strip() or None
-    tokens = label_error = None
-    try:
-        tokens = tuple(canonical(latex)) if latex else None
-    except LatexError as error:
-        label_error = str(error)
-    return Ink.from_strokes(strokes, latex=latex, tokens=tokens, label_error=label_error)
+    return Ink.from_strokes(strokes, **label_fields((labels or [""])[0].strip()))
 
 
 def _points(values: str, axes: list[str], where: str) -> np.ndarray:
@@ -64,6 +56,4 @@ def _points(values: str, axes: list[str], where: str) -> np.ndarray:
                        f"({' '.join(axes)}); correct them or .COORD") from None
     if not (np.abs(points) <= LARGEST_COORDINATE).all():  # NaN compares false
         raise InkError(f"{where}: a coordinate is NaN, infinite or absurdly large")
-    moved = np.ones(len(points), dtype=bool)
-    moved[1:] = (points[1:] != points[:-1]).any(1)
-    return points[moved] * (1, -1)
+    return np.asarray(points[moved(points)] * (1, -1))

@@ -1,7 +1,5 @@
 """What the hypotheses of a search may write next, so that every reading is an expression."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch
@@ -35,22 +33,26 @@ class Legal:
         self.kinds = [kind(token) for token in vocabulary.tokens]
         self.ends = (vocabulary.eos, vocabulary.sos)
         self.never = (vocabulary.pad, vocabulary.unk, vocabulary.sos, vocabulary.eos)
-        self.states = [[[START] * beam for _ in range(directions)] for _ in range(b)]
-        self.device = device
+        self.directions, self.beam, self.device = directions, beam, device
+        self.states = [START] * (b * directions * beam)
+        # A row of the table for each set of kinds and direction that has come up.
         self.numbers: dict[tuple[frozenset[int], int], int] = {}
         self.table = torch.empty(0, len(self.kinds), device=device)
+
+    def _direction(self, place: int) -> int:
+        return place // self.beam % self.directions
 
     def bias(self, room: int) -> Tensor:
         """0 for tokens that may follow and -inf for others, (b, directions, beam, v).
 
         room: tokens that may still be written before the end.
         """
-        rows = [[[self._number(_kinds(state, d == 1, room), d) for state in beam]
-                 for d, beam in enumerate(picture)] for picture in self.states]
-        return self.table[torch.tensor(rows, device=self.device)]
+        rows = [self._row(_kinds(state, d == 1, room), d)
+                for state, d in zip(self.states, map(self._direction, range(len(self.states))))]
+        bias = self.table[torch.tensor(rows, device=self.device)]
+        return bias.view(-1, self.directions, self.beam, len(self.kinds))
 
-    def _number(self, kinds: frozenset[int], direction: int) -> int:
-        """The row of the table for these kinds, made at first use."""
+    def _row(self, kinds: frozenset[int], direction: int) -> int:
         key = kinds, direction
         if key not in self.numbers:
             row = torch.tensor([0.0 if k in kinds else -torch.inf for k in self.kinds])
@@ -65,11 +67,9 @@ class Legal:
 
         One without a chance (score -inf) may be given any token: it keeps its parent's state.
         """
-        for picture, parents, tokens in zip(self.states, parent.tolist(), token.tolist(),
-                                            strict=True):
-            for d, (beam, chosen, written) in enumerate(zip(picture, parents, tokens, strict=True)):
-                picture[d] = [self._after(beam[p], t, d) for p, t in zip(chosen, written,
-                                                                         strict=True)]
+        moves = zip(parent.flatten().tolist(), token.flatten().tolist())
+        self.states = [self._after(self.states[i - i % self.beam + p], t, self._direction(i))
+                       for i, (p, t) in enumerate(moves)]
 
     def _after(self, state: State, token: int, direction: int) -> State:
         which = END if token == self.ends[direction] else self.kinds[token]
@@ -78,4 +78,5 @@ class Legal:
 
     def select(self, rows: Tensor) -> None:
         """Keep these pictures alone."""
-        self.states = [self.states[i] for i in rows.tolist()]
+        size = self.directions * self.beam
+        self.states = [s for i in rows.tolist() for s in self.states[i * size : (i + 1) * size]]
