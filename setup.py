@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = Path("results/checkpoints/recogniser.safetensors")
+SHIPPED = [Path("results/checkpoints") / name
+           for name in ("recogniser.safetensors", "confidence.json")]
 
 
 class WithRecogniser(build_py):
@@ -13,8 +14,9 @@ class WithRecogniser(build_py):
 
     def run(self):
         super().run()
-        if SHIPPED.is_file() and not self.editable_mode:
-            self.copy_file(str(SHIPPED), str(Path(self.build_lib) / "mmlib" / SHIPPED.name))
+        for file in SHIPPED:
+            if file.is_file() and not self.editable_mode:
+                self.copy_file(str(file), str(Path(self.build_lib) / "mmlib" / file.name))
 
 
 setup(cmdclass={"build_py": WithRecogniser})

@@ -27,7 +27,7 @@ Dataset = Literal["crohme", "synthetic"]
 # Errors whose message is made for the user: one line instead of a traceback. By name, since
 # importing them would import torch.
 DOCUMENTED = {
-    "UsageError", "InkError", "LatexError", "DataError", "PackError", "RunError",
+    "UsageError", "InkError", "LatexError", "DataError", "PackError", "RunError", "FormatError",
     "FileNotFoundError", "PermissionError",
 }
 STAGES = {
@@ -171,13 +171,16 @@ def recognize(
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...")],
     /, *, reader: str | None = None, beam: int = 5,
     sizes: tuple[float, ...] = (1.0,), best: int = 1, rows: bool = False, photo: bool = False,
-    no_photo: bool = False, show: Path | None = None
+    no_photo: bool = False, show: Path | None = None,
+    format: Literal["latex", "mathml", "sympy"] = "latex"
 ) -> int:
     """Print the LaTeX of pictures and InkML files, one formula each.
 
-    Prints the file, the score and the LaTeX. The score is the mean log-probability per token,
-    written from the left and from the right: near 0 is sure, below about -0.3 most readings have an
-    error. The exit status is 1 where a picture holds nothing to read, 2 where a file failed.
+    Prints the file, the score, the LaTeX and the confidence. The score is the mean log-probability
+    per token, written from the left and from the right: near 0 is sure. The confidence is how
+    likely the whole reading is right. Below 0.50 it is marked as doubtful, and tokens that are more
+    likely wrong than right are named. The exit status is 1 where a picture holds nothing to read, 2
+    where a file failed.
 
     Args:
         reader: weights, run folder or run's name; by default the recogniser that ships.
@@ -188,8 +191,11 @@ def recognize(
         photo: clean every picture as a photograph; by default what is found in it decides.
         no_photo: take every picture as it is.
         show: a folder in which to save what the reader saw.
+        format: print MathML, which Word takes, or SymPy in place of LaTeX; needs the extra
+            `formats`.
     """
     from mmlib.data.errors import NothingError, existing_file
+    from mmlib.read.formats import written
 
     _check(bool(files), "recognize needs the name of a file")
     _check_reading(beam, sizes)
@@ -214,7 +220,9 @@ def recognize(
                       file=sys.stderr)
             box = [",".join(map(str, row.box))] if row else []
             for hypothesis in readings[:best]:
-                print(file, *box, f"{hypothesis.score:.3f}", hypothesis.latex, sep="\t", flush=True)
+                text = written(hypothesis.latex, format)
+                print(file, *box, f"{hypothesis.score:.3f}", text, *_confidence(hypothesis),
+                      sep="\t", flush=True)
 
     loaded, status = Reader.load(reader), 0 if len(there) == len(files) else 2
     for file in there:
@@ -226,6 +234,14 @@ def recognize(
             print(f"mmlib: {error}", file=sys.stderr, flush=True)
             status = max(status, 1 if isinstance(error, NothingError) else 2)
     return status
+
+
+def _confidence(reading: Any) -> list[str]:
+    """The last column of a reading: its confidence, and what to doubt; none if unknown."""
+    if reading.confidence is None:
+        return []
+    doubt = f" doubtful: {' '.join(reading.doubts)}".removesuffix(": ") if reading.doubtful else ""
+    return [f"{reading.confidence:.2f}{doubt}"]
 
 
 def publish(run: Positional[str | None] = None, /) -> None:

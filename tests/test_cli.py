@@ -146,8 +146,10 @@ def reading(monkeypatch):
             raise DataError(f"{file}: the picture is broken")
         if "blank" in file:
             raise NothingError(f"{file}: the picture is blank")
-        found = [types.SimpleNamespace(score=-0.25, latex="x^{2}", tokens=(photo,)),
-                 types.SimpleNamespace(score=-1.0, latex="x2", tokens=())]
+        doubt = {"confidence": 0.25, "doubtful": True, "doubts": ["2"]} if rows else {}
+        plain = {"tokens": (photo,), "confidence": None}
+        found = [types.SimpleNamespace(score=-0.25, latex="x^{2}", **plain | doubt),
+                 types.SimpleNamespace(score=-1.0, latex="x2", tokens=(), confidence=None)]
         one = types.SimpleNamespace(box=(1, 2, 30, 40), readings=found, touching=False)
         return [one, one] if rows else found
 
@@ -167,7 +169,7 @@ def test_nothing_to_read_is_status_1_and_rows_have_boxes(reading, tmp_path, monk
     assert cli.main(["recognize", "a.png", "--photo", "--no-photo"]) == 2
     capsys.readouterr()
     assert cli.main(["recognize", "a.png", "--rows", "--no-photo"]) == 0
-    assert capsys.readouterr().out == 2 * "a.png\t1,2,30,40\t-0.250\tx^{2}\n"
+    assert capsys.readouterr().out == 2 * "a.png\t1,2,30,40\t-0.250\tx^{2}\t0.25 doubtful: 2\n"
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(
@@ -187,6 +189,8 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
         "mmlib: gone.png: there is no such file"]
     assert cli.main(["recognize", "a.png", "c.png", "--best", "2"]) == 0
     assert capsys.readouterr().out.count("\n") == 4
+    assert cli.main(["recognize", "a.png", "--format", "sympy"]) == 0
+    assert capsys.readouterr().out == "a.png\t-0.250\tx**2\n"
     assert cli.main(["recognize", "a.png", "--sizes", "0.86", "1"]) == 0
     assert reading[-1][-1] == (0.86, 1.0)
     capsys.readouterr()

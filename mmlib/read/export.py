@@ -156,7 +156,8 @@ def _card(reader: Reader) -> dict[str, Any]:
     parts = {"model": asdict(reader.model.config), "view": asdict(reader.view)}
     return {"model_type": "mmlib-recogniser", "licence": LICENCE, "run": reader.run,
             "pictures": reader.pictures, "minutes": reader.minutes,
-            "config": dict(reader.config) | parts, "vocabulary": list(reader.vocabulary.tokens)}
+            "config": dict(reader.config) | parts, "vocabulary": list(reader.vocabulary.tokens),
+            "confidence": asdict(reader.calibration) if reader.calibration else {}}
 
 
 def _export_encoder(model: Recogniser, path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.decoder import Cache, DecoderConfig, Memory
+from mmlib.read.confidence import Calibration
 from mmlib.read.export import CONFIG, DECODER, ENCODER, SMALL
 from mmlib.read.reader import Reader
 from mmlib.store.files import RunError, from_json
@@ -114,7 +115,8 @@ class OnnxReader(Reader):
             decoder = from_json(DecoderConfig, config["model"]["decoder"])
             vocabulary = Vocabulary(card["vocabulary"][len(Vocabulary.SPECIALS) :])
             view = from_json(ViewConfig, config["view"])
-            about = card["run"], card["pictures"], card["minutes"]
+            calibration = Calibration.of(card.get("confidence", {}), card["run"])
+            about = card["run"], card["pictures"], card["minutes"], calibration
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder / CONFIG} is not an export's: {error}") from error
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, overload
@@ -20,6 +20,7 @@ from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.read.batch import read_samples
+from mmlib.read.confidence import CONFIDENCE, Calibration
 from mmlib.read.rows import box_of, rows_of, touching
 from mmlib.read.source import named, seen_in, strokes_of
 from mmlib.store.files import RunError, from_json, results_root, shipped_weights
@@ -39,6 +40,20 @@ class Reading:
     tokens: tuple[str, ...]  # canonical
     latex: str  # to paste
     score: float  # mean log-probability per token, of both directions; 0 is sure
+    # Of the best reading: how likely it is right, and each of its tokens, if that was calibrated.
+    confidence: float | None = None
+    token_confidence: tuple[float, ...] = ()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is more likely wrong than right."""
+        return self.confidence is not None and self.confidence < 0.5
+
+    @property
+    def doubts(self) -> list[str]:
+        """The tokens that are more likely wrong than right."""
+        pairs = zip(self.tokens, self.token_confidence, strict=False)
+        return [token for token, sure in pairs if sure < 0.5]
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class Reader:
     run: str  # that fine-tuning's name
     pictures: int  # seen in all of its stages
     minutes: float  # spent on them
+    calibration: Calibration | None = None  # of the readings' confidence
     most: ClassVar[int] = 64  # expressions of a batch
 
     @classmethod
@@ -99,8 +115,11 @@ class Reader:
         readings = []
         for hypotheses in found:
             decoded = [(self.vocabulary.decode(h.tokens), h.score) for h in hypotheses]
+            decoded.sort(key=lambda one: not is_expression(tuple(one[0])))
             of_one = [Reading(tuple(tokens), pretty(tokens), score) for tokens, score in decoded]
-            readings.append(sorted(of_one, key=lambda r: not is_expression(r.tokens)))
+            if of_one and self.calibration:
+                of_one[0] = replace(of_one[0], **self.calibration.confidence(decoded))
+            readings.append(of_one)
         return readings
 
 
@@ -211,8 +230,17 @@ def _load(path: Path, device: str, changed: int) -> Reader:
         model = Recogniser(len(vocabulary), from_json(ModelConfig, config["model"]))
         model.load_state_dict({k: v.float() for k, v in weights.items()})
         view = from_json(ViewConfig, config["view"])
+        name = metadata.get("run", path.parent.name)
         cost = metadata["pictures"], metadata["minutes"]
+        calibrated = metadata.get("confidence") or _beside(path)
+        calibration = Calibration.of(calibrated, name)
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
-    model, name = channels_last(model, device).eval(), metadata.get("run", path.parent.name)
-    return Reader(model, vocabulary, view, config, path, name, *cost)
+    model = channels_last(model, device).eval()
+    return Reader(model, vocabulary, view, config, path, name, *cost, calibration)
+
+
+def _beside(path: Path) -> Any:
+    """The calibration that lies beside a weights file; nothing where there is none."""
+    file = path.with_name(CONFIDENCE)
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}

@@ -2,6 +2,7 @@
 says.
 """
 
+import json
 import math
 import os
 from dataclasses import asdict, replace
@@ -316,3 +317,20 @@ def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
     points = np.array([[0, 0], [1, 1]], np.float32)
     (read,) = reader.read([(points, np.zeros(2, np.int64), 1.0)])
     assert [r.latex for r in read] == ["x", "y", "x}", "{x"]
+
+
+def test_readings_have_a_confidence_where_one_was_calibrated(reader, ink, weights, tmp_path):
+    source = ink_of(ink)
+    (plain,) = reader.read([source], 2)
+    assert plain[0].confidence is None
+    assert not plain[0].doubtful
+    (tmp_path / "weights.safetensors").write_bytes(weights.read_bytes())
+    for run, known in (("toy", True), ("other", False)):
+        values = {"run": run, "whole": [0.0, -1.0, 1.0], "token": [-9.0, 0.0, 0.0]}
+        (tmp_path / "confidence.json").write_text(json.dumps(values))
+        os.utime(tmp_path / "weights.safetensors", ns=(0, 10**9 + known))
+        (found,) = Reader.load(tmp_path / "weights.safetensors").read([source], 2)
+        assert [r.tokens for r in found] == [r.tokens for r in plain]
+        assert (found[0].confidence is not None) == known
+        assert found[0].doubts == (list(found[0].tokens) if known else [])
+        assert found[1].confidence is None
