@@ -13,10 +13,9 @@ import torch
 
 from mmlib.data import corpus as corpora
 from mmlib.data.pack import Pack, normalised, write_pack
-from mmlib.data.places import data_root
 from mmlib.formula.ink import Ink, Symbol
 from mmlib.formula.latex import canonical
-from mmlib.store.files import project_root
+from mmlib.store.files import data_root, project_root
 
 hypothesis.settings.register_profile("here", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("here")

@@ -4,15 +4,15 @@ Members are read in memory and never extracted. Absolute paths, `..`, links, dev
 and endless archives are refused.
 """
 
-from __future__ import annotations
-
 import lzma
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from mmlib.data.errors import DataError
 
@@ -27,46 +27,42 @@ def iter_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
     Raises DataError, naming the archive and the member, for a damaged archive and for members that
     no data set has: absolute or parent paths, links, devices, over 32 MiB each or 4 GiB in all.
     """
-    if zipfile.is_zipfile(path):
-        yield from _iter_zip(path)
-        return
     total = 0
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for number, member in enumerate(archive):
-                total += member.size
-                if wrong := _wrong(member, total, number):
-                    raise DataError(f"{path}: member {member.name!r} {wrong}; do not use this file")
-                if file := archive.extractfile(member):  # None for a folder
-                    yield member.name, file.read()
+        for number, (member, opened) in enumerate(_members(path)):
+            total += member.size
+            if wrong := _wrong(member, total, number):
+                raise DataError(f"{path}: member {member.name!r} {wrong}; do not use this file")
+            if not member.isdir() and (file := opened()):
+                yield member.name, file.read()
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such archive; see the README for where CROHME goes"
         ) from None
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{path}: damaged or no tar archive ({error}); fetch it again") from None
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError,
+            ValueError, NotImplementedError, RuntimeError) as error:  # RuntimeError: a password
+        raise DataError(f"{path}: damaged, locked or no archive ({error}); "
+                        "fetch it or pack it again") from None
 
 
-def _iter_zip(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """`iter_archive` of a zip file."""
-    total = 0
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for number, entry in enumerate(archive.infolist()):
-                total += entry.file_size
-                member = tarfile.TarInfo(entry.filename)
-                member.size = entry.file_size
-                kind = entry.external_attr >> 16
-                member.type = tarfile.SYMTYPE if stat.S_ISLNK(kind) else tarfile.REGTYPE
-                if wrong := _wrong(member, total, number):
-                    raise DataError(f"{path}: member {member.name!r} {wrong}; do not use this file")
-                if not entry.is_dir():
-                    yield entry.filename, archive.read(entry)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
-            NotImplementedError, RuntimeError) as error:  # RuntimeError: a password
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: damaged or locked ({error}); pack it again") from None
+def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], IO[bytes] | None]]]:
+    """The members of a tar or zip archive, as a tar describes them, and what opens each."""
+    if not zipfile.is_zipfile(path):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                yield member, partial(tar.extractfile, member)
+        return
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            member = tarfile.TarInfo(entry.filename)
+            member.size = entry.file_size
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                member.type = tarfile.SYMTYPE
+            elif entry.is_dir():
+                member.type = tarfile.DIRTYPE
+            yield member, partial(archive.open, entry)
 
 
 def _wrong(member: tarfile.TarInfo, total: int, number: int) -> str | None:
@@ -81,13 +77,11 @@ def _wrong(member: tarfile.TarInfo, total: int, number: int) -> str | None:
     return None
 
 
-def iter_folder(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (path from the folder's parent, content) of all files below a folder, by path."""
+def iter_files(path: str | Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of the files of an archive, or of a folder: names from its parent."""
     path = Path(path)
+    if not path.is_dir():
+        yield from iter_archive(path)
+        return
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         yield file.relative_to(path.parent).as_posix(), file.read_bytes()
-
-
-def iter_files(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of the files of a folder or an archive."""
-    return iter_folder(path) if Path(path).is_dir() else iter_archive(path)

@@ -7,10 +7,10 @@ every picture is read, without a label; ink has the label that stands in its fil
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,14 +20,15 @@ from mmlib.data.errors import DataError
 from mmlib.data.labels import has_usual_name, label_rows
 from mmlib.data.photo import see
 from mmlib.data.pictures import decode, ink_levels
-from mmlib.formula.ink import Ink
 from mmlib.formula.inkfile import is_ink
-from mmlib.formula.latex import LatexError, canonical
+from mmlib.formula.latex import label_fields
 
 Files = Mapping[str, Path | bytes]  # by name; those of a folder are not read before they are needed
-
-T = TypeVar("T", "Picture", Ink)
+# A row of a label file: that file, the file that it names, if there is one, and the label. Without
+# a file, the last is the name that was asked for.
+Row = tuple[str, str | None, str | None]
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg")
+HIDDEN = ("__MACOSX", "desktop.ini", "Thumbs.db")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Picture | In
     path = Path(path)
     found = _Found(_open_files(path))
     rows = list(found.rows())
-    named = {row.file: row.latex for row in rows if isinstance(row, _Row)}
+    named = {row[1]: row[2] for row in rows if isinstance(row, tuple)}
     stems = {PurePosixPath(name).stem for name in found.inks}
     seen = set(stems)
     for name in found.inks:
@@ -74,9 +75,9 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Picture | In
         origin, file, latex = row
         if not file:
             yield DataError(f"{path}: {origin} names {latex!r}, and there is no such picture")
-        elif file in found.pictures:
-            key = PurePosixPath(file).stem
-            key = file if key in stems else key  # beside ink of its name
+        elif _is_picture(file):
+            stem = PurePosixPath(file).stem
+            key = file if stem in stems else stem  # beside ink of its name
             if key in seen:
                 yield DataError(f"{path}: {file} is left out: there is a picture {key!r} before "
                                 "it; give each its own name and line")
@@ -89,7 +90,7 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Picture | In
                 continue
             # Not before the picture could be read: another of its name may be whole.
             seen.add(key)
-            yield labelled(Picture(key, array), latex)
+            yield Picture(key, array, **label_fields(latex))
     for file in found.pictures:
         if file not in named:
             yield DataError(f"{path}: {file} is left out: no line of {', '.join(found.labels)} "
@@ -105,20 +106,8 @@ def _open_files(path: Path) -> Files:
         files: Files = {p.relative_to(path).as_posix(): p for p in found}
     else:
         files = dict(iter_archive(path))
-    hidden = ("__MACOSX", "desktop.ini", "Thumbs.db")
     return {name: file for name, file in files.items()
-            if not any(part.startswith(".") or part in hidden for part in name.split("/"))}
-
-
-class _Row(NamedTuple):
-    """A row of the label file `origin`: the file that it names, if there is one, and the label.
-
-    Without such a file, `latex` is the name that was asked for.
-    """
-
-    origin: str
-    file: str | None
-    latex: str | None
+            if not any(part.startswith(".") or part in HIDDEN for part in name.split("/"))}
 
 
 class _Found:
@@ -126,22 +115,23 @@ class _Found:
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        self.pictures = [name for name in files if name.lower().endswith(SUFFIXES)]
-        rest = [name for name in files if not name.lower().endswith(SUFFIXES)]
+        self.pictures = [name for name in files if _is_picture(name)]
+        rest = [name for name in files if not _is_picture(name)]
         self.inks = [name for name in rest if is_ink(_start(files[name]), name)]
-        self.names: dict[str, str] = {}
-        self.last: dict[str, set[str]] = {}
+        # What is to be labelled: by its path and, with whatever folder before it, by its name.
+        self.paths: dict[str, str] = {}
+        self.names: dict[str, set[str]] = defaultdict(set)
         for name in (*self.pictures, *self.inks):
             file = PurePosixPath(name)
-            for key in (str(file), str(file.with_suffix(""))):
-                self.names.setdefault(key, name)
-            for key in {file.name, file.stem}:
-                self.last.setdefault(key, set()).add(name)
-        texts = [n for n in rest if n not in self.inks and n.lower().endswith(labels.SUFFIXES)]
-        self.labels = [name for name in texts if has_usual_name(name) or self.labels_some(name)]
-        self.others = [n for n in rest if n not in self.inks and n not in self.labels]
+            for key in (file, file.with_suffix("")):
+                self.paths.setdefault(str(key), name)
+                self.names[key.name].add(name)
+        rest = [name for name in rest if name not in self.inks]
+        texts = [name for name in rest if name.lower().endswith(labels.SUFFIXES)]
+        self.labels = [name for name in texts if has_usual_name(name) or self._labels_some(name)]
+        self.others = [name for name in rest if name not in self.labels]
 
-    def file(self, origin: str, name: str) -> str | None:
+    def _file(self, origin: str, name: str) -> str | None:
         """The file that a label file calls so: beside it, in `img` or `images`, or below all.
 
         Else the only one of that name, whatever the folders before it. Without an extension it is
@@ -150,38 +140,42 @@ class _Found:
         asked = name.replace("\\", "/").removeprefix("./")
         folder = PurePosixPath(origin).parent
         places = (folder, folder / "img", folder / "images", PurePosixPath())
-        found = [self.names[key] for place in places if (key := str(place / asked)) in self.names]
+        found = [self.paths[key] for place in places if (key := str(place / asked)) in self.paths]
         if found:
-            return next((name for name in found if name.lower().endswith(SUFFIXES)), found[0])
-        alone = self.last.get(PurePosixPath(asked).name, set())
+            return next((name for name in found if _is_picture(name)), found[0])
+        alone = self.names.get(PurePosixPath(asked).name, set())
         return next(iter(alone)) if len(alone) == 1 else None
 
-    def labels_some(self, name: str) -> bool:
+    def _labels_some(self, name: str) -> bool:
         """Whether at least half of a text's rows begin with the name of a file."""
-        rows = list(self.rows_of(name))
-        known = sum(isinstance(row, _Row) and row.file is not None for row in rows)
+        rows = list(self._rows_of(name))
+        known = sum(isinstance(row, tuple) and row[1] is not None for row in rows)
         return bool(rows) and known >= len(rows) / 2
 
-    def rows_of(self, name: str) -> Iterator[_Row | DataError]:
+    def _rows_of(self, name: str) -> Iterator[Row | DataError]:
         """The rows of one label file, and what is wrong with others."""
         try:
             content = _load(self.files[name])
         except DataError as error:
             yield DataError(f"{name}: {error}")
             return
-        for row in label_rows(name, content, lambda asked: self.file(name, asked) is not None):
+        for row in label_rows(name, content, lambda asked: self._file(name, asked) is not None):
             if isinstance(row, DataError):
                 yield row
             else:
-                file = self.file(name, row[0])
-                yield _Row(name, file, row[1] if file else row[0])
+                file = self._file(name, row[0])
+                yield name, file, row[1] if file else row[0]
 
-    def rows(self) -> Iterator[_Row | DataError]:
+    def rows(self) -> Iterator[Row | DataError]:
         """The rows of all label files; without any, every picture without a label."""
         for name in self.labels:
-            yield from self.rows_of(name)
+            yield from self._rows_of(name)
         if not self.labels:
-            yield from (_Row(name, name, None) for name in self.pictures)
+            yield from ((name, name, None) for name in self.pictures)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _start(file: Path | bytes) -> bytes:
@@ -198,12 +192,3 @@ def _load(file: Path | bytes) -> bytes:
     if file.stat().st_size > MAX_MEMBER:
         raise DataError(f"{file.stat().st_size} bytes are too many")
     return file.read_bytes()
-
-
-def labelled(item: T, latex: str | None) -> T:
-    """A picture or ink with a label, where one is given; an empty label is no label."""
-    try:
-        tokens = tuple(canonical(latex or ""))
-        return replace(item, tokens=tokens, latex=latex) if tokens else item
-    except LatexError as error:
-        return replace(item, tokens=None, latex=latex, label_error=str(error))

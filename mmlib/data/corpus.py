@@ -13,13 +13,13 @@ from mmlib.data.errors import DataError
 from mmlib.data.own import hold_out, load_own
 from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
 from mmlib.data.pictured import pictured
-from mmlib.data.places import cache_root
 from mmlib.data.prepare import load_pack
 from mmlib.data.sample import from_pack
 from mmlib.data.split import split
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink
 from mmlib.formula.vocabulary import Vocabulary
+from mmlib.store.files import cache_root
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.synthetic.ink_bank import InkBank
 

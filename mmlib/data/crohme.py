@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from mmlib.data.archives import iter_files
 from mmlib.data.errors import DataError
-from mmlib.data.places import data_root
 from mmlib.formula.ink import Ink
 from mmlib.formula.inkfile import read_ink
+from mmlib.store.files import data_root
 
 # CROHME 2016 is there twice: as ink, and as pictures of 256 x 256 pixels of the same expressions.
 DATASETS = {

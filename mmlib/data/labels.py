@@ -4,8 +4,6 @@ Forms: lines of `NAME<TAB>latex` (or a space, where the name is that of a file),
 and JSON: an object of names and labels or a list of objects. A first row may name the columns.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -39,22 +37,21 @@ def label_rows(name: str, content: bytes, is_file: Callable[[str], bool]) -> Ite
     try:
         text = content.decode("utf-8-sig")
         if name.lower().endswith((".json", ".jsonl")):
-            rows = _objects(text, name.lower().endswith("l"))
-        elif name.lower().endswith(".csv"):
-            rows = enumerate(csv.reader(text.splitlines()), 1)
-        else:
-            lines = enumerate(text.splitlines(), 1)
-            rows = ((number, _fields(line, is_file)) for number, line in lines)
+            yield from _objects(text, name.lower().endswith("l"))
+            return
+        lines = text.splitlines()
+        rows = csv.reader(lines) if name.lower().endswith(".csv") else (
+            _fields(line, is_file) for line in lines)
         columns = (0, 1)
-        for number, row in rows:
-            words = [word.strip().lower() for word in row]
-            if number == 1 and (known := _columns(words)) and not is_file(row[0].strip()):
+        for number, row in enumerate(rows, 1):
+            if number == 1 and (known := _columns(row)) and not is_file(row[0].strip()):
                 columns = known
-            elif any(words) and len(row) > max(columns):
-                yield row[columns[0]].strip(), row[columns[1]].strip()
-            elif any(words):
-                yield DataError(f"{name}, line {number}: no tab after the name; "
-                                "write the name, a tab and the label")
+            elif any(map(str.strip, row)):
+                if len(row) > max(columns):
+                    yield row[columns[0]].strip(), row[columns[1]].strip()
+                else:
+                    yield DataError(f"{name}, line {number}: no tab after the name; "
+                                    "write the name, a tab and the label")
     except UnicodeDecodeError as error:
         yield DataError(f"{name}: captions are not UTF-8 ({error}); convert the file")
     except (ValueError, RecursionError, csv.Error) as error:
@@ -71,21 +68,24 @@ def _fields(line: str, is_file: Callable[[str], bool]) -> list[str]:
 
 
 def _columns(words: list[str]) -> tuple[int, int] | None:
-    """Where a first row says that names and labels are."""
+    """Where a first row, or the keys of an object, say that names and labels are."""
+    words = [word.strip().lower() for word in words]
     names = [words.index(word) for word in _NAMES if word in words]
     labels = [words.index(word) for word in _LABELS if word in words]
     return (names[0], labels[0]) if names and labels else None
 
 
-def _objects(text: str, lines: bool) -> Iterator[tuple[int, list[str]]]:
+def _objects(text: str, lines: bool) -> Iterator[tuple[str, str]]:
     """The rows of JSON; ValueError for what has no name or label."""
     found: Any = [json.loads(line) for line in text.splitlines() if line.strip()] if lines \
         else json.loads(text)
     if isinstance(found, dict):
         found = [{"name": name, "label": label} for name, label in found.items()]
-    for number, item in enumerate(found if isinstance(found, list) else [found], 2):
+    for number, item in enumerate(found if isinstance(found, list) else [found], 1):
         keys = list(item) if isinstance(item, dict) else []
-        columns = _columns([str(key).lower() for key in keys])
+        columns = _columns(list(map(str, keys)))
         if columns is None:
-            raise ValueError(f"item {number - 1} has no name or no label")
-        yield number, [str(item[keys[column]] or "") for column in columns]
+            raise ValueError(f"item {number} has no name or no label")
+        name, label = (str(item[keys[column]] or "").strip() for column in columns)
+        if name or label:
+            yield name, label

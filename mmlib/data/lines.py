@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmlib.data.specks import symbol_size
+from mmlib.data.specks import pieces, symbol_size
 
 STEEPEST = 32  # degrees by which a ruled page may be turned
 STEP = 0.5  # degrees between the slopes that are tried
@@ -204,10 +204,7 @@ def _at_the_side(ink: np.ndarray, line: Line) -> bool:
 
 def _alone(ink: np.ndarray, line: Line) -> bool:
     """Whether a line is a piece of ink (H, W) bool of its own."""
-    from scipy import ndimage
-
-    label, _ = ndimage.label(ink, np.ones((3, 3)))
-    band = _band(line, ink.shape)
+    label, band = pieces(ink).label, _band(line, ink.shape)
     own = np.setdiff1d(label[band], 0)
     return bool(len(own) and np.isin(label, own)[~band].sum() < 0.1 * (ink & band).sum())
 
@@ -216,17 +213,13 @@ def without_frame(ink: np.ndarray, found: list[str]) -> np.ndarray:
     """The ink (H, W) bool without a box or ring that is drawn around all the rest."""
     from scipy import ndimage
 
-    label, count = ndimage.label(ink, np.ones((3, 3)))
-    area = np.bincount(label.ravel(), minlength=count + 1)
-    for number, where in enumerate(ndimage.find_objects(label), 1):
-        high, wide = (side.stop - side.start for side in where)
-        if high < 0.4 * ink.shape[0] or wide < 0.4 * ink.shape[1]:
-            continue
-        one = label[where] == number
-        inside = ndimage.binary_fill_holes(one) & ~one & ink[where]
-        others = ink.sum() - area[number]
+    label, boxes, areas = pieces(ink)
+    large = (boxes[:, 2:] - boxes[:, :2] >= 0.4 * np.array(ink.shape)).all(1)
+    for number in np.flatnonzero(large):
+        one, others = label == number + 1, ink.sum() - areas[number]
+        inside = ndimage.binary_fill_holes(one) & ~one & ink
         # The rest is within it, and it is no letter: nothing is written in an O.
-        if others > 0.2 * area[number] and inside.sum() > 0.9 * others:
+        if others > 0.2 * areas[number] and inside.sum() > 0.9 * others:
             found.append("a frame")
-            return without_frame(ink & (label != number), found)
+            return without_frame(ink & ~one, found)
     return ink

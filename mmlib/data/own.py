@@ -3,8 +3,6 @@
 It becomes a pack that every stage trains on; pictures are traced to ink.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import numpy as np
 from mmlib.data.archives import iter_files
 from mmlib.data.errors import DataError
 from mmlib.data.pack import VERSION, Pack, PackError
-from mmlib.data.places import cache_root
 from mmlib.data.prepare import pack_name, prepare
+from mmlib.store.files import cache_root
 
 READING = 2  # raise it when what is read of a folder changes
 HELD_SHARE = 0.1  # held out where a split by writers and formulas leaves too little
@@ -29,21 +27,17 @@ def load_own(path: str | Path) -> Pack:
     path = Path(path).resolve()  # a folder `test_2014` here is not CROHME's
     if not path.exists():
         raise DataError(f"{path}: there is no such folder or archive")
-    out = cache_root() / "own" / content_digest(path)
+    # A pack stands under the names and contents of all files, and the version of packs.
+    total = hashlib.sha256(f"pack {VERSION}.{READING}".encode())
+    for name, content in iter_files(path):
+        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    out = cache_root() / "own" / total.hexdigest()[:16]
     file = out / f"{pack_name(str(path))}.safetensors"
     try:
         return Pack.open(file)
     except PackError:
         prepare([str(path)], out, show=lambda text: print(text.replace(str(path), path.name)))
         return Pack.open(file)
-
-
-def content_digest(path: Path) -> str:
-    """Sixteen hex digits over the names and contents of all files, and the version of packs."""
-    total = hashlib.sha256(f"pack {VERSION}.{READING}".encode())
-    for name, content in iter_files(path):
-        total.update(f"{name}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()[:16]
 
 
 def hold_out(pack: Pack, train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -47,15 +47,10 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
     is, and only decides which side is ink; by default what is found decides. Raises NothingError
     where there is no ink.
     """
-    from PIL import Image
-    from scipy import ndimage
-
-    found, shrink = [], max(grey.shape) / LONGEST
+    found: list[str] = []
     to_picture = np.eye(3)
-    if shrink > 1:
-        size = [max(1, round(side / shrink)) for side in grey.shape[::-1]]
-        grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX))
-        to_picture = np.diag([shrink, shrink, 1.0])
+    if (shrink := max(grey.shape) / LONGEST) > 1:
+        grey, to_picture = _resized(grey, shrink)
     if light := ink_is_light(grey):
         found.append("light ink on dark")
     if photo is False:
@@ -66,13 +61,34 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
     enlarge = min(4.0, 1.4 * SMALLEST / symbol_size(ink)) if ink.any() else 1.0
     if enlarge > 1.4:
         found.append(f"small symbols, enlarged {enlarge:.1f} times")
-        size = [round(side * enlarge) for side in grey.shape[::-1]]
-        grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
-        to_picture = to_picture @ np.diag([1 / enlarge, 1 / enlarge, 1.0])
+        grey, back = _resized(grey, 1 / enlarge)
+        to_picture = to_picture @ back
         contrast, _ = even(grey, light)
         ink = threshold(contrast, plain)
     if not plain:
         found.append("a photograph or scan")
+    levels, ink, fall = _cleaned(contrast, ink, plain, found)
+    if abs(fall) > 1:
+        found.append(f"a page turned by {fall:.0f} degrees")
+        levels, turn = turned(levels, fall)
+        return _cropped(levels, found, to_picture @ turn)
+    return _with_others(levels, ink, found, to_picture)
+
+
+def _resized(grey: np.ndarray, by: float) -> tuple[np.ndarray, np.ndarray]:
+    """The picture, its sides divided by a number; and the way back, (3, 3), in pixels."""
+    from PIL import Image
+
+    size = [max(1, round(side / by)) for side in grey.shape[::-1]]
+    how = Image.Resampling.BOX if by > 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(grey).resize(size, how)), np.diag([by, by, 1.0])
+
+
+def _cleaned(contrast: np.ndarray, ink: np.ndarray, plain: bool,
+             found: list[str]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Levels (H, W) uint8 and ink without what nobody wrote; degrees by which the page falls."""
+    from scipy import ndimage
+
     if not ink.any():
         raise NothingError("the picture is blank")
     contrast = contrast / min(1.0, float(contrast.max()))
@@ -80,18 +96,23 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
     ink = without_frame(ink, found)
     ink, fall, between = without_rules(ink, weak & (ink | ~drawn), contrast, found)
     ink = without_specks(ink if plain and not between else without_dirt(ink), found)
-    if not ink.any() or largest(ink) < 0.35 * between:  # what rules leave of an empty page
+    boxes = pieces(ink).boxes
+    sides = boxes[:, 2:] - boxes[:, :2]
+    if not ink.any() or sides.max() < 0.35 * between:  # what rules leave of an empty page
         raise NothingError("the picture is blank")
     # Of a clean drawing the grey levels stay: its own threshold is better than any of ours.
     beyond = (contrast > 0.1) & ~ndimage.binary_dilation(ink, np.ones((9, 9)))
     untouched = plain and ink is drawn and not beyond.any()
     soft = np.clip(contrast, 0, 1)
     levels = soft if untouched else ink * (soft if plain else 1.0)
-    levels = np.rint(255 * levels).astype(np.uint8)
-    if abs(fall) > 1:
-        found.append(f"a page turned by {fall:.0f} degrees")
-        levels, turn = turned(levels, fall)
-        return _cropped(levels, found, to_picture @ turn)
+    return np.rint(255 * levels).astype(np.uint8), ink, fall
+
+
+def _with_others(levels: np.ndarray, ink: np.ndarray, found: list[str],
+                 to_picture: np.ndarray) -> Seen:
+    """What was seen, and what it may be instead: turned, or without strays at the edges."""
+    from scipy import ndimage
+
     first, others = _cropped(levels, found, to_picture), []
     angles, agreed = slants(ink)
     for degrees in angles:
@@ -112,26 +133,13 @@ def without_dirt(ink: np.ndarray) -> np.ndarray:
 
     Where the edge of a shadow meets the picture's, no paper is left to tell its light from.
     """
-    from scipy import ndimage
-
     if not ink.any():
         return ink
-    label, _ = ndimage.label(ink, np.ones((3, 3)))
-    boxes, _ = pieces(label)
-    sides, size = boxes[:, 2:] - boxes[:, :2], symbol_size(ink)
-    cut = (boxes[:, :2] == 0) | (boxes[:, 2:] == ink.shape)  # (n, 2), across and along
+    own, size = pieces(ink), symbol_size(ink)
+    low, high = own.boxes[:, :2], own.boxes[:, 2:]
+    sides, cut = high - low, (low == 0) | (high == ink.shape)  # (n, 2), across and along
     shallow = (cut & (sides < 0.3 * size) & (sides[:, ::-1] > 3 * sides)).any(1)
-    dirt = shallow | cut.any(1) & (sides.max(1) < 0.5 * size)
-    left: np.ndarray = ink & ~np.concatenate([[False], dirt])[label]
-    return left
-
-
-def largest(ink: np.ndarray) -> float:
-    """Pixels of the longer side of the largest piece of the ink (H, W) bool."""
-    from scipy import ndimage
-
-    boxes, _ = pieces(ndimage.label(ink, np.ones((3, 3)))[0])
-    return float((boxes[:, 2:] - boxes[:, :2]).max())
+    return own.pixels(~(shallow | cut.any(1) & (sides.max(1) < 0.5 * size)))
 
 
 def turned(levels: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -235,13 +243,11 @@ def slants(ink: np.ndarray) -> tuple[list[float], bool]:
 
 def at_the_edges(ink: np.ndarray) -> list[np.ndarray]:
     """Ink (H, W) bool of small pieces that the picture's upper edge cuts, or its lower."""
-    from scipy import ndimage
-
-    label, _ = ndimage.label(ink, np.ones((3, 3)))
-    boxes, _ = pieces(label)
-    small = (boxes[:, 2] - boxes[:, 0]) < 0.7 * symbol_size(ink)
-    cut = [small & (boxes[:, 0] == 0), small & (boxes[:, 2] == len(ink))]
-    return [np.concatenate([[False], c])[label] for c in cut if c.any() and not c.all()]
+    own = pieces(ink)
+    top, bottom = own.boxes[:, 0], own.boxes[:, 2]
+    small = bottom - top < 0.7 * symbol_size(ink)
+    cut = [small & (top == 0), small & (bottom == len(ink))]
+    return [own.pixels(c) for c in cut if c.any() and not c.all()]
 
 
 def _cropped(levels: np.ndarray, found: list[str], to_picture: np.ndarray) -> Seen:

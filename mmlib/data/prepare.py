@@ -1,7 +1,5 @@
 """Read data sets, pack them, and keep a report of what was read, what was not, and why."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -11,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmlib.data.captions import InkFile, labelled, read_folder
+from mmlib.data.captions import InkFile, Picture, read_folder
 from mmlib.data.crohme import DATASETS, find, inkml_files, read_member
 from mmlib.data.errors import DataError
 from mmlib.data.pack import RESOLUTION, VERSION, Pack, PackError, normalised, write_pack
-from mmlib.data.places import cache_root
 from mmlib.data.trace import traced
 from mmlib.data.workers import end_with_parent
 from mmlib.formula.ink import Ink, InkError
-from mmlib.store.files import write_atomic
+from mmlib.formula.latex import label_fields
+from mmlib.store.files import cache_root, write_atomic
 
 CHUNK = 100  # files that a worker takes at a time
 SHOWN = 10  # items of each list that `summary` names; the kept report has them all
@@ -32,7 +30,11 @@ def _read_chunk(files: list[InkFile]) -> Results:
     for file in files:
         try:
             ink = read_member(file.name, file.content)
-            done.append(normalised(labelled(ink, file.latex)))
+            given = label_fields(file.latex)
+            if given["latex"]:  # a label file's label; the ink's own may be another
+                same = given["tokens"] == ink.tokens
+                ink = replace(ink, **given, token_symbols=ink.token_symbols if same else None)
+            done.append(normalised(ink))
         except InkError as error:
             done.append(str(error))
     return done
@@ -46,15 +48,11 @@ def _read_inks(files: list[InkFile], workers: int) -> Results:
     return [result for chunk in chunks for result in _read_chunk(chunk)]
 
 
-def _read_own(name: str, path: Path, workers: int) -> tuple[Results, bool]:
-    """Ink and pictures of a folder or archive, and whether there were pictures.
-
-    Raises DataError where there is nothing to read.
-    """
+def _read(items: Iterable[Picture | InkFile | DataError], workers: int) -> tuple[Results, bool]:
+    """Items as `read_folder` gives them, pictures first; whether there were pictures."""
     done: Results = []
     inks: list[InkFile] = []
-    # A benchmark's pictures stay as they are.
-    for item in read_folder(path, photos=name not in DATASETS):
+    for item in items:
         if isinstance(item, InkFile):
             inks.append(item)
         elif isinstance(item, DataError):
@@ -76,24 +74,24 @@ def _read_own(name: str, path: Path, workers: int) -> tuple[Results, bool]:
         taken.add(ink.id)
         # Beside pictures, whose points are pixels, ink keeps its steps.
         done.append((ink, float(RESOLUTION) if drawn else size))
-    if all(isinstance(result, str) for result in done):
-        reasons = [str(result) for result in done]
-        why = "".join(f"; {reason}" for reason in reasons[:3])
-        why += f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-        raise DataError(f"{name}: neither .inkml files nor readable pictures in {path}{why}")
     return done, drawn
 
 
-def prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
+def _prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
     """Pack one data set as `<out_dir>/<name>.safetensors`; returns its report. See `prepare`."""
     started = time.perf_counter()
     source = find(name)
     if name in DATASETS and not name.endswith("_pictures"):
-        files = [InkFile(member, content) for member, content in inkml_files(source)]
-        results, drawn = _read_inks(files, workers), False
-    else:
-        results, drawn = _read_own(name, source, workers)
+        members = (InkFile(member, content) for member, content in inkml_files(source))
+        results, drawn = _read(members, workers)
+    else:  # a benchmark's pictures stay as they are
+        results, drawn = _read(read_folder(source, photos=name not in DATASETS), workers)
     items = [result for result in results if not isinstance(result, str)]
+    skipped = [result for result in results if isinstance(result, str)]
+    if not items:
+        why = "".join(f"; {reason}" for reason in skipped[:3])
+        why += f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        raise DataError(f"{name}: neither .inkml files nor readable pictures in {source}{why}")
     inks = [ink for ink, _ in items]
     path = out_dir / f"{pack_name(name)}.safetensors"
     write_pack(items, path, traced=drawn)
@@ -101,7 +99,7 @@ def prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
         "dataset": name,
         "listed": len(results),
         "read": len(items),
-        "skipped": [result for result in results if isinstance(result, str)],
+        "skipped": skipped,
         "invalid_labels": {ink.id: ink.label_error for ink in inks if ink.label_error},
         "no_label": [ink.id for ink in inks if ink.latex is None],
         "aligned": sum(ink.token_symbols is not None for ink in inks),
@@ -125,13 +123,11 @@ def summary(report: dict[str, Any]) -> str:
     skipped, invalid = report["skipped"], report["invalid_labels"]
     lines = [
         "{dataset}: {listed} listed, {read} read, {} skipped, {tokens} tokens, {:.1f} MiB, "
-        "{seconds:.1f} s".format(len(skipped), report["pack_bytes"] / 2**20, **report)
+        "{seconds:.1f} s".format(len(skipped), report["pack_bytes"] / 2**20, **report),
+        "  pictures, traced to ink" if report["traced"] else
+        "  {writers} writers, {symbols} symbols of {symbol_classes} classes, "
+        "{aligned} expressions with every token's ink known".format(**report),
     ]
-    if report["traced"]:
-        lines.append("  pictures, traced to ink")
-    else:
-        lines.append("  {writers} writers, {symbols} symbols of {symbol_classes} classes, "
-                     "{aligned} expressions with every token's ink known".format(**report))
     unreadable = [f"{name}: {why}" for name, why in invalid.items()]
     for said, items in (("skipped", skipped),
                         ("kept without tokens, its label is not valid", unreadable)):
@@ -150,12 +146,12 @@ def prepare(datasets: Iterable[str] = tuple(DATASETS), out_dir: str | Path | Non
 
     datasets: names of `crohme.DATASETS`, or paths of archives or folders, of InkML or of pictures
     with captions, which are traced to ink. `out_dir`: by default `cache_root()`. Returns the
-    reports. Raises DataError where a data set is missing.
+    reports. Raises DataError where a data set is missing or holds nothing to read.
     """
     out_dir = Path(out_dir) if out_dir else cache_root()
     reports = []
     for name in datasets:
-        report = prepare_one(name, out_dir, workers or os.cpu_count() or 1)
+        report = _prepare_one(name, out_dir, workers or os.cpu_count() or 1)
         write_atomic(out_dir / f"{pack_name(name)}.report.json", json.dumps(report, indent=1))
         show(summary(report))
         reports.append(report)

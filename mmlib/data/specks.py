@@ -1,6 +1,8 @@
-"""Dust, and how large pen and symbols are, by which dust is told from dots."""
+"""Connected pieces of ink; how large pen and symbols are, by which dust is told from dots."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,6 +10,27 @@ from mmlib.formula.ink import typical_size
 
 FEW = 3  # dots that may stand far from all else
 MANY = 10  # specks: more dots than that are dust
+
+
+class Pieces(NamedTuple):
+    """The n connected pieces of ink."""
+
+    label: np.ndarray  # (H, W) int, 1 to n; 0 on paper
+    boxes: np.ndarray  # (n, 4) int, top, left, bottom, right
+    area: np.ndarray  # (n,) int, pixels
+
+    def pixels(self, chosen: np.ndarray) -> np.ndarray:
+        """The pixels (H, W) bool of the pieces `chosen` (n,) bool."""
+        return np.asarray(np.concatenate([[False], chosen])[self.label])
+
+
+def pieces(ink: np.ndarray) -> Pieces:
+    """The pieces of ink (H, W) bool; pixels touch at their corners, too."""
+    from scipy import ndimage
+
+    label, _ = ndimage.label(ink, np.ones((3, 3)))
+    boxes = [(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(label)]
+    return Pieces(label, np.array(boxes, int).reshape(-1, 4), np.bincount(label.ravel())[1:])
 
 
 def pen_width(ink: np.ndarray) -> float:
@@ -19,20 +42,11 @@ def pen_width(ink: np.ndarray) -> float:
 
 def symbol_size(ink: np.ndarray) -> float:
     """Typical symbol of the ink (H, W) bool in pixels, as pieces show it; specks do not count."""
-    from scipy import ndimage
-
-    boxes, area = pieces(ndimage.label(ink, np.ones((3, 3)))[0])
+    _, boxes, area = pieces(ink)
     boxes = boxes[area > 0.02 * np.quantile(area, 0.95)]
-    corners = np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]]], 1).reshape(-1, 2)
-    return typical_size(corners.astype(np.float32), np.repeat(np.arange(len(boxes)), 2))
-
-
-def pieces(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 4) as top, left, bottom, right, and areas (n,) of labelled pieces."""
-    from scipy import ndimage
-
-    boxes = [(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(label)]
-    return np.array(boxes).reshape(-1, 4), np.bincount(label.ravel())[1:]
+    # Each box stands for a stroke between two of its corners.
+    corners = boxes[:, [1, 0, 3, 2]].reshape(-1, 2).astype(np.float32)
+    return typical_size(corners, np.repeat(np.arange(len(boxes)), 2))
 
 
 def without_specks(ink: np.ndarray, found: list[str]) -> np.ndarray:
@@ -43,29 +57,23 @@ def without_specks(ink: np.ndarray, found: list[str]) -> np.ndarray:
     """
     from scipy import ndimage
 
-    label, count = ndimage.label(ink, np.ones((3, 3)))
-    if not count:
+    own = pieces(ink)
+    if not len(own.area):
         return ink
-    boxes, area = pieces(label)
     pen, size = pen_width(ink), symbol_size(ink)
-    side = (boxes[:, 2:] - boxes[:, :2]).max(1)
+    side = (own.boxes[:, 2:] - own.boxes[:, :2]).max(1)
     dot = side < max(2.0, 0.3 * size)
-    fine = dot & (area < 0.35 * pen**2)
-    large = np.concatenate([[False], ~dot])[label]
-    if large.any():
-        distance = ndimage.distance_transform_edt(~large)
-        middle = ((boxes[:, :2] + boxes[:, 2:] - 1) / 2).astype(int)
+    dust = dot & (own.area < 0.35 * pen**2)
+    if not dot.all():
+        distance = ndimage.distance_transform_edt(~own.pixels(~dot))
+        middle = ((own.boxes[:, :2] + own.boxes[:, 2:] - 1) / 2).astype(int)
         away = distance[middle[:, 0], middle[:, 1]] / size
-        far = dot & (away > 4) & (area < 3 * pen**2)
-        lone = dot & (away > 1.5) & (area < 0.6 * pen**2)
-        far |= lone if lone.sum() > FEW else far
-    else:
-        far = np.zeros(count, bool)
-    dust = fine | far
+        dust |= dot & (away > 4) & (own.area < 3 * pen**2)
+        lone = dot & (away > 1.5) & (own.area < 0.6 * pen**2)
+        dust |= lone & (lone.sum() > FEW)
     if dust.sum() > MANY:
-        dust |= dot & (area < 0.8 * pen**2)
+        dust |= dot & (own.area < 0.8 * pen**2)
     if not dust.any():
         return ink
     found.append(f"{dust.sum()} specks")
-    left: np.ndarray = ink & ~np.concatenate([[False], dust])[label]
-    return left
+    return own.pixels(~dust)

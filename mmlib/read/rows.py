@@ -43,12 +43,10 @@ def box_of(part: Seen | Ink) -> tuple[int, int, int, int]:
 
 def touching(part: Seen | Ink) -> bool:
     """Whether a formula is so tall that it may be rows that touch: a fraction has a long bar."""
-    from scipy import ndimage
-
     if isinstance(part, Ink):
         return False
     ink = part.levels > 100
-    boxes, _ = pieces(ndimage.label(ink, np.ones((3, 3)))[0])
+    boxes = pieces(ink).boxes
     high, wide = (boxes[:, 2:] - boxes[:, :2]).T
     bar = (high < FLAT * wide) & (wide > 0.3 * ink.shape[1])
     return bool(len(ink) > TALL * symbol_size(ink) and not bar.any())
@@ -58,11 +56,10 @@ def _cut(seen: Seen) -> list[Seen]:
     from scipy import ndimage
 
     ink = seen.levels > 100
-    label, count = ndimage.label(ink, np.ones((3, 3)))
-    if count < 2:
+    label, boxes, area = pieces(ink)
+    if len(area) < 2:
         return [seen]
-    boxes, _ = pieces(label)
-    groups = _blocks(boxes / symbol_size(ink), np.arange(count))
+    groups = _blocks(boxes / symbol_size(ink), np.arange(len(area)))
     if len(groups) < 2:
         return [seen]
     # The grey edge of a stroke is nearest to its own piece.

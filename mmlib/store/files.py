@@ -39,6 +39,16 @@ def results_root() -> Path:
     return Path(os.environ.get("MMLIB_RESULTS") or project_root() / "results")
 
 
+def data_root() -> Path:
+    """The folder that holds `crohme/`: `$MMLIB_DATA`, by default `data/` in the project."""
+    return Path(os.environ.get("MMLIB_DATA") or project_root() / "data")
+
+
+def cache_root() -> Path:
+    """Where packs are kept: `$MMLIB_CACHE`, by default `data/packs/` in the project."""
+    return Path(os.environ.get("MMLIB_CACHE") or project_root() / "data" / "packs")
+
+
 def shipped_weights() -> Path:
     """The recogniser that ships: that of `results_root()`, else the one that came with the package.
 

@@ -68,7 +68,7 @@ def test_damaged_archives(tmp_path):
     for name, broken in (("cut", content[: len(content) // 2]), ("text", b"hello"), ("empty", b"")):
         path = tmp_path / f"{name}.tar.xz"
         path.write_bytes(broken)
-        with pytest.raises(DataError, match=rf"{name}\.tar\.xz: damaged or no tar archive"):
+        with pytest.raises(DataError, match=rf"{name}\.tar\.xz: damaged, locked or no archive"):
             list(archives.iter_archive(path))
     with pytest.raises(DataError, match="there is no such archive"):
         list(archives.iter_archive(tmp_path / "gone.tar"))

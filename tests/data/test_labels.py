@@ -158,7 +158,7 @@ def entry(name, mode=0o644, content=b"x"):
         ([entry("/etc/passwd")], "points outside"),
         ([entry("a", 0o120777, b"/etc/passwd")], "is a link"),
         ([entry("big", content=bytes(33 * 2**20))], "size limits"),
-        (None, "damaged or locked"),
+        (None, "damaged, locked"),
     ],
 )
 def test_a_zip_is_not_trusted(tmp_path, entries, reason):

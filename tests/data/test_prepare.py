@@ -9,9 +9,9 @@ import pytest
 from mmlib.data import prepare
 from mmlib.data.errors import DataError
 from mmlib.data.pack import Pack
-from mmlib.data.places import cache_root, data_root
 from mmlib.data.split import leak, seen, split
 from mmlib.formula.vocabulary import Vocabulary
+from mmlib.store.files import cache_root, data_root
 
 
 @pytest.fixture

@@ -375,7 +375,7 @@ def test_structure_ignores_labels_and_nothing_else() -> None:
 @pytest.fixture(scope="module")
 def crohme() -> dict[str, list[tuple[str, str, ElementTree.Element | None]]]:
     """Source to (id, label, MathML) of all that can be read."""
-    folder = pytest.importorskip("mmlib.data.places").data_root() / "crohme"
+    folder = pytest.importorskip("mmlib.store.files").data_root() / "crohme"
     archives = [
         folder / f"{name}.inkml.tar.xz" for name in ("train_2014", "test_2014", "test_2019")
     ]
@@ -433,7 +433,7 @@ def test_every_label_of_crohme_and_its_mathml(crohme: dict) -> None:
 
 @pytest.mark.slow
 def test_token_captions_say_the_same_as_the_labels(crohme: dict) -> None:
-    from mmlib.data.places import data_root
+    from mmlib.store.files import data_root
 
     labels = {name: label for name, label, _ in crohme["test_2019"]}
     lines = (
