@@ -22,7 +22,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import mmlib
 
-Profile = Literal["smoke", "ablate", "study", "desk", "paper"]
+Profile = Literal["smoke", "study", "desk", "paper"]
 Dataset = Literal["crohme", "synthetic"]
 # Errors whose message is made for the user: one line instead of a traceback. By name, since
 # importing them would import torch.
@@ -123,35 +123,35 @@ def attention(
         print(line.format(**row))
 
 
-def ablate(
+def study(
     arms: Positional[tuple[str, ...]] = (), /, *, seeds: tuple[int, ...] = (0,),
-    labels: tuple[float, ...] = (1.0,), dataset: Dataset = "crohme", profile: Profile = "ablate",
-    plan: bool = False, prepare: bool = False, max_minutes: float | None = None,
+    labels: tuple[float, ...] = (0.1,), dataset: Dataset = "crohme", profile: Profile = "study",
+    plan: bool = False, prepare: bool = False, tests: bool = False,
+    max_minutes: float | None = None,
 ) -> None:
-    """Train and read the grid of ablations: arms at equal cost, one factor at a time.
+    """Train and read the arms of the study at equal cost.
 
     Args:
-        arms: names of arms, or of factors for all of theirs; by default the whole grid.
+        arms: names of arms, or of questions for all of theirs; by default those of the hypotheses.
         labels: shares of the training labels.
-        profile: presets, and so the budget; another than ablate reads the tests, too, and by
-            default three arms.
+        profile: presets, and so the budget.
         plan: only say which cells are done and how long the others will take.
         prepare: only make the packs that it reads, and name them.
+        tests: read the tests, too, with beam 5: for headline runs alone.
         max_minutes: pause after so long; the same command goes on.
     """
-    from mmlib.study import grid
+    from mmlib.study import conduct
     from mmlib.train.loop import Paused
 
-    names = arms or (() if profile == grid.PROFILE else grid.COMPARED)
-    chosen = grid.cells(names, seeds, labels)
+    chosen = conduct.cells(arms or ("hypotheses",), seeds, labels)
     if prepare:
-        for path in grid.packs(dataset):
+        for path in conduct.packs(dataset):
             print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
     elif plan:
-        print(grid.plan(chosen, dataset, profile))
+        print(conduct.plan(chosen, dataset, profile))
     else:
         try:
-            grid.ablate(chosen, dataset, profile, max_minutes)
+            conduct.conduct(chosen, dataset, profile, tests, max_minutes)
         except Paused as pause:
             print(pause)
 
@@ -290,7 +290,7 @@ def verify() -> None:
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "data prepare": prepare, "evaluate": evaluate, "probe": probe, "attention": attention,
-    "ablate": ablate, "collect": collect, "recognize": recognize, "publish": publish,
+    "study": study, "collect": collect, "recognize": recognize, "publish": publish,
     "export": export, "verify": verify,
 }
 

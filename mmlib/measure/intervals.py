@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -140,19 +141,15 @@ def _over_seeds(own: np.ndarray, other: np.ndarray, same_seeds: bool) -> float:
     return float(test.pvalue)
 
 
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """P-values adjusted for making all these tests (Holm, 1979): (tests,), in [0, 1].
+def sign_flips(differences: ArrayLike) -> float:
+    """Two-sided p of paired differences (seeds,), by flipping their signs in all 2^seeds ways.
 
-    Raises ValueError for a number outside [0, 1] and for NaN.
+    Exact where the null hypothesis makes both signs as likely; at least 2 / 2^seeds.
     """
-    p = np.asarray(p_values, np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values must be a list of numbers in [0, 1], got {p_values!r}")
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
+    own = np.asarray(differences, np.float64)
+    signs = np.array([*product((1.0, -1.0), repeat=len(own))])
+    sums = np.abs(signs @ own)
+    return float((sums >= abs(own.sum()) - 1e-12).mean())
 
 
 def _prepare(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:

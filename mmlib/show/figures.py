@@ -1,4 +1,4 @@
-"""Figures of the results: learning curves, subsets, attention, the grid, label efficiency."""
+"""Figures of the results: learning curves, subsets, attention, the study."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from mmlib.measure.intervals import Interval, interval
+from mmlib.measure.intervals import Interval
 from mmlib.show import style as plots
-from mmlib.study import grid
-from mmlib.study.comparisons import metric_sums, outcomes_of, seeds_of, ter_of
-from mmlib.study.grid_results import (
-    EFFICIENCY,
-    ENDINGS,
-    TAUGHT,
-    at_share,
-    efficiency,
-    grid_differences,
-)
+from mmlib.study.arms import MASKED
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
@@ -169,55 +157,21 @@ def rivals_figure(losses: DataFrame, speeds: Mapping[str, float]) -> Figure:
     return fig
 
 
-# --- the grid -------------------------------------------------------------------------------------
+# --- the study ------------------------------------------------------------------------------------
 
 
-def grid_figure(labels: float = 1.0) -> Figure:
-    """`grid_differences`, a row for each arm under what it is compared with.
-
-    Marks are filled where both arms have several seeds, hollow with one. The grey band of such a
-    row shows the reference's other seeds, less the one that was compared.
-    """
-    found = grid_differences(labels)
-    seeds = seeds_of("valid", labels=at_share(labels), profile=grid.PROFILE)
-    ter = {arm: ter_of(own) for arm, own in seeds.items()}
-    places: list[int] = []
-    names: list[str] = []
-    heads = []
-    for (factor, reference), rows in found.groupby(["factor", "b"], sort=False):
-        heads.append(len(names))
-        places += range(len(names) + 1, len(names) + 1 + len(rows))
-        names.append(f"{factor}: minus {reference}")
-        ending = ", " + reference.partition(", ")[2]  # said once, in the heading
-        for row in rows.itertuples():
-            several = "s" * (row.seeds[0] > 1)
-            names.append(f"{row.a.removesuffix(ending)}  ({row.seeds[0]} seed{several})")
-    fig, ax = plt.subplots(figsize=(8.5, 0.2 * len(names) + 1.1))
+def differences_figure(frame: DataFrame, label: str) -> Figure:
+    """`comparisons.differences`, a row each with its interval; hollow marks rest on one seed."""
+    names = [f"{row.a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})"
+             for row in frame.itertuples()]
+    fig, ax = plt.subplots(figsize=(8, 0.3 * len(names) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
-    marks: dict[str, Artist] = {  # of the legend, which has a third one only where there is a band
-        "filled": Line2D([], [], marker="o", color=plots.BLUE, label="several seeds"),
-        "hollow": Line2D([], [], marker="o", color=plots.BLUE, mfc="white", label="one seed"),
-    }
-    for y, row in zip(places, found.itertuples(), strict=True):
-        one = min(row.seeds) == 1
-        if one and len(ter[row.b]) > 1:
-            compared = min(ter[row.a].keys() & ter[row.b].keys())
-            band = [value - ter[row.b][compared] for value in ter[row.b].values()]
-            ax.fill_betweenx([y - 0.5, y + 0.5], min(band), max(band), color="0.88", lw=0, zorder=0)
-            said = "the reference's other seeds, less the one compared"
-            marks["band"] = Patch(color="0.88", label=said)
+    for y, row in enumerate(frame.itertuples()):
+        fill = "white" if min(row.seeds) == 1 else plots.BLUE
         spread = [[row.value - row.low], [row.high - row.value]]
-        fill = "white" if one else plots.BLUE
         ax.errorbar(row.value, y, xerr=spread, fmt="o", color=plots.BLUE, capsize=3, mfc=fill)
-    counted = f"validation, {labels:.0%} of the labels, n = {int(found.n.iloc[0]):,} expressions"
-    ax.set(yticks=places, yticklabels=[names[y] for y in places], ylim=(len(names) - 0.5, -0.5))
-    ax.set(xlabel="difference in TER (right: what the heading names reads better)", title=counted)
-    fig.legend(handles=[*marks.values()], loc="outside lower center", ncols=3, fontsize="small")
-    box = {"color": "white", "pad": 1.5}
-    across = ax.get_yaxis_transform()
-    for y in heads:
-        ax.text(0.015, y, names[y], transform=across, va="center", size="small", weight="bold",
-                bbox=box)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
+           xlabel=label, title=f"n = {int(frame.n.iloc[0]):,} expressions")
     return fig
 
 
@@ -226,7 +180,7 @@ def occlusion_figure(frame: DataFrame) -> Figure:
 
     Visible mask and silent removal have a panel each.
     """
-    ending = grid.REFERENCE[grid.MASKED].removeprefix("mask-match")
+    ending = f", {MASKED}"
     ways = list(dict.fromkeys(frame.way))
     chosen = plots.looks(arm.removesuffix(ending) for arm in frame.arm)  # as in the other figures
     size = (3.9 * len(ways), 3.2)
@@ -245,59 +199,20 @@ def occlusion_figure(frame: DataFrame) -> Figure:
     return fig
 
 
-def efficiency_figure() -> Figure | None:
-    """`efficiency`: TER of the headline arms at each share of the labels.
+def labels_figure(frame: DataFrame) -> Figure:
+    """Error of arms at each share of the labels: columns arm, labels and those of an `Interval`.
 
-    A panel for each way of teaching with several shares; None where there is no such way yet. Bars
-    are 95 % intervals; filled marks rest on several seeds.
+    Bars are 95 % intervals; filled marks rest on several seeds.
     """
-    frame = efficiency()
-    shares = sorted(set(frame.labels[frame.labels > 0]))
-    of = {way: frame[frame.arm.isin([arm + way for arm in EFFICIENCY])] for way in TAUGHT}
-    shown = [way for way, own in of.items() if own.groupby("arm").labels.nunique().max() > 1]
-    if not shown:
-        return None
-    fig, axes = plt.subplots(1, len(shown), figsize=(1.5 + 4.5 * len(shown), 3.2), sharex=True,
-                             sharey=True, squeeze=False)
-    for ax, way in zip(axes[0], shown):
-        for k, (arm, look) in enumerate(plots.looks(EFFICIENCY).items()):
-            own = of[way][of[way].arm == arm + way].itertuples()
-            at = {shares.index(row.labels) + 0.12 * (k - 1.5): row for row in own}
-            _marks(ax, at, look, arm)
-        for row in frame[frame.arm == grid.SYNTHETIC].itertuples():
-            ax.axhspan(row.low, row.high, color=plots.GREY, alpha=0.2, lw=0)
-            said = f"{grid.SYNTHETIC},\nno real label"
-            ax.axhline(row.value, color=plots.GREY, ls=":", label=said)
-        ax.set(xticks=range(len(shares)), xticklabels=[f"{share:.0%}" for share in shares])
-        ax.set(xlabel="share of the training labels", title=TAUGHT[way].replace("\n", " "))
-        ax.set_ylim(0, None)
-    axes[0, 0].set_ylabel(f"validation TER, n = {int(frame.n.iloc[0]):,}")
-    axes[0, -1].legend(**BESIDE)
-    return fig
-
-
-def taught_figure(labels: float = 0.1) -> Figure | None:
-    """TER of the headline arms by how the labels teach, at one share of them.
-
-    Bars are 95 % intervals; filled marks rest on several seeds. None where fewer than two ways have
-    records.
-    """
-    arms = ("mask-match", "contrastive", "simclr", "supervised", "supervised-total")
-    found = outcomes_of("valid", labels=labels, profile=grid.PROFILE)
-    titles = TAUGHT | {ENDINGS[grid.LONGER]: "recombined, no side\nlosses, 5 x as long",
-                       ENDINGS[grid.PUBLISHED]: "as written, no side\nlosses, 5 x as long"}
-    ways = [way for way in titles if sum(arm + way in found for arm in arms) > 1]
-    if len(ways) < 2:
-        return None
-    fig, ax = plt.subplots(figsize=(10, 3.4))
-    for k, (arm, look) in enumerate(plots.looks(arms).items()):
-        at = {x + 0.12 * (k - 2): interval(*metric_sums(found[arm + way], "ter"))
-              for x, way in enumerate(ways) if arm + way in found}
-        alone = f"{arm}: same fine-tuning, nothing before"
-        _marks(ax, at, look, alone if arm == "supervised" else arm)
-    n = len(next(iter(found.values()))[0].id)
-    ax.set(xticks=range(len(ways)), xticklabels=[titles[way] for way in ways], ylim=(0, None))
-    ax.set(ylabel=f"validation TER, n = {n:,}", title=f"{labels:.0%} of the labels")
+    shares = sorted(set(frame.labels))
+    fig, ax = plt.subplots(figsize=(6, 3.2))
+    for k, (arm, look) in enumerate(plots.looks(frame.arm).items()):
+        at = {shares.index(row.labels) + 0.12 * (k - 1): row
+              for row in frame[frame.arm == arm].itertuples()}
+        _marks(ax, at, look, arm)
+    ax.set(xticks=range(len(shares)), xticklabels=[f"{share:.0%}" for share in shares])
+    ax.set(xlabel="share of the training labels", ylim=(0, None),
+           ylabel=f"capped TER (lower is better), n = {int(frame.n.iloc[0]):,}")
     ax.legend(**BESIDE)
     return fig
 

@@ -37,6 +37,7 @@ from mmlib.models.encoder import EncoderConfig
 from mmlib.store.files import from_json, results_root
 from mmlib.store.run import Run
 from mmlib.study import records, results
+from mmlib.study.arms import PROFILE
 from mmlib.train import attend
 from mmlib.train.cost import training_cost
 
@@ -256,12 +257,14 @@ def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str, split: str
     results.collect()
 
 
-def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid") -> DataFrame:
+def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid",
+             profile: str = PROFILE) -> DataFrame:
     """What `record` kept of a metric, from the newest run: arm, part, value, low, high, n."""
     import pandas as pd
 
     frame = records.load()
     frame = frame[(frame.dataset == dataset) & (frame.split == split)]
+    frame = frame[frame.profile == profile]
     frame = frame[frame.metric.str.startswith(f"attention_{metric}")]
     if not len(frame):
         return pd.DataFrame(columns=["arm", "part", "value", "low", "high", "n"])

@@ -14,12 +14,13 @@ from mmlib.measure.intervals import SETTLED, Interval, interval, paired_differen
 from mmlib.measure.recognition import Outcomes
 from mmlib.store.files import RunError
 from mmlib.study import records, results
-from mmlib.study.grid import COMPARED, PROFILE
+from mmlib.study.arms import COMPARED, PROFILE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 NO_RECORD = "no record yet"
+STUDIES = (PROFILE, "ablate")  # 'ablate' is the first study's
 HEADLINE = (*COMPARED, "recogniser")  # and one that was trained for longer, where there is one
 METRICS = {
     "ter": "TER",
@@ -39,23 +40,32 @@ def scored(split: str, dataset: str = "crohme", labels: float | Sequence[float] 
 
     Args:
         labels: one share of the labels or several.
-        profile: by default all but the grid's, whose budgets do not compare with the others'.
+        profile: by default all but those of the studies, whose budgets do not compare.
     """
     frame = records.load()
-    frame = frame[frame.profile == profile if profile else frame.profile != PROFILE]
+    frame = frame[frame.profile == profile if profile else ~frame.profile.isin(STUDIES)]
     kept = frame[(frame.dataset == dataset) & (frame.split == split) & (frame.occlusion == 0)]
     kept = kept[kept.labels.isin(np.atleast_1d(labels))].sort_values("utc", kind="stable")
     return kept.drop_duplicates(["arm", "seed", "metric"], keep="last")
 
 
+def runs_of(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0,
+            profile: str | None = None) -> dict[str, dict[int, str]]:
+    """For each arm with a record the names of its evaluations by seed."""
+    found: dict[str, dict[int, str]] = {}
+    rows = scored(split, dataset, labels, profile)
+    for row in rows[rows.metric == "ter"].sort_values(["arm", "seed"]).itertuples():
+        found.setdefault(row.arm, {})[int(row.seed)] = row.run
+    return found
+
+
 def seeds_of(split: str, dataset: str = "crohme", labels: float | Sequence[float] = 1.0,
              profile: str | None = None) -> dict[str, dict[int, Outcomes]]:
     """For each arm with a record its outcomes by seed, in order, where they are kept."""
-    found: dict[str, dict[int, Outcomes]] = {}
-    rows, kept = scored(split, dataset, labels, profile), results.outcomes(split, dataset)
-    for row in rows[rows.metric == "ter"].sort_values(["arm", "seed"]).itertuples():
-        if row.run in kept:
-            found.setdefault(row.arm, {})[int(row.seed)] = kept[row.run]
+    kept, found = results.outcomes(split, dataset), {}
+    for arm, runs in runs_of(split, dataset, labels, profile).items():
+        if own := {seed: kept[run] for seed, run in runs.items() if run in kept}:
+            found[arm] = own
     return found
 
 
@@ -112,19 +122,35 @@ def intervals(split: str, metric: str = "ter", arms: Sequence[str] | None = None
     return pd.DataFrame(rows, columns=["arm", *Interval.__dataclass_fields__])
 
 
+def by_labels(arms: Sequence[str], metric: str = "capped", split: str = "valid",
+              dataset: str = "crohme", profile: str = PROFILE) -> DataFrame:
+    """Arms at each share of the labels with records: columns arm, labels, and an `Interval`'s."""
+    import pandas as pd
+
+    frame, rows = records.load(), []
+    frame = frame[(frame.profile == profile) & (frame.dataset == dataset)]
+    for labels in sorted(set(frame.labels[(frame.split == split) & (frame.metric == "ter")])):
+        found = outcomes_of(split, dataset, labels, profile)
+        for arm in (arm for arm in arms if arm in found):
+            sums = metric_sums(found[arm], metric)
+            rows.append({"arm": arm, "labels": labels, **vars(interval(*sums))})
+    return pd.DataFrame(rows, columns=["arm", "labels", *Interval.__dataclass_fields__])
+
+
 def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter",
                 dataset: str = "crohme", labels: float | Sequence[float] = 1.0,
-                profile: str | None = None) -> DataFrame:
+                profile: str | None = None, seeds: Sequence[int] | None = None) -> DataFrame:
     """Arm a minus arm b on the same expressions: a, b, value, low, high, p, n, seeds (of a, of b).
 
-    The seeds that both arms have are compared pair by pair, and no other: a pair of arms without a
-    common seed has no row.
+    The seeds that both arms have (of `seeds`, where given) are compared pair by pair, and no other:
+    a pair of arms without a common seed has no row.
     """
     import pandas as pd
 
     found, rows = seeds_of(split, dataset, labels, profile), []
     for a, b in pairs:
-        if common := sorted(found.get(a, {}).keys() & found.get(b, {}).keys()):
+        common = sorted(found.get(a, {}).keys() & found.get(b, {}).keys())
+        if common := [seed for seed in common if seeds is None or seed in seeds]:
             own, theirs = ([found[arm][seed] for seed in common] for arm in (a, b))
             if not np.array_equal(own[0].id, theirs[0].id):
                 raise RunError(f"{a} and {b} were not evaluated on the same expressions of {split}")

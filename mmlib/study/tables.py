@@ -11,10 +11,9 @@ import numpy as np
 
 from mmlib.store.files import RunError, figures_root, project_root, results_root, write_atomic
 from mmlib.study import records, results
-from mmlib.study.claims import claims_table
+from mmlib.study.arms import COMPARED
+from mmlib.study.claims import claims_table, first_study
 from mmlib.study.comparisons import METRICS, NO_RECORD, intervals, scored
-from mmlib.study.grid import ARMS, COMPARED
-from mmlib.study.grid_results import grid_table
 from mmlib.study.results import format_number
 
 if TYPE_CHECKING:
@@ -119,10 +118,9 @@ def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
         return "" if np.isnan(found[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*found)
 
     def title(arm: str, seed: int) -> str:
-        stages = PROBED["mask-match" if "attend" in ARMS.get(arm, {}) else "contrastive"]
-        return f"{PROBED.get(arm, stages)} ({arm}{f', seed {seed}' if several else ''})"
+        return f"{PROBED.get(arm, arm)}{f', seed {seed}' if several else ''}"
 
-    order = {arm: place for place, arm in enumerate(dict.fromkeys([*PROBED, *ARMS]))}
+    order = {arm: place for place, arm in enumerate(PROBED)}
     encoders = sorted(
         set(zip(frame.arm, frame.seed.astype(int), strict=True)),
         key=lambda encoder: (order.get(encoder[0], len(order)), *encoder),
@@ -179,18 +177,16 @@ def table(name: str) -> DataFrame:
         return main_table()
     if name == "published":
         return published_rows().drop(columns="in main table").fillna("")
-    if name in ("claims", "claims_full"):
-        return claims_table(full=name != "claims")
+    if name == "claims":
+        return claims_table()
+    if name == "first_study":
+        return first_study()
     if name.startswith("arms_"):
         return arms_table(name.removeprefix("arms_"))
     if name == "probes" or name.startswith("probes_"):
         return probes_table(*name.split("_")[1:])
-    if name.startswith("grid_") and name[5:].isdecimal():
-        return grid_table(int(name[5:]) / 100)
-    raise RunError(
-        "there is no such table; it would be 'main', 'published', 'claims', 'claims_full', "
-        "'probes', 'probes_' and a profile, 'arms_' and a split, or 'grid_' and per cent"
-    )
+    raise RunError("there is no such table; it would be 'main', 'published', 'claims', "
+                   "'first_study', 'probes', 'probes_' and a profile, or 'arms_' and a split")
 
 
 def pages() -> list[Path]:

@@ -61,15 +61,6 @@ PROFILES = {
         finetune.Config(dataset="synthetic", pictures=1_600, composed=0.0, eval_pictures=800,
                         eval_most=48, init="attend", optim=QUICK, model=TINY),
     ),
-    # Minutes per stage on one core, so that a grid of some hundred runs ends: `mmlib.study.grid`.
-    "ablate": Profile(
-        pretrain.Config(pictures=6_000, eval_pictures=3_000, optim=OptimConfig(warmup=1_000),
-                        encoder=SMALL.encoder),
-        attend.Config(pictures=4_000, batch_area=200.0, eval_pictures=2_000,
-                      optim=OptimConfig(warmup=400), encoder=SMALL.encoder, decoder=SMALL.decoder),
-        finetune.Config(init="attend", pictures=10_000, eval_pictures=5_000,
-                        optim=OptimConfig(lr=5e-3, warmup=1_000), model=SMALL),
-    ),
     # The evidence: every arm costs 200,000 pictures, 100,000 of them with labels as they were
     # written. No segmentation: no side losses, no recombined and no composed ink.
     "study": Profile(

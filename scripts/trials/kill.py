@@ -1,13 +1,13 @@
 """SIGKILL at a random moment, then again until done: the end must be the uninterrupted run's.
 
     python -m scripts.trials.kill --times 50 --seed 0
-    python -m scripts.trials.kill --times 20 --targets grid notebook --out kill_runners.json
+    python -m scripts.trials.kill --times 20 --targets study notebook --out kill_runners.json
 
-A case trains a stage in small, packs a folder of InkML with two workers (`TARGETS`), or runs a grid
-of two arms or a notebook that trains (`RUNNERS`). It is killed once, at a random moment of the time
-that it takes when left alone, and started again. Compared bit for bit are weights, curves (without
-minutes) and summary; a pack's arrays and header; the grid's records; what the notebook printed. A
-process that outlives the killed one counts as a fault.
+A case trains a stage in small, packs a folder of InkML with two workers (`TARGETS`), or runs two
+arms of a study or a notebook that trains (`RUNNERS`). It is killed once, at a random moment of the
+time that it takes when left alone, and started again. Compared bit for bit are weights, curves
+(without minutes) and summary; a pack's arrays and header; the study's records; what the notebook
+printed. A process that outlives the killed one counts as a fault.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import numpy as np
 from mmlib.data import prepare
 from mmlib.data.pack import read_tensors
 from mmlib.store.run import Run
-from mmlib.study import grid, records
+from mmlib.study import conduct, records
+from mmlib.study.arms import questions
 from scripts.reproduce import reproduce
 from scripts.trials import (
     STAGES,
@@ -47,19 +48,19 @@ from scripts.trials import (
 )
 
 TARGETS = (*STAGES, "pack")
-RUNNERS = ("grid", "notebook")
+RUNNERS = ("study", "notebook")
 CELLS = ("profile: str = 'smoke'", "from scripts.trials import train\nrun = train('pretrain', 60)",
          "print(run.name, run.summary)")
 # Columns of records that differ: a reading is named by its weights' file, which says minutes.
 TIMES = ("minutes", "utc", "run")
 
 
-def run_grid() -> None:
-    """Two arms of the grid, in small."""
+def run_study() -> None:
+    """Two arms of the study, in small."""
     small_corpus()
-    small = grid.grid(40, 40, 40)
-    grid.ARMS = {arm: chain for arms in small.values() for arm, chain in arms.items()}
-    grid.ablate([grid.Cell("mask-match"), grid.Cell("supervised")], "synthetic", "smoke")
+    small = questions(40, 40, 40)["hypotheses"]
+    conduct.arms = lambda profile: small
+    conduct.conduct([conduct.Cell("mask-match"), conduct.Cell("supervised")], "synthetic", "smoke")
 
 
 def run_notebook(path: Path) -> None:
@@ -116,7 +117,7 @@ class Trials:
                 prepare.prepare([str(self.inks)], place / "packs", **quiet)
             elif target in RUNNERS:
                 with contextlib.redirect_stdout(sys.stderr):  # what they say is no outcome
-                    run_grid() if target == "grid" else run_notebook(place / "trial.ipynb")
+                    run_study() if target == "study" else run_notebook(place / "trial.ipynb")
             else:
                 train(target, self.pictures, self.init[target], checkpoint_seconds)
 
@@ -132,7 +133,7 @@ class Trials:
             arrays, header = read_tensors(path)
             found = {name: array.tobytes() for name, array in arrays.items()}
             return found | {"report": said, "header": header}
-        if target == "grid":
+        if target == "study":
             rows = records.rows(place / "records.csv")
             timeless = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
             runs = {run.name: kept(Run.load(run)) for run in (place / "runs").glob("finetune-*")}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmlib.measure.intervals import bootstrap, holm, interval, paired_difference
+from mmlib.measure.intervals import bootstrap, interval, paired_difference, sign_flips
 
 
 def test_values_and_std_are_the_plain_ones():
@@ -171,10 +171,8 @@ def test_arms_on_different_expressions_are_refused():
         paired_difference(np.zeros((1, 3)), np.zeros((1, 4)))
 
 
-def test_holm_by_hand():
-    # sorted: 0.01*4, 0.02*3, 0.03*2, 0.5*1, then the running maximum
-    np.testing.assert_allclose(holm([0.03, 0.01, 0.5, 0.02]), [0.06, 0.04, 0.5, 0.06])
-    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
-    assert holm([0.04]) == [0.04]
-    with pytest.raises(ValueError, match="p-values"):
-        holm([0.1, float("nan")])
+def test_sign_flips_by_hand():
+    assert sign_flips([1.0, 1.0, 1.0]) == 2 / 8, "all up or all down, of eight"
+    assert sign_flips([3.0, -1.0]) == 1.0
+    assert sign_flips([2.0, 1.0, -0.5]) == 4 / 8, "3.5, 2.5 and both turned"
+    assert sign_flips(np.ones(8)) == 2 / 256

@@ -49,13 +49,14 @@ PROFILES['paper'] = Profile(
     replace(paper.pretrain, **few, encoder=TINY.encoder),
     replace(paper.attend, **few, encoder=TINY.encoder, maps=TINY.maps),
     replace(paper.finetune, **few, model=TINY, eval_most=2))
-from mmlib.study.grid import COMPARED, ablate, cells, packs
+from mmlib.study.arms import COMPARED
+from mmlib.study.conduct import cells, conduct, packs
 from mmlib.train.loop import Paused
 if sys.argv[1] == 'prepare':
     print(len(packs('synthetic')), 'packs')
 else:
     try:
-        ablate(cells(COMPARED), 'synthetic', 'paper', float(sys.argv[2]))
+        conduct(cells(COMPARED), 'synthetic', 'paper', True, float(sys.argv[2]))
         print('all is done')
     except Paused as pause:
         print('paused:', pause)

@@ -23,9 +23,8 @@ from mmlib.show import figures, readings
 from mmlib.show import style as plots
 from mmlib.store.files import RunError, project_root
 from mmlib.store.run import Run
-from mmlib.study import claims, comparisons, grid_results, records, subsets, tables
+from mmlib.study import claims, comparisons, occlusion, records, subsets, tables
 from mmlib.study import results as study_results
-from mmlib.study.grid import SYNTHETIC
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train.profiles import TINY, preset
 
@@ -92,105 +91,102 @@ def test_without_results_tables_say_so():
                              study_results.curves("finetune", "desk", ["valid_ter"])))
 
 
-def test_grid_claims_only_what_several_seeds_carry():
-    assert grid_results.grid_table().arm.tolist() == [comparisons.NO_RECORD]
-    for seed in range(3):
-        evaluated("mask-match", [0, 1] * 20, [10, 10] * 20, seed=seed, profile="ablate")
-        evaluated("contrastive", [5, 6] * 20, [10, 10] * 20, seed=seed, profile="ablate")
-    evaluated("simclr", [9, 9] * 20, [10, 10] * 20, profile="ablate")
-    evaluated("dense", [9, 9] * 20, [10, 10] * 20)  # of another profile: no row
-    table = grid_results.grid_table().set_index("arm")
-    assert list(table.index) == ["mask-match", "contrastive", "simclr"]
-    assert table.seeds.tolist() == ["0, 1, 2", "0, 1, 2", "0"]
-    assert table.factor["simclr"] == "objective of stage 1"
-    assert table.TER["contrastive"] == "0.550 ± 0.000"
-    assert table.TER["simclr"] == "0.900"
-    assert table["TER minus its"]["mask-match"] == ""
-    assert table["TER minus its"]["simclr"].startswith("+0.850 [")
-    assert table["p (Holm)"]["simclr"] == "", "one seed: no claim"
-    assert float(table["p (Holm)"]["contrastive"]) < 0.01
-    assert (
-        tables.arms_table("valid").set_index("arm").seeds["mask-match"] == comparisons.NO_RECORD
-    ), "not beside other budgets"
-    fig = figures.grid_figure()
-    (ax,) = fig.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == [
-        "contrastive  (3 seeds)",
-        "simclr  (1 seed)",
-    ]
-    assert [text.get_text() for text in ax.texts] == ["whole method: minus mask-match",
-                                                      "objective of stage 1: minus mask-match"]
-    assert [line.get_markerfacecolor() == "white" for line in fig.axes[0].lines
-            if line.get_marker() == "o"] == [False, True]
-    plt.close(fig)
+SHARED = {"profile": "study", "labels": claims.LABELS}
+
+
+def of_seeds(arm, errors, seeds=claims.SEEDS, **changes):
+    """An arm with the same errors in all expressions of a seed, 40 expressions of 10 tokens."""
+    for seed, count in zip(seeds, errors, strict=False):
+        evaluated(arm, [count, count + 1] * 20, [10] * 40, seed=seed, **SHARED | changes)
 
 
 def test_claims_say_no_more_than_their_seeds_carry():
-    full = claims.claims_table(full=True).set_index("compared with")
-    assert set(full["capped TER minus ours"]) == {comparisons.NO_RECORD}
-    for seed, errors in enumerate((1, 2, 3, 2, 1)):
-        shared = {"seed": seed, "profile": "ablate", "labels": 0.1}
-        evaluated("mask-match", [errors, errors + 1] * 20, [10] * 40, **shared)
-        evaluated("supervised-total", [errors + 4, errors + 5] * 20, [10] * 40, **shared)
-        evaluated("simclr", [errors, errors + 1] * 20, [10] * 40, **shared)
-        evaluated("contrastive", [errors + 4, errors + 5] * 20, [10] * 40, **shared)
-    for seed in range(4):
-        evaluated("byol", [40, 40] * 20, [10] * 40, seed=seed, profile="ablate", labels=0.1)
-    table = claims.claims_table(full=True).set_index("compared with")
-    assert table["capped TER minus ours"]["supervised-total"] == "+0.400 [+0.400, +0.400], p 0.002"
-    assert table["capped TER minus ours"]["byol"].startswith("+0.750 ["), "40 errors count as 10"
-    assert table["seeds in favour"][["supervised-total", "simclr", "byol"]].tolist() == [
-        "5 of 5",
-        "0 of 5",
-        "4 of 4",
-    ]
-    assert table["verdict"][["supervised-total", "simclr", "byol",
-                             "mae"]].tolist() == ["ours has fewer errors", "no difference found",
-                                                  "not tested: 4 seeds", comparisons.NO_RECORD]
-    assert table["verdict"]["contrastive"] == claims.UNTRAINED, "whatever its numbers are"
-    short = claims.claims_table()
-    assert len(short) <= 8
-    assert short["claim"].all()
-    assert tables.table("claims").equals(short)
+    assert set(claims.claims_table()["verdict"]) == {comparisons.NO_RECORD}
+    of_seeds("mask-match", (1, 2, 3, 2, 1, 1, 2, 1))
+    of_seeds("supervised-total", (5, 6, 7, 6, 5, 5, 6, 5))
+    of_seeds("contrastive", (1, 2, 3, 2, 1, 1, 2, 1))
+    of_seeds("fixed share", (5, 6, 7, 6, 5, 5, 6, 5))
+    of_seeds("simclr", (0, 1, 2, 1, 0))
+    of_seeds("byol", (40, 40, 40, 40))
+    of_seeds("mae", (9, 9, 9, 9, 9), seeds=(10, 11, 12))  # the pilot's
+    table = claims.claims_table().set_index("compared with")
+    less = table["capped TER, rival minus ours"]
+    assert less["supervised-total"] == "+0.400 [+0.400, +0.400], p 0.008", "2 of 2^8 sign flips"
+    assert less["byol"].startswith("+0.750 ["), "40 errors count as 10"
+    assert less["mae"] == comparisons.NO_RECORD
+    arms = ["supervised-total", "contrastive", "fixed share", "simclr", "byol"]
+    assert table["seeds in favour"][arms].tolist() == ["8 of 8", "0 of 8", "8 of 8", "0 of 5",
+                                                       "4 of 4"]
+    assert table["verdict"][arms].tolist() == [
+        "ours has fewer errors", "no difference found",
+        "not tested: a hypothesis before it does not hold", "no difference found",
+        "not tested: 4 seeds"]
+    assert len(table) <= 8
+    assert tables.table("claims").equals(claims.claims_table())
+
+
+def test_an_arm_that_fails_a_gate_tests_nothing():
+    first = tabled(train(pretrain), "mask-match")
+    second = train(attend, first.name)
+    tuned = {}
+    for arm, start in (("mask-match", second.name), ("supervised-total", "none")):
+        for seed in claims.SEEDS[:5]:
+            tuned[arm, seed] = train(finetune, start, seed=seed)
+    study_results.add([second, *tuned.values()], {run.name: {"arm": "x"}
+                                                  for run in (second, *tuned.values())})
+    for (arm, seed), run in tuned.items():
+        evaluated(arm, [1 if arm == "mask-match" else 5] * 20, [10] * 20, seed=seed,
+                  trained=run.name, **SHARED)
+    assert claims.claims_table().verdict[0] == "no difference found", "five seeds: p is 1/16"
+    rows = study_results.run_rows()
+    assert claims.failed_gates(tuned["mask-match", claims.SEEDS[0]].name) == []
+    rows[second.name]["summary"]["gates"] = ["too few updates"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_results, "run_rows", lambda: rows)
+        assert claims.failed_gates(tuned["mask-match", claims.SEEDS[0]].name) == ["too few updates"]
+        assert claims.claims_table().verdict[0] == "not tested: too few updates"
+
+
+def test_what_the_first_study_said_of_stage_2_is_withdrawn():
+    first = tabled(train(pretrain), "mask-match")
+    second = tabled(train(attend, first.name), "mask-match")
+    for arm, start in (("mask-match", second), ("contrastive", first)):
+        run = tabled(train(finetune, start.name), arm)
+        for seed in range(2):
+            evaluated(arm, [seed + 1] * 20, [10] * 20, seed=seed, profile="ablate", labels=0.1,
+                      trained=run.name)
+    frame = tables.table("first_study").set_index("arm")
+    assert frame["10%"].to_dict() == {"contrastive": "0.150 ± 0.071 (n = 2)"}
 
 
 def test_arms_are_compared_over_the_seeds_that_both_have():
-    for seed in range(3):
-        evaluated("mask-match", [seed] * 40, [10] * 40, seed=seed, profile="ablate")
-    evaluated("simclr", [5] * 40, [10] * 40, seed=2, profile="ablate")
-    evaluated("dense", [5] * 40, [10] * 40, seed=7, profile="ablate")
-    found = grid_results.grid_differences().set_index("a")
-    assert found.value["simclr"] == pytest.approx(0.5 - 0.2)
+    of_seeds("mask-match", (0, 1, 2), seeds=(0, 1, 2))
+    of_seeds("simclr", (5,), seeds=(2,))
+    of_seeds("dense", (5,), seeds=(7,))
+    pairs = [("simclr", "mask-match"), ("dense", "mask-match")]
+    found = comparisons.differences(pairs, "valid", **SHARED).set_index("a")
+    assert found.value["simclr"] == pytest.approx(0.55 - 0.25)
     assert found.seeds["simclr"] == (1, 1)
     assert "dense" not in found.index, "no seed in common"
-
-
-def test_what_no_real_label_taught_stands_beside_every_share_of_the_labels():
-    for labels in (0.1, 1.0):
-        evaluated("mask-match", [1] * 40, [10] * 40, profile="ablate", labels=labels)
-    evaluated(SYNTHETIC, [5] * 40, [10] * 40, profile="ablate", labels=0.0)
-    records.append([{"run": "probe", "stage": "probe", "profile": "ablate", "arm": "mask-match",
-                     "dataset": "crohme", "split": "valid", "labels": 0, "seed": 0,
-                     "metric": "probe_symbol_linear", "value": 0.4, "n": 9, "pictures": 7,
-                     "minutes": 1}])
-    for labels in (0.1, 1.0):
-        assert (
-            grid_results.grid_table(labels)
-            .set_index("arm")["TER minus its"][SYNTHETIC]
-            .startswith("+0.400 [")
-        )
-        assert grid_results.grid_differences(labels).a.tolist() == [SYNTHETIC]
-        assert grid_results.grid_table(labels).set_index("arm").pictures["mask-match"] == "1,000"
+    none = tables.arms_table("valid").set_index("arm").seeds["mask-match"]
+    assert none == comparisons.NO_RECORD, "not beside other budgets"
+    several = comparisons.differences([("mask-match", "mask-match")], "valid", **SHARED)
+    fig = figures.differences_figure(pd.concat([found.reset_index(), several]), "TER")
+    (ax,) = fig.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "simclr minus mask-match  (1 seed)", "mask-match minus mask-match  (3 seeds)"]
+    assert [line.get_markerfacecolor() == "white" for line in ax.lines
+            if line.get_marker() == "o"] == [True, False]
+    plt.close(fig)
 
 
 def test_an_expression_written_on_and_on_counts_once_where_errors_are_capped():
-    evaluated("mask-match", [1] * 39 + [0], [10] * 40, profile="ablate")
-    evaluated("contrastive", [1] * 39 + [400], [10] * 40, profile="ablate")
-    table = grid_results.grid_table().set_index("arm")
-    assert table.TER["contrastive"] == "1.097"
-    assert table.capped["contrastive"] == "0.122"
-    assert table["TER minus its"]["contrastive"].startswith("+1.000 [")
-    assert table["capped minus its"]["contrastive"].startswith("+0.025 [")
+    evaluated("mask-match", [1] * 39 + [0], [10] * 40, **SHARED)
+    evaluated("contrastive", [1] * 39 + [400], [10] * 40, **SHARED)
+    pair = [("contrastive", "mask-match")]
+    for metric, less in (("ter", 1.0), ("capped", 0.025)):
+        found = comparisons.differences(pair, "valid", metric, **SHARED)
+        assert found.value[0] == pytest.approx(less)
 
 
 def test_arms_are_means_over_seeds_of_the_newest_records():
@@ -392,51 +388,23 @@ def test_what_ships_is_named(reader, monkeypatch):
     assert study_results.shipped_arm() is None
 
 
-def test_label_efficiency_is_drawn_for_the_shares_that_have_records():
-    assert grid_results.efficiency().empty
-    assert figures.efficiency_figure() is None
+def test_errors_are_drawn_for_the_shares_of_labels_that_have_records():
+    arms = ("mask-match", "supervised-total")
+    assert comparisons.by_labels(arms).empty
     for labels, errors in ((0.1, 5), (1.0, 2)):
         for seed in (0, 1):
-            evaluated("mask-match", [errors] * 20, [10] * 20, profile="ablate", labels=labels,
-                      seed=seed)
-        evaluated("supervised-total, as written", [errors + 1] * 20, [10] * 20, profile="ablate",
-                  labels=labels)
-    evaluated("supervised on synthetic ink", [9] * 20, [10] * 20, profile="ablate", labels=0)
-    frame = grid_results.efficiency().set_index(["arm", "labels"])
-    assert frame.value["mask-match", 0.1] == pytest.approx(0.5)
-    assert frame.seeds["mask-match", 1.0] == 2
-    assert frame.value["supervised on synthetic ink", 0] == pytest.approx(0.9)
-    fig = figures.efficiency_figure()
-    ways = [grid_results.TAUGHT[way].replace("\n", " ") for way in ("", ", as written")]
-    assert [ax.get_title() for ax in fig.axes] == ways  # without the way that has no second share
-    assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["10%", "100%"]
+            evaluated("mask-match", [errors] * 20, [10] * 20, seed=seed,
+                      **SHARED | {"labels": labels})
+        evaluated("supervised-total", [errors + 1] * 20, [10] * 20, **SHARED | {"labels": labels})
+    frame = comparisons.by_labels(arms)
+    fig = figures.labels_figure(frame)
+    (ax,) = fig.axes
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10%", "100%"]
     marks = [(round(line.get_xdata()[0]), line.get_ydata()[0],
-              line.get_markerfacecolor() != "white") for ax in fig.axes for line in ax.get_lines()
+              line.get_markerfacecolor() != "white") for line in ax.get_lines()
              if line.get_marker() in "oD"]
     assert marks == [(0, pytest.approx(0.5), True), (1, pytest.approx(0.2), True),
                      (0, pytest.approx(0.6), False), (1, pytest.approx(0.3), False)]
-    plt.close(fig)
-
-
-def test_ways_of_teaching_are_drawn_side_by_side():
-    assert figures.taught_figure() is None
-    for arm, errors in (("mask-match", 4), ("supervised-total", 2)):
-        for seed in (0, 1):
-            evaluated(arm, [errors] * 20, [10] * 20, profile="ablate", labels=0.1, seed=seed)
-    assert figures.taught_figure() is None  # one way alone
-    for arm, errors in (("mask-match", 5), ("supervised-total", 8)):
-        evaluated(f"{arm}, cross-entropy alone", [errors] * 20, [10] * 20, profile="ablate",
-                  labels=0.1)
-    fig = figures.taught_figure()
-    (ax,) = fig.axes
-    assert [text.get_text() for text in ax.get_xticklabels()] == [
-        grid_results.TAUGHT[""],
-        grid_results.TAUGHT[", cross-entropy alone"],
-    ]
-    marks = {(round(line.get_xdata()[0]), round(line.get_ydata()[0], 2)): line.get_markerfacecolor()
-             for line in ax.get_lines() if line.get_marker() in "osD^v*"}
-    assert {place: mark == "white" for place, mark in marks.items()} == {
-        (0, 0.4): False, (0, 0.2): False, (1, 0.5): True, (1, 0.8): True}
     plt.close(fig)
 
 
@@ -444,30 +412,30 @@ def test_area_of_the_masked_shares_is_a_mean():
     """TER 0, 0.1, 0.2, 0.3 at equal steps has the mean 0.15; the other's errors are
     twice as many.
     """
-    assert grid_results.occluded().empty
-    assert grid_results.occlusion_areas().empty
+    assert occlusion.occluded().empty
+    assert occlusion.occlusion_areas().empty
     for arm, factor in (("mask-match, masked ink", 1), ("supervised-total, masked ink", 2)):
         for step in range(4):
-            evaluated(arm, [factor * step] * 20, [10] * 20, profile="ablate", occlusion=step / 10)
-        evaluated(arm, [9] * 20, [10] * 20, profile="ablate", occlusion=0.3, metric="ter:removed")
-    frame = grid_results.occluded().set_index(["arm", "way", "share"])
+            evaluated(arm, [factor * step] * 20, [10] * 20, profile="study", occlusion=step / 10)
+        evaluated(arm, [9] * 20, [10] * 20, profile="study", occlusion=0.3, metric="ter:removed")
+    frame = occlusion.occluded().set_index(["arm", "way", "share"])
     assert frame.value["mask-match, masked ink", "visible mask", 0.2] == pytest.approx(0.2)
     assert frame.value["mask-match, masked ink", "silent removal", 0.3] == pytest.approx(0.9)
     assert frame.value["supervised-total, masked ink", "silent removal", 0.0] == 0
-    areas = grid_results.occlusion_areas().set_index(["arm", "way"]).xs("visible mask", level="way")
+    areas = occlusion.occlusion_areas().set_index(["arm", "way"]).xs("visible mask", level="way")
     assert areas.area.tolist() == pytest.approx([0.15, 0.3])
     assert areas.rise.tolist() == pytest.approx([0.3, 0.6])
     assert areas.rise_low.tolist() == pytest.approx([0.3, 0.6])
     for step in range(3):  # a seed that was not read at every share does not count
-        evaluated("mask-match, masked ink", [step * 3] * 20, [10] * 20, profile="ablate",
+        evaluated("mask-match, masked ink", [step * 3] * 20, [10] * 20, profile="study",
                   occlusion=step / 10, seed=1)
-    assert set(grid_results.occlusion_areas().seeds) == {1}
-    evaluated("mask-match, masked ink", [9] * 20, [10] * 20, profile="ablate", occlusion=0.3,
+    assert set(occlusion.occlusion_areas().seeds) == {1}
+    evaluated("mask-match, masked ink", [9] * 20, [10] * 20, profile="study", occlusion=0.3,
               seed=1)
-    areas = grid_results.occlusion_areas().set_index(["arm", "way"])
+    areas = occlusion.occlusion_areas().set_index(["arm", "way"])
     assert areas.seeds["mask-match, masked ink", "visible mask"] == 2
     assert areas.area["mask-match, masked ink", "visible mask"] == pytest.approx(0.3)
-    fig = figures.occlusion_figure(grid_results.occluded())
+    fig = figures.occlusion_figure(occlusion.occluded())
     assert [ax.get_title() for ax in fig.axes] == ["visible mask", "silent removal"]
     plt.close(fig)
 
@@ -483,8 +451,7 @@ def test_probes_stand_beside_what_needs_no_encoder():
                                       "geometry_linear_macro")
                        for bound, add in (("", 0), ("_low", -0.1), ("_high", 0.1)))
     table = tables.probes_table()
-    assert table.encoder.tolist() == ["random weights (untrained)", "stages 1 and 2 (mask-match)",
-                                      "no encoder"]
+    assert table.encoder.tolist() == ["random weights", "stages 1 and 2", "no encoder"]
     assert table["symbol, linear"].tolist() == ["0.200 [0.100, 0.300]", "0.500 [0.400, 0.600]", ""]
     assert table["relation, linear, macro"].tolist() == ["", "", "0.200 [0.100, 0.300]"]
     assert table["finds its other view"].iloc[2] == "0.200 [0.100, 0.300]"
@@ -492,5 +459,4 @@ def test_probes_stand_beside_what_needs_no_encoder():
                      "metric": "probe_symbol_linear", "value": 0.3}
                     for arm, seed in (("my own", 0), ("mae", 1), ("mae", 0))])
     seeds = tables.table("probes_ablate").encoder.tolist()
-    assert seeds == ["stage 1 (mae, seed 0)", "stage 1 (mae, seed 1)", "stage 1 (my own, seed 0)",
-                     "no encoder"]
+    assert seeds == ["mae, seed 0", "mae, seed 1", "my own, seed 0", "no encoder"]
