@@ -73,7 +73,8 @@ def load(run: Run) -> tuple[attend.Student, ViewConfig]:
     weights, metadata = run.load_weights()
     config = metadata["config"]
     student = attend.Student(from_json(EncoderConfig, config["encoder"]), config["maps"])
-    student.load_state_dict({k: v.float() for k, v in weights.items()})
+    # Masked reading leaves a decoder, too, which no map needs.
+    student.load_state_dict({name: weights[name].float() for name in student.state_dict()})
     return student.eval(), from_json(ViewConfig, config["view"])
 
 
