@@ -14,7 +14,7 @@ import numpy as np
 
 from mmlib.measure.intervals import SETTLED, sign_flips
 from mmlib.study import attention_report, results
-from mmlib.study.arms import LABELS_ALONE, MASKED, OURS, PROFILE
+from mmlib.study.arms import ARMS, LABELS_ALONE, MASKED, OURS, PROFILE
 from mmlib.study.comparisons import NO_RECORD, differences, runs_of, seeds_of, ter_of
 from mmlib.study.occlusion import occlusion_areas
 
@@ -58,6 +58,12 @@ def claims_table() -> DataFrame:
         holds = holds and (settled or not claim.ordered)
         rows.append([claim.text, claim.rival, *row])
     return pd.DataFrame([*rows, _masked(), *_attention()], columns=COLUMNS)
+
+
+def arm_differences() -> DataFrame:
+    """Capped TER of each arm minus ours, over the seeds that both have, the pilot's included."""
+    pairs = [(arm, OURS) for arm in ARMS if arm != OURS]
+    return differences(pairs, "valid", "capped", labels=LABELS, profile=PROFILE)
 
 
 def failed_gates(run: str) -> list[str]:

@@ -108,13 +108,18 @@ def test_a_number_changed_in_outcomes_is_named(project, change, seed):
 def test_a_number_changed_in_a_table_is_named(project, change, seed, monkeypatch, tables):
     monkeypatch.setattr(study_tables, "table", tables)
     rng = random.Random(seed)
-    path = rng.choice([*sorted((project / "figures").glob("*.md")),
-                       records.path().parent / "checkpoints" / "README.md", project / "README.md",
-                       project / "docs" / "claims.md"])
+    places = {}  # by file, the rows of its tables that hold a number
+    for path in [*sorted((project / "figures").glob("*.md")), project / "README.md",
+                 project / "docs" / "claims.md",
+                 records.path().parent / "checkpoints" / "README.md"]:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        marks = [k for k, line in enumerate(lines)
+                 if "table:main" in line or "table:published" in line] or [0, len(lines)]
+        places[path] = [k for k in range(*marks) if lines[k].startswith("|")
+                        and any(c.isdigit() for c in lines[k])]
+    path = rng.choice([path for path, rows in places.items() if rows])
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    marks = [k for k, line in enumerate(lines) if "table:main" in line] or [0, len(lines)]
-    rows = [k for k in range(*marks) if lines[k].startswith("|")]
-    place = rng.choice([k for k in rows if any(c.isdigit() for c in lines[k].split("|")[-2])])
+    place = rng.choice(places[path])
     change(path, "".join([*lines[:place], other(lines[place], rng), *lines[place + 1 :]]))
     (fault,) = verify.table_faults()
     assert path.name in fault
