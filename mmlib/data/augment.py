@@ -64,6 +64,7 @@ class Augmenter:
         encode = (vocabulary or Vocabulary.crohme()).encode
         self.open, self.close, self.sub, self.sup = encode(["{", "}", "_", "^"])
         self.frac, self.sqrt, self.left, self.right = encode([r"\frac", r"\sqrt", "[", "]"])
+        self.bar = encode([r"\overline"])[0]
         classes = [encode(shape) for shape in SHAPES]
         self.shapes = {i: np.array([j for j in ids if j != i]) for ids in classes for i in ids}
         self._spans: dict[int, list[Span]] = {}
@@ -118,6 +119,8 @@ class Augmenter:
             token = tokens[at]
             if token == self.frac:
                 return group(group(at + 2) + 2) + 1
+            if token == self.bar:
+                return group(at + 2) + 1
             if token == self.sqrt:
                 at += 1
                 level = 0  # of the index's brackets: it may hold roots with an index of their own
@@ -164,7 +167,7 @@ class Augmenter:
     def one_symbol(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """One of the sample's symbols that is an expression by itself."""
         drawn = sample.token_symbols >= 0
-        alone = np.flatnonzero(drawn & ~np.isin(sample.tokens, [self.frac, self.sqrt]))
+        alone = np.flatnonzero(drawn & ~np.isin(sample.tokens, [self.frac, self.sqrt, self.bar]))
         if not len(alone):
             return sample
         at = int(rng.choice(alone))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mmlib.data.errors import DataError
+from mmlib.data.omniglot import HELD_OUT, letters
 from mmlib.data.own import hold_out, load_own
 from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
 from mmlib.data.pictured import pictured
@@ -18,14 +19,18 @@ from mmlib.data.sample import from_pack
 from mmlib.data.split import split
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink
-from mmlib.formula.vocabulary import Vocabulary
+from mmlib.formula.vocabulary import BEYOND, Vocabulary
 from mmlib.store.files import cache_root
 from mmlib.synthetic.compose import synthetic_ink
+from mmlib.synthetic.glyphs import Banks, Collected
+from mmlib.synthetic.hershey import HersheyBank
 from mmlib.synthetic.ink_bank import InkBank
 
 SYNTHETIC = {"train": (3_000, 1), "test": (300, 2)}  # expressions and seed of each embedded part
 COMPOSED = 24_000  # expressions composed from a corpus's own symbols: three for each real one
 GENERATOR = "2"  # changes when grammar, layout or glyphs change what is generated
+BEYOND_COUNT = 12_000  # expressions with symbols beyond CROHME's
+GENERATOR_BEYOND = "1"  # likewise for these
 PICTURED = "1"  # changes when drawing, cleaning or tracing change what is traced
 
 
@@ -79,13 +84,36 @@ class Corpus:
         return cached_pack(self.composed_name(indices, count),
                            lambda: synthetic_ink(count, 0, bank=InkBank(self.pack, indices)))
 
-    def pictured_name(self, indices: Indices) -> str:
-        """Likewise for `pictured`."""
-        return f"pictured{PICTURED}-{self.pack.digest[:8]}-{_digest(np.asarray(indices))}"
+    def beyond_name(self, indices: Indices, count: int = BEYOND_COUNT, held: bool = False) -> str:
+        """Likewise for `beyond`."""
+        chosen = _digest(np.asarray(indices))
+        hands = "held" if held else "hands"
+        return f"beyond{GENERATOR_BEYOND}-{self.pack.digest[:8]}-{chosen}-{hands}-{count}"
 
-    def pictured(self, indices: Indices) -> Pack:
-        """A pack of these expressions as traced from a picture of each (some 25 per second)."""
-        return cached_pack(self.pictured_name(indices), lambda: pictured(self.pack, indices), 1.0)
+    def beyond(self, indices: Indices, count: int = BEYOND_COUNT, held: bool = False) -> Pack:
+        """A pack of synthetic formulas that each hold a symbol beyond CROHME's.
+
+        These expressions' hands write what they wrote, Omniglot's some letters, and fonts of pen
+        strokes the rest. With `held`, by hands and fonts that training does not see.
+        """
+
+        def make() -> Sequence[Ink]:
+            hands = HELD_OUT if held else range(HELD_OUT.start)
+            banks = (InkBank(self.pack, indices), Collected(letters(hands)),
+                     HersheyBank(seed=int(held)))
+            return synthetic_ink(count, int(held), Banks(*banks), beyond=True)
+
+        return cached_pack(self.beyond_name(indices, count, held), make,
+                           vocabulary=self.vocabulary.plus(BEYOND))
+
+    def pictured_name(self, pack: Pack, indices: Indices) -> str:
+        """Likewise for `pictured`."""
+        return f"pictured{PICTURED}-{pack.digest[:8]}-{_digest(np.asarray(indices))}"
+
+    def pictured(self, pack: Pack, indices: Indices) -> Pack:
+        """A pack of a pack's expressions as traced from a picture of each (some 25 per second)."""
+        return cached_pack(self.pictured_name(pack, indices), lambda: pictured(pack, indices), 1.0,
+                           Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS) :]))
 
 
 def _digest(indices: np.ndarray) -> str:
@@ -93,16 +121,17 @@ def _digest(indices: np.ndarray) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def cached_pack(name: str, make: Callable[[], Iterable[Ink]], size: float | None = None) -> Pack:
+def cached_pack(name: str, make: Callable[[], Iterable[Ink]], size: float | None = None,
+                vocabulary: Vocabulary | None = None) -> Pack:
     """The pack of this name in the cache, made where it is missing or damaged.
 
-    size: the typical size of the inks, if it is known.
+    size: the typical size of the inks, if it is known. vocabulary: see `write_pack`.
     """
     path = cache_root() / f"{name}.safetensors"
     try:
         return Pack.open(path)
     except PackError:
-        write_pack((normalised(ink, size) for ink in make()), path)
+        write_pack((normalised(ink, size) for ink in make()), path, vocabulary=vocabulary)
         return Pack.open(path)
 
 

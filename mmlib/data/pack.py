@@ -109,18 +109,21 @@ _ARRAYS = {
 _STRINGS = ("id", "writer", "source", "latex", "label_error")
 
 
-def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, traced: bool = False) -> None:
+def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, traced: bool = False,
+               vocabulary: Vocabulary | None = None) -> None:
     """Write inks as `normalised` gives them, each with its typical size, as one pack, atomically.
 
-    Tokens are ids of `Vocabulary.crohme()`; tokens that it lacks are appended to the pack's own
-    vocabulary. An expression whose label is not valid has no tokens and stays in the pack.
+    Tokens are ids of `vocabulary`, by default `Vocabulary.crohme()`, which it must begin with;
+    tokens that it lacks are appended to the pack's own vocabulary. An expression whose label is not
+    valid has no tokens and stays in the pack.
     traced: the ink comes from pictures, and the sizes are in pixels.
     Raises PackError for duplicate ids.
     """
     from safetensors.numpy import save
 
     items = list(inks)
-    number = {token: i for i, token in enumerate(Vocabulary.crohme().tokens)}
+    known = vocabulary or Vocabulary.crohme()
+    number = {token: i for i, token in enumerate(known.tokens)}
 
     def encode(tokens: Iterable[str]) -> list[int]:
         return [number.setdefault(t, len(number)) for t in tokens]

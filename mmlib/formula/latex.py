@@ -6,7 +6,7 @@ into its symbol layout tree and written back in one way, the *canonical tokens*:
 
     row    = item*
     item   = base [ _ { row } ] [ ^ { row } ]
-    base   = symbol | \\frac { row } { row } | \\sqrt [ [ row ] ] { row } | { }
+    base   = symbol | \\frac { row } { row } | \\sqrt [ [ row ] ] { row } | \\overline { row } | { }
 
 An empty base ``{ }`` carries scripts that belong to no symbol on their left. An index that would
 hold a bare ``]`` is written ``[ { row } ]``, as LaTeX itself demands. Scripts belong to the last
@@ -21,7 +21,7 @@ from typing import Any
 
 from mmlib.formula.signs import from_unicode
 from mmlib.formula.tree import Node
-from mmlib.formula.vocabulary import CROHME_CLASSES, DOT
+from mmlib.formula.vocabulary import BEYOND, CROHME_CLASSES, DOT
 
 # Scripts, fractions and roots nested deeper are refused: nobody writes that by hand, and Python's
 # recursion limit is far. A label may hold more braces than its tree has levels.
@@ -30,20 +30,17 @@ MAX_LENGTH = 200_000  # characters: a thousand times a long label, read in less 
 _MAX_BRACES = 100
 
 TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\S", re.DOTALL)
-_BEYOND_CROHME = r"""
-    \epsilon \varepsilon \zeta \eta \vartheta \iota \kappa \nu \xi \varpi \rho \varrho \varsigma
-    \tau \upsilon \varphi \chi \psi \omega \delta \Gamma \Theta \Lambda \Xi \Pi \Sigma \Upsilon
-    \Phi \Psi \Omega \star \circ \bullet \oplus \otimes \cap \cup \wedge \vee \mp \setminus
-    \equiv \sim \simeq \approx \cong \propto \subset \subseteq \supset \supseteq \notin \ni \perp
-    \ll \gg \leftarrow \leftrightarrow \Rightarrow \Leftarrow \Leftrightarrow \mapsto \uparrow
-    \downarrow \partial \nabla \emptyset \hbar \ell \Re \Im \aleph \angle \triangle \neg \prod
-    \oint \bigcup \bigcap \langle \rangle \lfloor \rfloor \lceil \rceil \% \# \& \$ \_ \vdots
-    \ddots"""
+_MORE = r"""
+    \varepsilon \vartheta \iota \varpi \varrho \varsigma \upsilon \varphi \Gamma \Theta \Lambda
+    \Xi \Pi \Sigma \Upsilon \Phi \Psi \star \bullet \oplus \otimes \mp \setminus \simeq \cong
+    \propto \supset \supseteq \notin \ni \ll \gg \Leftarrow \mapsto \uparrow \downarrow
+    \emptyset \hbar \ell \Re \Im \aleph \triangle \oint \bigcup \bigcap \langle \rangle \lfloor
+    \rfloor \lceil \rceil \# \& \$ \_ \vdots \ddots"""
 _FUNCTIONS = r"""
     \sec \csc \cot \sinh \cosh \tanh \coth \arcsin \arccos \arctan \ln \lg \exp \max \min \sup \inf
     \limsup \liminf \arg \det \dim \gcd \hom \ker \deg \Pr"""
 # Every token that stands for a symbol.
-KNOWN = frozenset((*CROHME_CLASSES, DOT, r"\frac", *"*:;?@", *"DJKOQUWZ", *_BEYOND_CROHME.split(),
+KNOWN = frozenset((*CROHME_CLASSES, DOT, r"\frac", *"*;?@", *BEYOND, *_MORE.split(),
                    *_FUNCTIONS.split()))
 SYNONYMS = {
     "<": r"\lt", ">": r"\gt", r"\le": r"\leq", r"\ge": r"\geq", r"\leqslant": r"\leq",
@@ -52,12 +49,15 @@ SYNONYMS = {
     r"\mid": "|", r"\dots": r"\ldots", r"\cdots": r"\ldots", r"\dotsc": r"\ldots",
     r"\dotsb": r"\ldots", r"\land": r"\wedge", r"\lor": r"\vee", r"\lnot": r"\neg",
     r"\owns": r"\ni", r"\colon": ":", r"\ast": "*", r"\sb": "_", r"\sp": "^",
+    r"\bar": r"\overline",
     r"\dfrac": r"\frac", r"\tfrac": r"\frac",
     # Two strokes, two symbols.
     **dict.fromkeys((r"\|", r"\Vert", r"\lVert", r"\rVert", r"\parallel"), "{ | | }"),
     # In braces, so that they can neither open nor close the index of a root.
     r"\lbrack": "{ [ }", r"\rbrack": "{ ] }",
 }  # fmt: skip
+# What hangs on them, scripts aside; on other symbols, limits may.
+_OWN = {r"\sqrt": {"Above", "Inside"}, r"\overline": {"Inside"}}
 # By letter or by name: the ink is the same, and CROHME's ink truth has one symbol for either.
 _SPELLED: dict[tuple[str, ...], str] = {
     ("l", "o", "g"): r"\log", ("l", "i", "m"): r"\lim", (".", ".", "."): r"\ldots",
@@ -98,8 +98,8 @@ _REWRITTEN = (
 )
 # What to write instead of a command that no symbol stands for.
 _REMEDIES = {
-    "accents and lines over or under a symbol are not read; leave the formula out": r"""
-    \hat \widehat \bar \overline \underline \vec \tilde \widetilde \dot \ddot \check \breve \acute
+    "accents and lines under a symbol are not read; leave the formula out": r"""
+    \hat \widehat \underline \vec \tilde \widetilde \dot \ddot \check \breve \acute
     \grave \mathring \overrightarrow \overleftarrow \overbrace \underbrace""",
     "one symbol above another is not read; write limits with _ and ^, or leave the formula out":
     r"\overset \underset \stackrel \atop \above \choose \binom \substack ABOVE BELOW",
@@ -177,7 +177,7 @@ def structure(tokens: Sequence[str]) -> tuple[str, ...]:
     pending = list(tree := to_tree(tokens))
     while pending:
         node = pending.pop()
-        node.label = node.label if node.label in ("", r"\frac", r"\sqrt") else "x"
+        node.label = node.label if node.label in ("", r"\frac", *_OWN) else "x"
         pending += [child for row in node.children.values() for child in row]
     return tuple(from_tree(tree))
 
@@ -336,10 +336,10 @@ class _Parser:
         # Braces are optional around one symbol: \frac12 and \sqrt x are LaTeX, too.
         if token == r"\frac":
             return Node(token, children={"Above": self.argument(), "Below": self.argument()})
-        if token != r"\sqrt":
+        if token not in _OWN:
             return Node(token)
         index: list[Node] = []
-        if self.peek() == "[":
+        if token == r"\sqrt" and self.peek() == "[":
             self.at += 1
             index = self.row("]")
         inside = {"Inside": self.argument()}
@@ -356,7 +356,7 @@ def _written(row: Sequence[Node], depth: int = 0) -> list[tuple[str, str | None]
         out.extend([("{", None), *_written(row, depth + 1), ("}", None)])
 
     for node in row:
-        own = {"Above", "Inside"} if node.label == r"\sqrt" else {"Above", "Below"}
+        own = _OWN.get(node.label, {"Above", "Below"})
         if extra := node.children.keys() - own - {"Sub", "Sup"}:
             raise LatexError(f"symbol '{node.label}' cannot have {sorted(extra)}")
         if node.label:
@@ -370,7 +370,7 @@ def _written(row: Sequence[Node], depth: int = 0) -> list[tuple[str, str | None]
         if node.label == r"\frac":
             braced(node.children.get("Above", []))
             braced(node.children.get("Below", []))
-        elif node.label == r"\sqrt":
+        elif node.label in _OWN:
             if row_above := node.children.get("Above"):
                 index = _written(row_above, depth + 1)  # the root's index, as 3 in \sqrt[3]{x}
                 if _closes_index([token for token, _ in index]):

@@ -9,9 +9,10 @@ class Node:
     """A symbol and what hangs on it; its right neighbour is the next node of the row (a list).
 
     ``children`` maps a relation (Sub, Sup, Above, Below, Inside) to a row of nodes. ``\\frac`` has
-    Above and Below; ``\\sqrt`` has Inside and, for an index, Above. What LaTeX writes with ``_``
-    and ``^`` is Sub and Sup, limits of sums included. ``ref`` names the symbol whose ink it is, say
-    by the ``xml:id`` in an InkML file. An empty label carries scripts that belong to no symbol.
+    Above and Below; ``\\sqrt`` has Inside and, for an index, Above; ``\\overline`` has Inside. What
+    LaTeX writes with ``_`` and ``^`` is Sub and Sup, limits of sums included. ``ref`` names the
+    symbol whose ink it is, say by the ``xml:id`` in an InkML file. An empty label carries scripts
+    that belong to no symbol.
     """
 
     label: str

@@ -11,6 +11,12 @@ _COMMANDS = r"""
 # The 101 symbol classes of CROHME 2014 to 2019. A fraction's bar has the class "-", its token is
 # \frac.
 CROHME_CLASSES = tuple(sorted({*_SIGNS, *_LETTERS, *_COMMANDS.split()}))
+# What people write beyond them: a flagship reads these too. \overline stands for its bar.
+_BEYOND = r"""
+    D J K O Q U W Z : \delta \epsilon \zeta \eta \kappa \nu \xi \rho \tau \chi \psi \omega \Omega
+    \circ \angle \partial \nabla \neg \% \cup \cap \wedge \vee \subset \subseteq \approx \equiv \sim
+    \perp \leftarrow \leftrightarrow \Rightarrow \Leftrightarrow \prod \overline"""
+BEYOND = tuple(sorted(_BEYOND.split()))
 DOT = r"\cdot"  # classed as "." in CROHME's ink truth, but 4 \cdot 5 is not 4.5
 STRUCTURE = (r"\frac", "^", "_", "{", "}")
 
@@ -34,6 +40,11 @@ class Vocabulary:
     def crohme(cls) -> "Vocabulary":
         """CROHME's classes, ``\\cdot`` and the structure tokens: the same ids in every run."""
         return cls(sorted({*CROHME_CLASSES, DOT, *STRUCTURE}))
+
+    def plus(self, tokens: Iterable[str]) -> "Vocabulary":
+        """These tokens, and behind them those of `tokens` that are new."""
+        known = self.tokens[len(self.SPECIALS) :]
+        return Vocabulary([*known, *(token for token in tokens if token not in self)])
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Ids of tokens; an unknown token has the id ``unk``."""

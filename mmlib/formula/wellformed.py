@@ -5,7 +5,7 @@ the left and one that reads from the right::
 
     row    = item*
     item   = base [ _ { row } ] [ ^ { row } ]
-    base   = symbol | \frac { row } { row } | \sqrt [ [ row ] ] { row } | { }
+    base   = symbol | \frac { row } { row } | \sqrt [ [ row ] ] { row } | \overline { row } | { }
 
 A row in braces or brackets holds at least one item. A state is what must still come, the next
 first: tokens' kinds, and parts of the grammar by name. All functions of states are cached: a search
@@ -15,9 +15,9 @@ meets a few hundred of them.
 from collections.abc import Sequence
 from functools import lru_cache
 
-SYMBOL, OPEN, CLOSE, LEFT, RIGHT, SUP, SUB, FRAC, SQRT, END = range(10)
+SYMBOL, OPEN, CLOSE, LEFT, RIGHT, SUP, SUB, FRAC, SQRT, END, BAR = range(11)
 _KIND = {"{": OPEN, "}": CLOSE, "[": LEFT, "]": RIGHT, "^": SUP, "_": SUB, r"\frac": FRAC,
-         r"\sqrt": SQRT}
+         r"\sqrt": SQRT, r"\overline": BAR}
 
 State = tuple[int | str, ...]
 # Of each part: what follows its first token, by that token. With EMPTY, the part may be left out.
@@ -39,6 +39,7 @@ def _forwards() -> Table:
         items: dict[int, State] = {
             SYMBOL: (base,), LEFT: (base,), RIGHT: (base,), OPEN: (CLOSE, base),
             FRAC: (OPEN, "row", CLOSE, OPEN, "row", CLOSE, base), SQRT: ("root", base),
+            BAR: (OPEN, "row", CLOSE, base),
         }  # fmt: skip
         if row == "index":  # a bare ] would end the index
             del items[LEFT], items[RIGHT]
@@ -60,10 +61,10 @@ def _backwards() -> Table:
             table[part] = {SYMBOL: (more,), LEFT: (more,), RIGHT: (more,), CLOSE: (f"{part} }}",)}
             if row == "index":
                 del table[part][LEFT], table[part][RIGHT]
-            # A group with content is a script's, a root's, or a fraction's second; one of { } is a
-            # base. Before it, a fraction has its first half, and a root perhaps an index.
+            # A group with content is a script's, a root's, a bar's, or a fraction's second; one of
+            # { } is a base. Before it, a fraction has its first half, and a root perhaps an index.
             owner = f"{part} owner"
-            table[owner] = {SQRT: (more,), CLOSE: ("row", OPEN, FRAC, more),
+            table[owner] = {SQRT: (more,), BAR: (more,), CLOSE: ("row", OPEN, FRAC, more),
                             RIGHT: ("index", LEFT, SQRT, more)} | {s: scripts[s] for s in left}
             table[f"{part} }}"] = {OPEN: (more,)} | {
                 first: (*rest, OPEN, owner) for first, rest in table["row"].items()}

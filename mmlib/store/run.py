@@ -54,7 +54,7 @@ from mmlib.store.weights import (
 ASKED = ("stage", "profile", "config", "inputs", "version")  # in config.json, and of Run
 NOT_HASHED = ("arm",)  # fields of a configuration that change no number
 # Fields that came later, with the value that means what was done before: at it they are not hashed.
-LATER = {"pictured": 0.0}
+LATER = {"beyond": 0.0, "pictured": 0.0}
 KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
 
 

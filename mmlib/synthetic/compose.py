@@ -32,16 +32,17 @@ from mmlib.synthetic.layout import Layout
 
 
 def synthetic_ink(
-    n: int, seed: int = 0, bank: GlyphBank | None = None, start: int = 0
+    n: int, seed: int = 0, bank: GlyphBank | None = None, start: int = 0, beyond: bool = False
 ) -> list[Ink]:
     """Expressions `start` to `start + n` of the endless series `seed`, in heights of a digit.
 
     Each depends on the seed, its place and the bank alone, so any slice can be made by itself. The
-    bank (by default the Hershey fonts) also says which symbols the grammar may use. It makes about
-    1,000 expressions per second and core.
+    bank (by default the Hershey fonts) also says which symbols the grammar may use. With `beyond`
+    each expression holds a symbol beyond CROHME's. It makes about 1,000 expressions per second and
+    core.
     """
     bank = bank or _hershey()
-    grammar = _grammar(bank.labels)
+    grammar = _grammar(bank.labels, beyond)
     inks = []
     for index in range(start, start + n):
         rng = np.random.default_rng([seed, index])
@@ -86,5 +87,5 @@ def _hershey() -> HersheyBank:
 
 
 @lru_cache(maxsize=8)
-def _grammar(labels: frozenset[str]) -> Grammar:
-    return Grammar(labels)
+def _grammar(labels: frozenset[str], beyond: bool) -> Grammar:
+    return Grammar(labels, beyond)

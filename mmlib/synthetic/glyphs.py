@@ -8,8 +8,11 @@ be drawn. The labels are canonical tokens, and ``\frac`` means the fraction bar.
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from zlib import crc32
 
 import numpy as np
+
+from mmlib.formula.vocabulary import BEYOND, DOT
 
 # What symbols.tsv says of each symbol; its head explains the columns.
 _ROWS = [
@@ -18,6 +21,8 @@ _ROWS = [
     if not line.startswith("# ")
 ]
 EXTENT = {row[0]: (float(row[1]), float(row[2]), float(row[3])) for row in _ROWS}
+# Those whose size and place CROHME's ink tells.
+MEASURED = EXTENT.keys() - {*BEYOND, DOT}
 SHAPES = {row[0]: row[4].split("|") for row in _ROWS if len(row) > 4}
 
 
@@ -60,6 +65,42 @@ class GlyphBank(Protocol):
 
     def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
         """One way to write `label`, by `hand` if one is given; KeyError if not in `labels`."""
+
+
+class Collected:
+    """Glyphs by label and hand; another bank's hand always writes like the same one of these."""
+
+    def __init__(self, glyphs: dict[str, dict[str, Glyph]]):
+        self.glyphs, self.labels = glyphs, frozenset(glyphs)
+
+    def hand(self, rng: np.random.Generator) -> str:
+        return str(rng.choice(sorted({hand for made in self.glyphs.values() for hand in made})))
+
+    def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
+        if label not in self.labels:
+            raise no_glyph(label, self)
+        hands = sorted(self.glyphs[label])
+        return self.glyphs[label][hands[crc32((hand or self.hand(rng)).encode()) % len(hands)]]
+
+
+class Banks:
+    """Several banks as one: the first that has a label draws it, and the first one's hands write.
+
+    So an expression has real ink for what there is, and pen strokes for the rest.
+    """
+
+    def __init__(self, *banks: GlyphBank):
+        self.banks = banks
+        self.labels = frozenset().union(*(bank.labels for bank in banks))
+
+    def hand(self, rng: np.random.Generator) -> str:
+        return self.banks[0].hand(rng)
+
+    def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
+        for bank in self.banks:
+            if label in bank.labels:
+                return bank.draw(label, rng, hand or self.hand(rng))
+        raise no_glyph(label, self)
 
 
 def no_glyph(label: str, bank: GlyphBank) -> KeyError:

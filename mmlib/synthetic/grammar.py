@@ -14,7 +14,7 @@ from itertools import accumulate
 import numpy as np
 
 from mmlib.formula.tree import Node, renumber
-from mmlib.formula.vocabulary import CROHME_CLASSES
+from mmlib.formula.vocabulary import BEYOND, CROHME_CLASSES, DOT
 from mmlib.synthetic.layout import CLOSING
 
 # Symbols in an expression of CROHME's 2014 training set, at these quantiles (all 8,834).
@@ -32,6 +32,16 @@ _OPERATORS = r"+ 63 - 42 \times 6.9 \pm 1.8 \div 1.8 / 2.3"
 _RELATIONS = r"= 42 \leq 2.6 \geq 1.7 \neq 1.3 \lt 1.2 \gt .7 \rightarrow 1 \in .2"
 _BRACKETS = r"( 46 [ 3.9 | 2.6 \{ .8"
 _FUNCTIONS = r"\sin 9.1 \cos 6.7 \tan 3.3 \log 3.1"
+# Symbols beyond CROHME's, on the same scale, so that a third of the expressions hold some.
+_BEYOND_LETTERS = r"""
+    D 6 J 3 K 5 O 3 Q 4 U 5 W 4 Z 4 \delta 6 \epsilon 6 \zeta 3 \eta 5 \kappa 4 \nu 4 \xi 5 \rho 6
+    \tau 5 \chi 4 \psi 5 \omega 6 \Omega 4"""
+_BEYOND_OPERATORS = r"\cdot 20 \cup 8 \cap 8 \circ 4 \wedge 5 \vee 5"
+_BEYOND_RELATIONS = r"""
+    \approx 5 \equiv 4 \sim 4 \subset 4 \subseteq 4 \perp 4 \parallel 4 \leftarrow 4
+    \leftrightarrow 3 \Rightarrow 5 \Leftrightarrow 3 : 3"""
+_PARALLEL = r"\parallel"  # two bars, as LaTeX has it and the canonical tokens have not
+_PREFIXES = (r"\neg", r"\partial", r"\nabla")
 _FLATTEN = 0.7  # the power of these weights that is drawn by
 # Kinds of factors: how often (where enough is left to spend), the fewest symbols, what they need.
 _FACTORS = {
@@ -42,14 +52,20 @@ _FACTORS = {
     "function": (0.46, 2, (r"\sin",)), "sum": (0.15, 2, (r"\sum",)),
     "integral": (0.15, 2, (r"\int",)), "limit": (0.5, 5, (r"\lim", r"\rightarrow")),
 }  # fmt: skip
+_BEYOND_FACTORS = {
+    "overlined": (0.35, 2, (r"\overline",)), "angle": (0.2, 2, (r"\angle",)),
+    "degrees": (0.3, 2, (r"\circ",)), "percent": (0.2, 2, (r"\%",)),
+    "prefixed": (0.4, 2, _PREFIXES), "product": (0.15, 2, (r"\prod",)),
+}  # fmt: skip
 # How much rarer a kind of factor is at depths 0 to 3, inside scripts, fractions and brackets.
 _SCRIPTS = dict.fromkeys(("sup", "sub", "both"), (1.0, 0.75, 0.35, 0.1))
 _TALL = dict.fromkeys(("fraction", "root"), (1.0, 1.3, 1.0, 0.4))
-_WIDE = ("sum", "integral", "limit", "function", "call", "bracket")
+_WIDE = ("sum", "product", "integral", "limit", "function", "call", "bracket")
 _RARER = _SCRIPTS | _TALL | dict.fromkeys(_WIDE, (1.0, 0.7, 0.45, 0.2))
 _DEPTHS = 4
 _MOST = 6  # from so many symbols on, every kind of factor can be paid for
-_NEVER_ALONE = {*"()[]|!.,", r"\{", r"\}", r"\frac", r"\sqrt", r"\prime"}
+_NEVER_ALONE = {*"()[]|!.,", r"\{", r"\}", r"\frac", r"\sqrt", r"\prime", r"\overline", DOT, ":",
+                r"\circ"}
 
 
 class _Table:
@@ -70,22 +86,32 @@ class _Table:
 
 _INDEX = _Table((("i", 3.0), ("n", 3.0), ("k", 2.0), ("j", 1.5), ("m", 1.0)))
 _CALLED = _Table((("f", 5.0), ("g", 2.0), ("P", 1.0), ("h", 1.0), ("F", 1.0), ("p", 1.0)))
+_CAPITALS = _Table((letter, 1.0) for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _NONZERO = _Table((digit, 1.0) for digit in "123456789")
 
 
 class Grammar:
     """Draws expressions over `labels`: canonical tokens, default CROHME's classes and ``\\frac``.
 
-    Raises ValueError where `labels` lack all letters, a digit, ``+`` or ``=``.
+    beyond: draw expressions with symbols beyond CROHME's, at least one in each. Raises ValueError
+    where `labels` lack all letters, a digit, ``+`` or ``=``, or those beyond that are asked for.
     """
 
-    def __init__(self, labels: Iterable[str] | None = None) -> None:
-        known = frozenset((*CROHME_CLASSES, r"\frac"))
-        self.labels = allowed = known if labels is None else known.intersection(labels)
-        self.letters = _Table.read(_LETTERS, allowed)
+    def __init__(self, labels: Iterable[str] | None = None, beyond: bool = False) -> None:
+        new = frozenset((*BEYOND, DOT) if beyond else ())
+        known = frozenset((*CROHME_CLASSES, r"\frac", *new))
+        # A fraction's bar is drawn for one over a row.
+        drawn = known if labels is None else frozenset(labels)
+        drawn = drawn | {r"\overline"} if r"\frac" in drawn else drawn
+        self.labels = allowed = known & drawn
+        self.new = new
+        if not allowed >= new:
+            raise ValueError(f"no glyphs for {sorted(new - allowed)}")
+        more = (_BEYOND_LETTERS, _BEYOND_OPERATORS, _BEYOND_RELATIONS) if beyond else ("",) * 3
+        self.letters = _Table.read(_LETTERS + more[0], allowed)
         self.digits = _Table.read(_DIGITS, allowed, 0.9)
-        self.operators = _Table.read(_OPERATORS, allowed, 0.85)
-        self.relations = _Table.read(_RELATIONS, allowed)
+        self.operators = _Table.read(f"{_OPERATORS} {more[1]}", allowed, 0.85)
+        self.relations = _Table.read(f"{_RELATIONS} {more[2]}", allowed | {_PARALLEL})
         self.functions = _Table.read(_FUNCTIONS, allowed)
         pairs = frozenset(start for start, end in CLOSING.items() if {start, end} <= allowed)
         self.brackets = _Table.read(_BRACKETS, pairs, 1.0)
@@ -94,7 +120,7 @@ class Grammar:
             raise ValueError("a grammar needs letters, all digits, '+' and '='")
         usable = {
             kind: (often, least)
-            for kind, (often, least, needs) in _FACTORS.items()
+            for kind, (often, least, needs) in (_FACTORS | _BEYOND_FACTORS).items()
             if allowed.issuperset(needs)
         }
         # By what may be spent and by depth.
@@ -110,7 +136,10 @@ class Grammar:
 
     def tree(self, rng: np.random.Generator) -> list[Node]:
         """One expression, whose symbols are numbered (`renumber`)."""
-        return _Draw(self, rng).tree()
+        tree = _Draw(self, rng).tree()
+        while self.new and not _holds(tree, self.new):
+            tree = _Draw(self, rng).tree()
+        return tree
 
 
 class _Draw:
@@ -176,7 +205,9 @@ class _Draw:
             sides.reverse()
         row = self.sum(sides[0], 0)
         for side in sides[1:]:
-            row += [Node(self.pick(self.grammar.relations)), *self.sum(side, 0)]
+            relation = self.pick(self.grammar.relations)
+            signs = "||" if relation == _PARALLEL else (relation,)
+            row += [*map(Node, signs), *self.sum(side, 0)]
         return row
 
     def enumeration(self, n: int) -> list[Node]:
@@ -330,8 +361,8 @@ class _Draw:
             return [Node(r"\infty")]
         return [Node(self.digit() if u < 0.5 else self.letter())]
 
-    def _sum(self, most: int, depth: int) -> list[Node]:
-        sign, left = Node(r"\sum"), most - 1
+    def _sum(self, most: int, depth: int, label: str = r"\sum") -> list[Node]:
+        sign, left = Node(label), most - 1
         if left >= 4 and self.uniform() < 0.75:
             sign.children["Sub"] = [Node(self.index), Node("="), Node(self.digit())]
             left -= 3
@@ -352,9 +383,40 @@ class _Draw:
         end = [Node("d"), Node(self.letter())] if ends else []
         return [sign, *(self.sum(left - len(end), depth + 1) if left > len(end) else []), *end]
 
+    def _product(self, most: int, depth: int) -> list[Node]:
+        return self._sum(most, depth, r"\prod")
+
+    def _overlined(self, most: int, depth: int) -> list[Node]:
+        inside = self.sum(min(most - 1, 1 + int(self.uniform() ** 2 * 4)), depth + 1)
+        return [Node(r"\overline", children={"Inside": inside})]
+
+    def _angle(self, most: int, depth: int) -> list[Node]:
+        """An angle: at one letter, at a point of three, or numbered."""
+        if most < 4 or self.uniform() < 0.5:
+            return [Node(r"\angle"), Node(self.digit() if self.uniform() < 0.4 else self.letter())]
+        return [Node(r"\angle"), *(Node(self.pick(_CAPITALS)) for _ in range(3))]
+
+    def _degrees(self, most: int, depth: int) -> list[Node]:
+        made = self._number(most - 1, depth)
+        made[-1].children["Sup"] = [Node(r"\circ")]
+        return made
+
+    def _percent(self, most: int, depth: int) -> list[Node]:
+        return [*self._number(most - 1, depth), Node(r"\%")]
+
+    def _prefixed(self, most: int, depth: int) -> list[Node]:
+        prefix = _PREFIXES[int(self.uniform() * len(_PREFIXES))]
+        return [Node(prefix), *self.factor(min(most - 1, 3), depth + 1)]
+
     def _limit(self, most: int, depth: int) -> list[Node]:
         below = [Node(self.letter()), Node(r"\rightarrow"), *self._bound(1)]
         return [Node(r"\lim", children={"Sub": below}), *self.term(most - 4, depth + 1)]
+
+
+def _holds(row: Sequence[Node], labels: frozenset[str]) -> bool:
+    """Whether a row holds one of these symbols."""
+    return any(node.label in labels or any(_holds(inner, labels) for inner in
+               node.children.values()) for node in row)
 
 
 def _count(row: Sequence[Node]) -> int:

@@ -12,9 +12,12 @@ _FUNCTIONS = (r"\sin", r"\cos", r"\tan", r"\log", r"\lim")
 # Greek letters in the keys of Hershey's "greeks".
 _GREEK = {
     r"\beta": "b", r"\gamma": "c", r"\theta": "h", r"\lambda": "k", r"\mu": "l", r"\phi": "u",
-    r"\alpha": "a", r"\pi": "p", r"\sigma": "r", r"\Delta": "D",
+    r"\alpha": "a", r"\pi": "p", r"\sigma": "r", r"\Delta": "D", r"\delta": "d", r"\zeta": "f",
+    r"\eta": "g", r"\kappa": "j", r"\nu": "m", r"\xi": "n", r"\rho": "q", r"\tau": "s",
+    r"\chi": "v", r"\psi": "w", r"\omega": "x", r"\Omega": "X",
 }  # fmt: skip
-_FLAT = ("-", r"\frac", "=", ".", r"\ldots", r"\sqrt")  # neither slanted nor bent much
+# Neither slanted nor bent much.
+_FLAT = ("-", r"\frac", "=", ".", r"\ldots", r"\sqrt", r"\cdot", ":")
 
 
 class Shape(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from mmlib.formula.ink import Ink, stroke_boxes
 from mmlib.formula.latex import align, to_tree
 from mmlib.formula.tree import Node, renumber
-from mmlib.synthetic.glyphs import EXTENT, Glyph, no_glyph
+from mmlib.synthetic.glyphs import EXTENT, MEASURED, Glyph, no_glyph
 
 # The height of these says nothing about the size of the row: they stretch, or are flat.
 _NO_MEASURE = {*"()[]|-=.,!", r"\{", r"\}", r"\frac", r"\sqrt", r"\sum", r"\int", r"\ldots"}
@@ -96,7 +96,7 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
     pending: list[tuple[list[Node], float | None]] = [(tree, None)]
     while pending:
         row, expected = pending.pop()
-        known = [node for node in row if node.ref in boxes and node.label in EXTENT]
+        known = [node for node in row if node.ref in boxes and node.label in MEASURED]
         sure = [node for node in known if node.label not in _NO_MEASURE]
         size = _row_size(known, sure, boxes, expected)
         if size <= 0:

@@ -17,9 +17,11 @@ from mmlib.synthetic.glyphs import Glyph, GlyphBank
 
 CLOSING = {"(": ")", "[": "]", r"\{": r"\}", "|": "|"}  # what closes a bracket
 _KINDS = {
-    "relation": r"= \leq \geq \lt \gt \neq \rightarrow \in", "operator": r"+ - \times \div \pm",
+    "relation": r"""= \leq \geq \lt \gt \neq \rightarrow \in : \subset \subseteq \approx \equiv \sim
+                    \perp \leftarrow \leftrightarrow \Rightarrow \Leftrightarrow""",
+    "operator": r"+ - \times \div \pm \cdot \cup \cap \circ \wedge \vee",
     "function": r"\sin \cos \tan \log \lim", "open": r"( [ \{", "close": r") ] \}", "mark": ", .",
-    "big": r"\sum \int", "fraction": r"\frac", "root": r"\sqrt",
+    "big": r"\sum \int \prod", "fraction": r"\frac", "root": r"\sqrt",
 }  # fmt: skip
 _KIND = {label: kind for kind, labels in _KINDS.items() for label in labels.split()}
 # Median gap that a kind keeps to its neighbours (the wider wish of the two wins).
@@ -33,7 +35,8 @@ _AFTER = {
 }  # fmt: skip
 _LETTER_GAP, _BRACKET_GAP = 0.28, 0.19  # of all other kinds; inside brackets
 # Of big operators: median size and its spread, and how often limits stand at the side.
-_BIG_SIZE = {r"\int": (1.15, 0.22), r"\sum": (1.02, 0.2), r"\lim": (1.0, 0.1)}
+_BIG_SIZE = {r"\int": (1.15, 0.22), r"\sum": (1.02, 0.2), r"\lim": (1.0, 0.1),
+             r"\prod": (1.02, 0.2)}
 _E = 2.718281828
 
 
@@ -150,7 +153,8 @@ class Layout:
             for x, y, leaf in leaves
         ])  # fmt: skip
         # Bars and roots are long: they keep their angle, or their ends would move far.
-        rigid = np.array([leaf.label in (r"\frac", r"\sqrt") for _, _, leaf in leaves])
+        long = (r"\frac", r"\sqrt", r"\overline")
+        rigid = np.array([leaf.label in long for _, _, leaf in leaves])
         turn = rng.normal(0, 0.04 * wobble, len(own))
         turn = turn * np.where(rigid, 0.3 / np.maximum(own[:, 4] * own[:, 2], 1), 1)
         slant = rng.normal(0, 0.06 * wobble, len(own)) * ~rigid
@@ -210,6 +214,8 @@ class Layout:
             base = self.fraction(node, size)
         elif node.label == r"\sqrt":
             base = self.root(node, size)
+        elif node.label == r"\overline":
+            base = self.overlined(node, size)
         else:
             base = self.glyph(node, size)
         return self.scripts(node, base, size)
@@ -312,11 +318,24 @@ class Layout:
             out.add(left * 0.5 - box.width * 0.8, y, box)
         return out.settle()
 
+    def overlined(self, node: Node, size: float) -> _Box:
+        """A row under a bar, which is drawn like that of a fraction."""
+        out = self.row(node.children["Inside"], size)
+        bar = self.bank.draw(r"\frac", self.rng, self.hand)
+        sx = max(out.width + self.normal(0.2) * size, 0.4 * size) / max(bar.width, 0.05)
+        thick = min((bar.bottom - bar.top) * size, 0.2 * size)
+        top = out.top - self.near(0.2, 0.4) * size - thick
+        leaf = (0.0, top - bar.top * size, _Leaf(_number(node), node.label, bar, sx, size))
+        x = (out.width - bar.width * sx) / 2 + self.normal(0.08) * size
+        out.add(x, 0.0, _Box(bar.width * sx, top, top + thick, [leaf]))
+        return out.settle()
+
     def big_operator(self, node: Node, size: float) -> _Box:
         """Sum, integral or limit, with its limits above and below or at its side."""
         integral = node.label == r"\int"
         glyph = self.glyph(node, size * self.near(*_BIG_SIZE[node.label]))
-        chance = {r"\int": self.manner.limits_aside, r"\sum": 0.05, r"\lim": 0.0}[node.label]
+        aside_of = {r"\int": self.manner.limits_aside, r"\lim": 0.0}
+        chance = aside_of.get(node.label, 0.05)
         aside = self.rng.random() < chance
         out = _Box()
         out.add(0.0, 0.0, glyph)

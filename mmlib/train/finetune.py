@@ -9,6 +9,7 @@ arms that are compared with each other or by none. Published recognisers do not 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,10 +23,11 @@ from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus
 from mmlib.data.errors import DataError
+from mmlib.data.pack import Pack
 from mmlib.data.sample import Batch, symbol_classes
 from mmlib.draw.masks import mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
-from mmlib.formula.vocabulary import Vocabulary
+from mmlib.formula.vocabulary import BEYOND, Vocabulary
 from mmlib.losses.reading import disturb, guide_loss, point_loss, sequence_loss
 from mmlib.measure.recognition import score
 from mmlib.models.layers import channels_last, ema_update
@@ -41,6 +43,7 @@ from mmlib.train.loop import EARLY, LossAndNumbers
 from mmlib.train.optimiser import OptimConfig, optimizer
 from mmlib.train.stage import Stage, feeding, train
 
+PICTURED_MOST = 4_000  # of the expressions with new symbols that are traced from pictures
 RECOMBINED = AugmentConfig(symbol=0.15, subexpression=0.15, join=0.1, swap_hand=0.15, relabel=0.3)
 
 
@@ -57,6 +60,7 @@ class Config:
     full_data: bool = False  # also train on validation (headline runs, schedule fixed before)
     pictures: int = 40_000  # budget
     composed: float = 1.0  # composed expressions per epoch, as a multiple of the real ones
+    beyond: float = 0.0  # expressions per epoch with symbols beyond CROHME's, likewise
     pictured: float = 0.0  # share of samples whose ink was traced from a picture of it
     batch_area: float = 1_000.0  # square typical symbols per batch, padding included
     batch_most: int = 48  # expressions per batch
@@ -154,19 +158,24 @@ class Finetune(Stage):
     gates = (("probe_kept", -0.02, "above", "fine-tuning erased what the encoder knew"),)
 
     def __init__(self, config: Config, corpus: Corpus, tools: Accelerator):
+        if config.beyond:
+            corpus = replace(corpus, vocabulary=corpus.vocabulary.plus(BEYOND))
         self.indices = training_indices(config, corpus)
         self.reader = Reader.load() if config.init == "recogniser" else None
         if self.reader:  # as it is: its sizes, its view
             config = replace(config, model=self.reader.model.config, view=self.reader.view)
         if not corpus.pack.flat.aligned[self.indices].any():  # nothing to compose from
-            config = replace(config, composed=0.0)
+            config = replace(config, composed=0.0, beyond=0.0)
         super().__init__(config, corpus, tools)
 
     def inputs(self) -> dict[str, str]:
         composed = self.corpus.composed_name(self.indices) if self.config.composed else "none"
         start = {"init": f"recogniser-{digest(self.reader.path)}"} if self.reader else {}
-        traced = {"pictured": self.corpus.pictured_name(self.indices)}
-        made = {"composed": composed} | (traced if self.config.pictured else {})
+        made = {"composed": composed}
+        if self.config.beyond:
+            made["beyond"] = self.corpus.beyond_name(self.indices)
+        if self.config.pictured:
+            made["pictured"] = self.corpus.pictured_name(self.corpus.pack, self.indices)
         return super().inputs() | start | made
 
     def build(self) -> None:
@@ -187,26 +196,41 @@ class Finetune(Stage):
                          ramp=self.config.encoder_ramp)
 
     def feed(self) -> Feed:
-        """The labelled expressions, recombined, and expressions composed from their symbols."""
+        """The labelled expressions, recombined, and what is made of them (`sources`)."""
         config, corpus = self.config, self.corpus
         held = frozenset() if config.full_data else corpus.held_formulas()
-        labelled = Augmenter(corpus.pack, self.indices, config.augment, corpus.vocabulary, held)
-        sources: list[tuple[Augmenter, int | None]] = [(labelled, None)]
         light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
-        if config.composed:
-            with self.tools.main_process_first():
-                pack = corpus.composed(self.indices)
-            composed = Augmenter(pack, np.arange(len(pack)), light, corpus.vocabulary, held)
-            sources.append((composed, round(config.composed * len(self.indices))))
-        if config.pictured:
-            with self.tools.main_process_first():
-                pack = corpus.pictured(self.indices)
-            traced = Augmenter(pack, np.arange(len(pack)), light, corpus.vocabulary, held)
-            others = sum(len(a.indices) if count is None else count for a, count in sources)
-            share = config.pictured / (1 - config.pictured)
-            sources.append((traced, round(share * others)))
+        sources: list[tuple[Augmenter, int | None]] = []
+        with self.tools.main_process_first():
+            for pack, indices, count in self.sources():
+                cuts = light if sources else config.augment
+                augmenter = Augmenter(pack, indices, cuts, corpus.vocabulary, held)
+                sources.append((augmenter, count))
         return Feed(sources, config.batch_area, config.batch_most, config.seed,
                     scale=config.view.scale, **feeding(self.tools))
+
+    def sources(self) -> Iterator[tuple[Pack, np.ndarray, int | None]]:
+        """Packs, which of their expressions, and how many of these per epoch (None: each once).
+
+        All that is labelled; what is composed from its symbols, and with symbols beyond CROHME's;
+        and what was traced from pictures of the first and the last of these.
+        """
+        config, corpus, real = self.config, self.corpus, len(self.indices)
+        written = [(corpus.pack, self.indices, 1.0)]
+        yield corpus.pack, self.indices, None
+        if config.composed:
+            pack = corpus.composed(self.indices)
+            yield pack, np.arange(len(pack)), round(config.composed * real)
+        if config.beyond:
+            pack = corpus.beyond(self.indices)
+            yield pack, np.arange(len(pack)), round(config.beyond * real)
+            written.append((pack, np.arange(min(len(pack), PICTURED_MOST)), config.beyond))
+        if config.pictured:
+            others = 1 + config.composed + config.beyond
+            count = config.pictured / (1 - config.pictured) * others / (1 + config.beyond) * real
+            for source, chosen, weight in written:
+                pack = corpus.pictured(source, chosen)
+                yield pack, np.arange(len(pack)), round(count * weight)
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
         config, vocabulary = self.config, self.corpus.vocabulary

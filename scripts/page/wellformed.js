@@ -11,8 +11,9 @@ const KINDS = {
   _: "sub",
   "\\frac": "frac",
   "\\sqrt": "sqrt",
+  "\\overline": "bar",
 };
-const BASES = ["symbol", "left", "right", "frac", "sqrt", "open"];
+const BASES = ["symbol", "left", "right", "frac", "sqrt", "bar", "open"];
 const START = { stack: [], want: "item", has: "" };
 
 const kindOf = token => (Object.hasOwn(KINDS, token) ? KINDS[token] : "symbol");
@@ -34,7 +35,7 @@ function allowed({ stack, want, has }, backwards) {
     return new Set(kinds);
   }
   if (want === "owner") {
-    const kinds = ["sqrt", "close", "right"];
+    const kinds = ["sqrt", "bar", "close", "right"];
     if (has === "" || has === "i") kinds.push("sup");
     if (has !== "_") kinds.push("sub");
     return new Set(kinds);
@@ -64,14 +65,14 @@ function afterForwards({ stack, want, has }, kind) {
     const following = { above: "below", index: "body" }[group] ?? "item";
     return state(stack.slice(0, -1), following, { sub: "_", sup: "^" }[group] ?? "b");
   }
-  const names = { sup: "sup", sub: "sub", frac: "above", sqrt: "root", open: "empty" };
+  const names = { sup: "sup", sub: "sub", frac: "above", sqrt: "root", bar: "bar", open: "empty" };
   return state(stack, names[kind] ?? "item", "b");
 }
 
 function afterBackwards({ stack, want, has }, kind) {
   if (want === "owner") {
     if (kind === "sup" || kind === "sub") return state(stack, "item", kind === "sup" ? "^" : "_");
-    if (kind === "sqrt") return state(stack, "item", "i");
+    if (kind === "sqrt" || kind === "bar") return state(stack, "item", "i");
     return state([...stack, [kind === "close" ? "above" : "index", has]]);
   }
   if (want !== "item") return state(stack, "item", "i");

@@ -45,6 +45,8 @@ def text(latex: str) -> str:
         ([r"\sqrt[{[a]}]{x}", r"\sqrt[{\lbrack a \rbrack}]{x}"], r"\sqrt [ { [ a ] } ] { x }"),
         ([r"\sqrt[{\sqrt[3]{2}}]{x}", r"\sqrt[\sqrt[3]{2}]{x}"],
          r"\sqrt [ { \sqrt [ 3 ] { 2 } } ] { x }"),
+        ([r"\overline{AB}_1", r"\bar {AB}_{1}", r"{\overline{A B}}_1"],
+         r"\overline { A B } _ { 1 }"),
         ([r"\sqrt x ^2", r"\sqrt{x}^2", r"{\sqrt{x}}^{2}"], r"\sqrt { x } ^ { 2 }"),
         ([r"x'", r"x^\prime", r"x^{\prime}", "x^{'}", "{x}'"], r"x ^ { \prime }"),
         (["x''", r"x^{\prime\prime}"], r"x ^ { \prime \prime }"),
@@ -156,7 +158,7 @@ def test_different_expressions_give_different_lists() -> None:
         ("a & b", "not known"),
         ("x # y", "not known"),
         ("三", "not known"),
-        (r"\bar{x}", "accents"),
+        (r"\vec{x}", "accents"),
         (r"\mathbb{R}", r"'\\mathbb' is not known .*plain letter"),
         (r"\begin{pmatrix}1&2\end{pmatrix}", "each row its own"),
         (r"\overset{a}{b}", "one symbol above another"),
@@ -216,11 +218,12 @@ def rows(draw, labels: tuple[str, ...] = LABELS, depth: int = 3, least: int = 1)
     for _ in range(draw(st.integers(least, 3))):
         node = Node(draw(st.sampled_from(labels)))
         inner = rows(labels, depth - 1)
-        kind = draw(st.sampled_from(["symbol", "frac", "sqrt", "empty"])) if depth else "symbol"
+        kinds = ["symbol", "frac", "sqrt", "overline", "empty"] if depth else ["symbol"]
+        kind = draw(st.sampled_from(kinds))
         scripts = (
             draw(st.sampled_from([(), (), ("Sub",), ("Sup",), ("Sub", "Sup")])) if depth else ()
         )
-        if kind in ("frac", "sqrt"):
+        if kind in ("frac", "sqrt", "overline"):
             node.label = "\\" + kind
             own = ("Above", "Below") if kind == "frac" else ("Inside",)
             node.children = {name: draw(rows(labels, depth - 1, least=0)) for name in own}
@@ -271,9 +274,9 @@ def respell(row: list[Node], rng: random.Random) -> list[str]:
         kids = node.children
         if node.label == r"\frac":
             base = [r"\frac", *argument(kids["Above"], rng), *argument(kids["Below"], rng)]
-        elif node.label == r"\sqrt":
+        elif node.label in (r"\sqrt", r"\overline"):
             index = ["[", "{", *respell(kids["Above"], rng), "}", "]"] if "Above" in kids else []
-            base = [r"\sqrt", *index, *argument(kids["Inside"], rng)]
+            base = [node.label, *index, *argument(kids["Inside"], rng)]
         elif node.label == "":
             base = ["{", "}"] if i or rng.random() < 0.5 else []
         else:
@@ -302,7 +305,7 @@ def argument(row: list[Node], rng: random.Random) -> list[str]:
     # keeps bare.
     if (
         bare
-        and row[0].label not in ("[", r"\frac", r"\sqrt")
+        and row[0].label not in ("[", r"\frac", r"\sqrt", r"\overline")
         and len(pieces) == 1
         and rng.random() < 0.5
     ):

@@ -8,9 +8,10 @@ from mmlib.formula.wellformed import END, START, after, allowed, complete, dista
 from mmlib.synthetic.compose import synthetic_ink
 
 WRITTEN = {0: ["x", "2", "+", "("], 1: ["{"], 2: ["}"], 3: ["["], 4: ["]"], 5: ["^"], 6: ["_"],
-           7: [r"\frac"], 8: [r"\sqrt"]}
+           7: [r"\frac"], 8: [r"\sqrt"], 10: [r"\overline"]}
 FORMULAS = ["x", "x^2", "x_1^2", r"\frac{a}{b}", r"\sqrt{x}", r"\sqrt[3]{x+1}", "{a^b}^c", "{}^2x",
-            r"\frac{\sqrt[n]{x^{2}}}{y_{i}}+1", "[a,b]", r"\sum_{i=1}^{n} i", "a^{b^{c}}"]
+            r"\frac{\sqrt[n]{x^{2}}}{y_{i}}+1", "[a,b]", r"\sum_{i=1}^{n} i", "a^{b^{c}}",
+            r"\overline{a+\overline{b}}^2"]
 
 
 @pytest.mark.parametrize("latex", FORMULAS)
@@ -22,7 +23,8 @@ def test_expressions_are_complete(latex, backwards):
 
 @pytest.mark.parametrize("tokens", [
     "", "{ x }", "x }", "{ x", "x ^", "x ^ 2", r"\frac { a }", r"\frac { } { b }", "x ^ { 2",
-    "x ^ { 2 } ^ { 3 }", "x ^ { 2 } _ { 3 }", "^ { 2 }", r"\sqrt [ 3 ]", r"\sqrt [ ] { x }"])
+    "x ^ { 2 } ^ { 3 }", "x ^ { 2 } _ { 3 }", "^ { 2 }", r"\sqrt [ 3 ]", r"\sqrt [ ] { x }",
+    r"\overline a", r"\overline { }"])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_what_is_no_canonical_expression_is_refused(tokens, backwards):
     words = tokens.split()
@@ -39,7 +41,7 @@ def test_synthetic_formulas_are_complete(backwards):
 def test_every_random_walk_that_may_end_parses(backwards):
     rng = np.random.default_rng(0)
     ends = 0
-    for _ in range(1_500):
+    for _ in range(2_500):
         state, words = START, []
         for _ in range(60):
             kinds = sorted(allowed(state, backwards))

@@ -13,9 +13,9 @@ from mmlib.formula.ink import Ink
 from mmlib.formula.inkml import read_inkml, write_inkml
 from mmlib.formula.latex import LatexError, canonical, from_tree, to_tree
 from mmlib.formula.tree import renumber
-from mmlib.formula.vocabulary import CROHME_CLASSES, Vocabulary
+from mmlib.formula.vocabulary import BEYOND, CROHME_CLASSES, Vocabulary
 from mmlib.synthetic.compose import compose, synthetic_ink
-from mmlib.synthetic.glyphs import EXTENT
+from mmlib.synthetic.glyphs import EXTENT, Banks, Collected, Glyph
 from mmlib.synthetic.grammar import Grammar
 from mmlib.synthetic.hershey import HersheyBank
 from mmlib.synthetic.ink_bank import InkBank
@@ -223,8 +223,8 @@ def test_odd_expressions_can_be_written(latex, bank):
 
 def test_what_cannot_be_written_is_refused(bank):
     rng = np.random.default_rng(0)
-    with pytest.raises(KeyError, match=r"HersheyBank has no glyph for .*prod"):
-        compose([r"\prod"], bank, rng)
+    with pytest.raises(KeyError, match=r"HersheyBank has no glyph for .*oint"):
+        compose([r"\oint"], bank, rng)
     with pytest.raises(ValueError, match="without symbols"):
         compose([], bank, rng)
     with pytest.raises(LatexError):
@@ -313,3 +313,46 @@ def test_real_ink_makes_a_bank(crohme_root):
     assert np.median(digits) == pytest.approx(1, abs=0.2)
     tokens = [label for label in "x+y" if label in cut.labels]
     assert len(compose(tokens, cut, rng).symbols) == len(tokens)
+
+
+# --- beyond CROHME --------------------------------------------------------------------------------
+
+
+def test_expressions_hold_symbols_beyond_crohme(bank):
+    inks = synthetic_ink(600, seed=3, bank=bank, beyond=True)
+    assert all({*BEYOND, r"\cdot"} & set(ink.tokens) for ink in inks)
+    seen = {token for ink in inks for token in ink.tokens}
+    assert seen >= {*BEYOND, r"\cdot"}
+    for ink in inks:
+        assert to_tree(ink.tokens)
+        linked = [k for k in ink.token_symbols if k >= 0]
+        assert sorted(linked) == list(range(len(ink.symbols)))
+    # Without being asked for, none comes.
+    plain = synthetic_ink(300, seed=3, bank=bank)
+    assert not set(BEYOND) & {token for ink in plain for token in ink.tokens}
+
+
+def test_a_bar_lies_over_what_it_holds(bank):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        ink = compose(canonical(r"x+\overline{A+B}-1"), bank, rng)
+        boxes = [ink.points[np.isin(ink.stroke, s.strokes)] for s in ink.symbols]
+        bar = next(box for s, box in zip(ink.symbols, boxes) if s.label == r"\overline")
+        held = np.concatenate(boxes[3:6])
+        assert bar[:, 1].max() < held[:, 1].min() + 0.25
+        assert bar[:, 0].min() < held[:, 0].min() + 0.6
+        assert bar[:, 0].max() > held[:, 0].max() - 0.6
+
+
+def test_banks_draw_what_the_first_has(bank):
+    rng = np.random.default_rng(0)
+    line = Glyph.of([np.array([[0.0, -1.0], [0.0, 0.0]])])
+    real = Collected({"Q": {"a": line, "b": line}})
+    both = Banks(bank, real)
+    assert both.labels == bank.labels | {"Q"}
+    assert Banks(real, bank).draw("Q", rng, "anyone") is line
+    assert Banks(real, bank).draw("x", rng).points.shape[0] > 2
+    assert both.hand(rng).startswith("hershey")
+    assert real.hand(rng) in "ab"
+    with pytest.raises(KeyError, match="no glyph"):
+        Banks(real).draw("x", rng)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmlib.data import corpus as corpora
 from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.corpus import load_corpus
 from mmlib.data.sample import collate
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import ViewConfig, make_view
-from mmlib.formula.vocabulary import Vocabulary
+from mmlib.formula.vocabulary import BEYOND, Vocabulary
 from mmlib.losses.contrast import match_rate
 from mmlib.losses.reading import disturb
 from mmlib.models.recogniser import Recogniser
@@ -440,3 +441,19 @@ def test_a_share_of_the_samples_is_traced_from_pictures(corpus):
     traced = feed.sources[1][0].pack
     assert set(traced.ids) <= {corpus.pack.ids[i] for i in stage.indices}
     assert len(traced) > len(stage.indices) / 2
+
+
+def test_a_recogniser_may_learn_symbols_beyond_crohme(corpus, monkeypatch):
+    monkeypatch.setattr(corpora.Corpus.beyond, "__defaults__", (30, False))
+    config = tiny(finetune, beyond=0.5, pictured=0.2)
+    stage = finetune.Finetune(config, corpus, stage_module.accelerator())
+    assert stage.corpus.vocabulary.tokens == (*VOCABULARY.tokens, *BEYOND)
+    real, feed = len(stage.indices), stage.feed()
+    counts = [count for _, count in feed.sources]
+    assert counts[:2] == [None, round(real / 2)]
+    assert sum(counts[2:]) == pytest.approx(0.2 / 0.8 * 1.5 * real, abs=1)
+    new = feed.sources[1][0].pack
+    assert new.vocabulary == stage.corpus.vocabulary.tokens
+    run = finetune.run(config, "smoke", progress=False)
+    assert run.load_weights()[1]["vocabulary"] == list(stage.corpus.vocabulary.tokens)
+    assert {"composed", "beyond", "pictured"} < run.inputs.keys()
