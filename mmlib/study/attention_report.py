@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 OURS = "mask-match"
+CHOICE = 400  # training expressions on which the best map for a class is chosen
 FEW = 20  # expressions: of a class that fewer have, nothing is concluded
 BLUR = 0.5  # cells: a map may lie one cell beside the ink, and so may the map uniform over ink
 GRID = (16, 64)  # cells on which maps of all sizes are averaged, relative to their canvas
@@ -64,8 +65,12 @@ class Seen:
     @property
     def saliency(self) -> np.ndarray:
         """(h, w): the mean of the maps."""
-        mean: np.ndarray = self.maps.mean(0)
-        return mean
+        return self.heat(None)
+
+    def heat(self, chosen: int | None) -> np.ndarray:
+        """(h, w): the chosen map, or the mean of all."""
+        found: np.ndarray = self.maps.mean(0) if chosen is None else self.maps[chosen]
+        return found
 
 
 def load(run: Run) -> tuple[attend.Student, ViewConfig]:
@@ -131,17 +136,21 @@ def position_map(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [stretched[np.shape(m)] for m in maps]
 
 
-def arms(seen: Sequence[Seen], plain: Sequence[Seen], seed: int = 0) -> dict[str, list[np.ndarray]]:
-    """The saliency maps (h, w) of ours and the controls; `plain` is what untrained weights see."""
+def arms(seen: Sequence[Seen], plain: Sequence[Seen], seed: int = 0,
+         chosen: tuple[int | None, int | None] = (None, None)) -> dict[str, list[np.ndarray]]:
+    """The maps (h, w) of ours and the controls; `plain` is what untrained weights see.
+
+    chosen: which map of ours and of the untrained weights; None for the mean of all.
+    """
     rng = np.random.default_rng(seed)
-    ours = [s.saliency for s in seen]
+    ours = [s.heat(chosen[0]) for s in seen]
     return {
         OURS: ours,
-        "untrained": [s.saliency for s in plain],
+        "untrained": [s.heat(chosen[1]) for s in plain],
         "encoder-norm": [s.norm.astype(np.float64) for s in seen],
         "position-only": position_map(ours),
         "flat": [np.ones_like(a) for a in ours],
-        "shuffled": [shuffled(s.saliency, rng, _ink_cells(s)) for s in seen],
+        "shuffled": [shuffled(a, rng, _ink_cells(s)) for a, s in zip(ours, seen, strict=True)],
     }
 
 
@@ -153,8 +162,44 @@ def _ink_cells(seen: Seen) -> np.ndarray:
     return cells
 
 
+@dataclass(frozen=True, eq=False)
+class Expressions:
+    """Expressions whose symbols are aligned with their tokens."""
+
+    indices: np.ndarray  # (n,) in the pack
+    classes: list[dict[str, set[int]]]  # of each, its symbols by class
+    counts: np.ndarray  # (n,) symbols
+
+    def shares(self, maps: Sequence[np.ndarray], seen: Sequence[Seen], blur: float
+               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shares (n, classes) of the maps' mass on ink and of the ink; the mass (n,) on ink."""
+        symbols, on = _shares(maps, seen, self.counts, blur)
+        own = [class_shares(s, c) for s, c in zip(symbols, self.classes, strict=True)]
+        mass, ink = (np.array([getattr(s, name) for s in own]) for name in Shares._fields)
+        return mass, ink, on
+
+
+def expressions(pack: Pack, indices: Indices) -> Expressions:
+    """Those of the indices that are aligned. Raises ValueError when none is left."""
+    chosen = np.asarray(indices)[pack.flat.aligned[np.asarray(indices)]]
+    if not len(chosen):
+        raise ValueError("none of the expressions has symbols that are aligned with its tokens")
+    inks = [pack[int(i)] for i in chosen]
+    counts = np.array([len(ink.symbols) for ink in inks])
+    return Expressions(chosen, [symbol_classes(ink) for ink in inks], counts)
+
+
+def best_maps(seen: Sequence[Seen], measured: Expressions, blur: float = BLUR) -> list[int]:
+    """For each class of symbols the map with the largest ratio there."""
+    ratios = []
+    for k in range(len(seen[0].maps)):
+        mass, ink, _ = measured.shares([s.heat(k) for s in seen], seen, blur)
+        ratios.append(mass.sum(0) / np.maximum(ink.sum(0), 1e-12))
+    return [int(k) for k in np.argmax(ratios, axis=0)]
+
+
 def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig, seed: int = 0,
-           blur: float = BLUR, n_boot: int = 1000) -> list[dict[str, Any]]:
+           blur: float = BLUR, n_boot: int = 1000, choose: Indices = ()) -> list[dict[str, Any]]:
     """Rows {arm, metric, part, value, low, high, n}: part a class of symbols or '', n expressions.
 
     By class: `ratio`, of the saliency on ink or a cell beside it, 1 for no preference; `lead` (in a
@@ -163,28 +208,35 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
     `overlap` (`mmlib.losses.match`), and `positional`, the share of their variance that position
     alone explains (above 0 without any preference: borders are blank paper).
 
+    choose: other expressions, on which the best single map is chosen for each class, of ours and of
+        the untrained weights. `map_ratio` and `map_lead` are of that map, whose place alone and
+        whose shuffled copy are controls too.
+
     Intervals resample expressions. Those whose symbols are not aligned with their tokens are left
     out. Raises ValueError when none is left.
     """
-    indices = np.asarray(indices)[pack.flat.aligned[np.asarray(indices)]]
-    if not len(indices):
-        raise ValueError("none of the expressions has symbols that are aligned with its tokens")
-    seen = see(student, pack, indices, view)
-    plain = see(untrained(student, seed), pack, indices, view)
+    measured, untaught = expressions(pack, indices), untrained(student, seed)
+    seen, plain = (see(of, pack, measured.indices, view) for of in (student, untaught))
     rows = [*_diagnose(OURS, seen, n_boot), *_diagnose("untrained", plain, n_boot)]
-    inks = [pack[int(i)] for i in indices]
-    classes = [symbol_classes(ink) for ink in inks]
-    counts = np.array([len(ink.symbols) for ink in inks])
     ours: np.ndarray | None = None
     for arm, maps in arms(seen, plain, seed).items():
-        symbols, on = _shares(maps, seen, counts, blur)
+        mass, ink, on = measured.shares(maps, seen, blur)
         inside = [a[_ink_cells(s)].sum() / a.sum() for a, s in zip(maps, seen, strict=True)]
         for name, values in (("on_ink", on), ("in_ink", inside)):
             rows.append(_row(arm, name, "", interval(values, n_boot=n_boot)))
-        own = [class_shares(s, c) for s, c in zip(symbols, classes, strict=True)]
-        saliency, ink = (np.array([getattr(s, name) for s in own]) for name in Shares._fields)
-        ours = saliency if ours is None else ours  # (expressions, classes)
-        rows += _by_class(arm, saliency, ink, ours, n_boot)
+        ours = mass if ours is None else ours  # (expressions, classes)
+        for c in range(len(CLASSES)):
+            rows += _by_class(arm, c, mass, ink, ours, n_boot)
+    if len(choose):
+        other = expressions(pack, choose)
+        best = [best_maps(see(of, pack, other.indices, view), other, blur)
+                for of in (student, untaught)]
+        for c, chosen in enumerate(zip(*best, strict=True)):
+            ours = None
+            for arm, maps in arms(seen, plain, seed, chosen).items():
+                mass, ink, _ = measured.shares(maps, seen, blur)
+                ours = mass if ours is None else ours
+                rows += _by_class(arm, c, mass, ink, ours, n_boot, "map_")
     return rows
 
 
@@ -194,15 +246,15 @@ def _row(arm: str, metric: str, part: str, found: Any, n: int | None = None) -> 
     return {"arm": arm, "metric": metric, "part": part, **numbers, "n": n}
 
 
-def _by_class(arm: str, saliency: np.ndarray, ink: np.ndarray, ours: np.ndarray, n_boot: int
-              ) -> Iterator[dict[str, Any]]:
-    """Ratio and lead of each class that some expression has; arrays (expressions, classes)."""
-    for c, name in enumerate(CLASSES):
-        if n := int((ink[:, c] > 0).sum()):
-            yield _row(arm, "ratio", name, interval(saliency[:, c], ink[:, c], n_boot=n_boot), n)
-            if arm != OURS:
-                less = paired_difference(ours[:, c], saliency[:, c], ink[:, c], n_boot=n_boot)
-                yield _row(arm, "lead", name, less, n)
+def _by_class(arm: str, c: int, mass: np.ndarray, ink: np.ndarray, ours: np.ndarray, n_boot: int,
+              prefix: str = "") -> Iterator[dict[str, Any]]:
+    """Ratio and lead of a class that some expression has; arrays (expressions, classes)."""
+    if n := int((ink[:, c] > 0).sum()):
+        ratio = interval(mass[:, c], ink[:, c], n_boot=n_boot)
+        yield _row(arm, f"{prefix}ratio", CLASSES[c], ratio, n)
+        if arm != OURS:
+            less = paired_difference(ours[:, c], mass[:, c], ink[:, c], n_boot=n_boot)
+            yield _row(arm, f"{prefix}lead", CLASSES[c], less, n)
 
 
 def _shares(maps: Sequence[np.ndarray], seen: Sequence[Seen], counts: np.ndarray, blur: float
@@ -308,9 +360,12 @@ def said(leads: DataFrame) -> dict[str, str]:
     return found
 
 
-def conclusion() -> dict[str, list[str]]:
-    """The classes of symbols by what is `said` of the recorded leads. Empty without any record."""
-    found = said(leads(recorded("ratio"), recorded("lead")))
+def conclusion(of: str = "") -> dict[str, list[str]]:
+    """The classes of symbols by what is `said` of the recorded leads. Empty without any record.
+
+    of: '' for the mean of the maps, 'map_' for the best single one.
+    """
+    found = said(leads(recorded(f"{of}ratio"), recorded(f"{of}lead")))
     by = {words: [part for part, one in found.items() if one == words] for words in SAID}
     return by if found else {}
 
@@ -318,11 +373,11 @@ def conclusion() -> dict[str, list[str]]:
 def measured(run: Run, dataset: str | None = None, keep: bool = False) -> list[dict[str, Any]]:
     """`report` on a data set's validation split, by default of what the run was trained on.
 
-    keep: also record it.
+    Best maps are chosen on training ink. keep: also record it.
     """
     corpus = load_corpus(dataset or run.config["dataset"])
     student, view = load(run)
-    rows = report(student, corpus.pack, corpus.valid, view)
+    rows = report(student, corpus.pack, corpus.valid, view, choose=corpus.train[:CHOICE])
     if keep:
         record(run, rows, corpus.name)
     return rows

@@ -133,6 +133,30 @@ def test_a_map_on_operators_leads_every_control_there_and_only_there(
                for row in rows if row["metric"] in ("on_ink", "entropy", "overlap"))
 
 
+def test_the_best_map_is_chosen_on_other_ink_and_measured_here(monkeypatch, student, pack, seen):
+    """One map of all lies on operators: their mean hardly prefers them, that map does."""
+    def rig(expressions):
+        made = []
+        for s in expressions:
+            maps = np.ones((TINY.maps, *s.norm.shape))
+            member = np.isin(s.symbol, sorted(symbol_classes(pack[s.index])["operators"]))
+            if member.any():
+                maps[1] = 1e-3 + uniform_over_ink(s.points[member], s.length[member], s.norm.shape,
+                                                  STRIDE)
+            made.append(replace(s, maps=maps / maps.sum((1, 2), keepdims=True)))
+        return made
+
+    half = len(seen) // 2
+    answers = iter([rig(seen[:half]), seen[:half], rig(seen[half:]), seen[half:]])
+    monkeypatch.setattr(report, "see", lambda *_: next(answers))
+    rows = report.report(student, pack, range(half), CONFIG.view, n_boot=50,
+                         choose=range(half, len(seen)))
+    mean, best = values(rows, "ratio")["operators"], values(rows, "map_ratio")["operators"]
+    assert best > 1.5 * mean
+    for control in ("untrained", "position-only", "flat", "shuffled"):
+        assert values(rows, "map_lead", control)["operators"] > 0
+
+
 def test_a_map_of_position_alone_is_found_out(monkeypatch, student, pack, seen):
     def stripe(s):
         """Dark at the left end of the canvas, bright at the right: smooth, so that stretching it
