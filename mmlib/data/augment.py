@@ -176,8 +176,7 @@ class Augmenter:
 
     def subexpression(self, i: int, sample: Sample, rng: np.random.Generator) -> Sample:
         """A random sub-expression of `sample`, which is expression i."""
-        spans = self.spans(i)
-        if not spans:
+        if not (spans := self.spans(i)):
             return sample
         part = self.cut(sample, *spans[rng.integers(len(spans))])
         return part if len(part.points) else sample
@@ -191,8 +190,7 @@ class Augmenter:
             rows: dict[int, list[tuple[int, int]]] = defaultdict(list)
             f = self.pack.flat
             for i in self.indices[f.aligned[self.indices]]:
-                labels = f.symbols[f.symbol_offsets[i] : f.symbol_offsets[i + 1]]
-                for s, label in enumerate(labels.tolist()):
+                for s, label in enumerate(f.symbols[f.of(i)[2]].tolist()):
                     rows[label].append((i, s))
             self._bank = {label: np.array(found) for label, found in rows.items()}
         return self._bank

@@ -24,18 +24,16 @@ from mmlib.data.workers import end_with_parent
 def batches_by_area(sizes: np.ndarray, area: float, most: int,
                     rng: np.random.Generator | None = None,
                     jitter: float = 0.08) -> list[np.ndarray]:
-    """Group expressions of like height and width into batches.
+    """Group expressions of like height and width into batches: arrays of indices.
 
     Args:
         sizes: (E, 2) width and height of each expression, in any unit.
-        area: what a batch's padded rectangles may sum to, in that unit squared.
+        area: what a batch's padded rectangles may sum to, in that unit squared; an expression that
+            is larger is alone.
         most: expressions per batch at most.
         rng: None keeps the sorted order (evaluation). Else sizes are jittered by the relative
             `jitter` before sorting, so that companions change from epoch to epoch, and the batches
             are shuffled.
-
-    Returns:
-        a list of index arrays that holds every expression once; one larger than `area` is alone.
     """
     noise = rng.normal(0, jitter, sizes.shape) if rng is not None else 0
     noisy = np.log(np.maximum(sizes, 1e-3)) + noise
@@ -75,10 +73,9 @@ class Feed:
         scale: each sample's size is drawn from exp(±scale) before batches are filled, so that a
             batch holds samples of like size on the canvas: padding would else take a third of it.
         share: (rank, processes). Of each `processes` batches, this process takes the one of its
-            rank, and all count the expressions of all, so that schedules agree. The few batches at
-            an epoch's end that are too few for all are left out.
-        workers: processes that draw samples, an epoch ahead, so that a fast device does not wait;
-            what is drawn is the same.
+            rank, and all count the expressions of all, so that schedules agree. What is too little
+            for all at an epoch's end is left out.
+        workers: processes that draw the same samples an epoch ahead, for a fast device.
     """
 
     def __init__(self, sources: Sequence[tuple[Augmenter, int | None]], area: float, most: int,

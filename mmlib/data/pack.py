@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmlib.formula.ink import Ink, InkError, Symbol, typical_size
+from mmlib.formula.ink import Ink, InkError, Symbol, moved, typical_size
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.store.files import write_atomic
 
@@ -87,10 +87,8 @@ def normalised(ink: Ink, size: float | None = None) -> tuple[Ink, float]:
                        "large as its typical stroke")
     points = np.round(points * RESOLUTION).astype(np.uint16).astype(np.float32) / RESOLUTION
     # Rounding can make two points of a stroke one.
-    moved = np.ones(len(points), dtype=bool)
-    moved[1:] = (points[1:] != points[:-1]).any(1) | (stroke[1:] != stroke[:-1])
-    fields = {**ink.__dict__, "points": points[moved], "stroke": stroke[moved].astype(np.int32)}
-    return Ink(**fields), size
+    apart = moved(points) | (np.diff(stroke, prepend=-1) > 0)
+    return replace(ink, points=points[apart], stroke=stroke[apart].astype(np.int32)), size
 
 
 # --- writing and reading the file ----------------------------------------------------------------
@@ -170,9 +168,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             names = file.keys()
             return {k: file.get_tensor(k) for k in names}, json.loads(meta["header"])
     except FileNotFoundError:
-        raise PackError(
-            f"{path}: there is no such pack; write it with `mmlib data prepare`"
-        ) from None
+        raise PackError(f"{path}: there is no such pack; write it with `mmlib data prepare`"
+                        ) from None
     except PackError:
         raise
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
@@ -199,6 +196,11 @@ class Flat:
     token_symbols: np.ndarray  # (T,) the token's symbol within its expression, or -1
     valid: np.ndarray  # (E,) whether the label is valid LaTeX
     aligned: np.ndarray  # (E,) whether token_symbols is known
+
+    def of(self, i: int) -> list[slice]:
+        """Where the points, strokes, symbols and tokens of expression i stand."""
+        return [slice(offsets[i], offsets[i + 1]) for offsets in (
+            self.point_offsets, self.stroke_offsets, self.symbol_offsets, self.token_offsets)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,31 +249,26 @@ class Pack:
 
     def tokens(self, i: int) -> tuple[str, ...] | None:
         """Canonical tokens of expression i, None where its label is not valid."""
-        flat = self.flat
-        if not flat.valid[i]:
+        if not self.flat.valid[i]:
             return None
-        ids = flat.tokens[flat.token_offsets[i] : flat.token_offsets[i + 1]]
-        return tuple(self.vocabulary[t] for t in ids)
+        return tuple(self.vocabulary[t] for t in self.flat.tokens[self.flat.of(i)[3]])
 
     def __getitem__(self, i: int) -> Ink:
         i = range(len(self))[i]
         flat = self.flat
-        points = slice(flat.point_offsets[i], flat.point_offsets[i + 1])
-        of_stroke = flat.stroke_symbols[flat.stroke_offsets[i] : flat.stroke_offsets[i + 1]]
-        strokes: dict[int, list[int]] = {}
-        for stroke, symbol in enumerate(of_stroke.tolist()):
-            strokes.setdefault(symbol, []).append(stroke)
-        labels = flat.symbols[flat.symbol_offsets[i] : flat.symbol_offsets[i + 1]].tolist()
-        symbols = tuple(Symbol(self.vocabulary[v], tuple(strokes.get(k, ())))
-                        for k, v in enumerate(labels))
-        links = flat.token_symbols[flat.token_offsets[i] : flat.token_offsets[i + 1]]
-        return Ink(flat.points[points], flat.point_stroke[points], symbols, self.latex[i],
-                   self.tokens(i), tuple(links.tolist()) if flat.aligned[i] else None,
-                   self.writers[i], self.sources[i], self.ids[i], self.label_errors[i])
+        points, strokes, symbols, tokens = flat.of(i)
+        owner = flat.stroke_symbols[strokes]
+        drawn = tuple(Symbol(self.vocabulary[v], tuple(np.flatnonzero(owner == k).tolist()))
+                      for k, v in enumerate(flat.symbols[symbols]))
+        links = tuple(flat.token_symbols[tokens].tolist()) if flat.aligned[i] else None
+        return Ink(flat.points[points], flat.point_stroke[points], drawn, self.latex[i],
+                   self.tokens(i), links, self.writers[i], self.sources[i], self.ids[i],
+                   self.label_errors[i])
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # of n lengths, n + 1 offsets
+    """Of n lengths the n + 1 offsets."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _flatten(arrays: dict[str, np.ndarray], n: int, words: int,

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmlib.data.errors import NothingError
 from mmlib.data.lines import STEEPEST, without_frame, without_rules
-from mmlib.data.pictures import ink_is_light
+from mmlib.data.pictures import cropped, ink_is_light
 from mmlib.data.specks import pieces, symbol_size, without_specks
 
 LONGEST = 1_600  # pixels of the longer side that is worked on
@@ -252,10 +252,6 @@ def at_the_edges(ink: np.ndarray) -> list[np.ndarray]:
 
 def _cropped(levels: np.ndarray, found: list[str], to_picture: np.ndarray) -> Seen:
     """What was seen, cropped to the ink."""
-    rows, columns = np.flatnonzero((levels > 25).any(1)), np.flatnonzero((levels > 25).any(0))
-    if not len(rows):
-        raise NothingError("the picture is blank")
-    top, left = rows[0], columns[0]
-    levels = np.ascontiguousarray(levels[top : rows[-1] + 1, left : columns[-1] + 1])
+    levels, top, left = cropped(levels)
     shift = np.array([[1.0, 0, left], [0, 1, top], [0, 0, 1]])
     return Seen(levels, tuple(found), to_picture @ shift)

@@ -51,9 +51,8 @@ def decode(content: bytes) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise DataError(f"unreadable picture ({error})") from None
     except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise DataError(
-            f"unreadable picture, damaged or cut off ({error}); save or copy it again"
-        ) from None
+        raise DataError(f"unreadable picture, damaged or cut off ({error}); save or copy it again"
+                        ) from None
 
 
 def _other(content: bytes) -> str:
@@ -158,9 +157,17 @@ def ink_levels(array: np.ndarray) -> np.ndarray:
 
     Raises NothingError for a blank picture.
     """
-    levels = array if ink_is_light(array) else 255 - array
+    return cropped(array if ink_is_light(array) else 255 - array)[0]
+
+
+def cropped(levels: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Ink levels (H, W) cropped to the ink; the row and column at which they begin.
+
+    Raises NothingError for a blank picture.
+    """
     ink = levels > INK
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     if not len(rows):
         raise NothingError("the picture is blank")
-    return np.ascontiguousarray(levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    part = levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.ascontiguousarray(part), rows[0], columns[0]

@@ -28,10 +28,7 @@ class Sample:
 def from_pack(pack: Pack, i: int) -> Sample:
     """Expression i of a pack, with the pack's ids: those of `Vocabulary.crohme()` come first."""
     f = pack.flat
-    points = slice(f.point_offsets[i], f.point_offsets[i + 1])
-    strokes = slice(f.stroke_offsets[i], f.stroke_offsets[i + 1])
-    symbols = slice(f.symbol_offsets[i], f.symbol_offsets[i + 1])
-    tokens = slice(f.token_offsets[i], f.token_offsets[i + 1])
+    points, strokes, symbols, tokens = f.of(i)
     stroke = f.point_stroke[points]
     symbol = f.stroke_symbols[strokes][stroke].astype(np.int64)
     return Sample(f.points[points], stroke, symbol, f.symbols[symbols].astype(np.int64),

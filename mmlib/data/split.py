@@ -29,10 +29,8 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
 
     In each source, writers in random order are held out, two at least, until they have written a
     share of the source's rare formulas (at most `rare` copies in the whole pack) or of its
-    expressions. The share is `share` times the source's mean formula length over that of all
-    (between 0.5 and 1.5): sources of short formulas would else make validation easier than the
-    tests. Formulas with more copies cost training too much; they are held out only to make it three
-    in a source.
+    expressions. Formulas with more copies cost training too much; they are held out only to make it
+    three in a source.
 
     Validation: what held-out writers wrote of held-out formulas, at most `copies` per formula.
     Training: what others wrote of other formulas. The rest, the price of being disjoint twice, is
@@ -57,6 +55,7 @@ def split(pack: Pack, seed: int = 0, share: float = 0.12, rare: int = 6, copies:
             if pack.writers[i] is not None or source not in named:
                 written[pack.writers[i] if source in named else i].append(formulas[i])
         distinct = {formulas[i] for i in sources[source]} - {None}
+        # Sources of short formulas would else make validation easier than the tests.
         length = np.mean([len(f) for f in distinct if f]) if distinct else 0.0
         portion = share * np.clip(length / mean_length, 0.5, 1.5) if distinct else 0.0
         rare_ones = {f for f in distinct if count[f] <= rare}

@@ -16,15 +16,9 @@ from mmlib.store.files import results_root, write_atomic
 
 # Constructions that an expression can contain, each with the token that shows it.
 CONTAINS = {
-    "a fraction": r"\frac",
-    "a root": r"\sqrt",
-    "a superscript": "^",
-    "a subscript": "_",
-    "a sum": r"\sum",
-    "an integral": r"\int",
-    "a limit": r"\lim",
-    "an equals sign": "=",
-}
+    "a fraction": r"\frac", "a root": r"\sqrt", "a superscript": "^", "a subscript": "_",
+    "a sum": r"\sum", "an integral": r"\int", "a limit": r"\lim", "an equals sign": "=",
+}  # fmt: skip
 
 
 def statistics(pack: Pack) -> dict[str, Any]:

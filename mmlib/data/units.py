@@ -106,14 +106,12 @@ def unit_vocabulary(prototypes: int) -> Vocabulary:
 
 
 def write_units(batch: Batch, kept: Tensor, assigned: Tensor, vocabulary: Vocabulary) -> Batch:
-    """The batch labelled with what masked reading should write: prototype, relation, prototype,
-    relation, ..., prototype.
+    """The batch of samples `with_units`, labelled with what masked reading should write.
 
-    Args:
-        batch: of samples `with_units`.
-        kept: (n,) bool, ink points that the student's view shows; a unit without is not written.
-        assigned: (b, s) int, the prototype of each unit.
-        vocabulary: of `unit_vocabulary`.
+    That is prototype, relation, prototype, ..., prototype, in `unit_vocabulary`.
+
+    kept: (n,) bool, ink points that the student's view shows; a unit without is not written.
+    assigned: (b, s) int, the prototype of each unit.
     """
     low, high = _boxes(batch, kept, assigned.shape)
     first_relation, first_prototype = vocabulary.encode([RELATIONS[0], "prototype 0"])

@@ -29,11 +29,9 @@ def mask_ratio(step: int, total: int, start: float, end: float, kind: str) -> fl
     """The curriculum: the share of ink length that is masked at ``step`` of ``total``.
 
     ``fixed`` is ``end`` throughout. ``linear`` and ``cosine`` (half a period, slow at both ends)
-    run from ``start`` to ``end``; ``stepped`` goes there in four equally long, equally spaced
-    levels. Outside [0, total] the nearest end holds. The share of boxes that the teacher's
-    attention places follows the same schedules.
-
-    Raises ValueError for an unknown kind, ``total`` below 1, or a share outside [0, 1].
+    run from ``start`` to ``end``; ``stepped`` goes there in four equal levels. Outside [0, total]
+    the nearest end holds. The share of boxes that the teacher's attention places follows the same
+    schedules. Raises ValueError for an unknown kind, ``total`` below 1, or a share outside [0, 1].
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
@@ -70,11 +68,10 @@ def random_streams(keys: Iterable[Sequence[int]]) -> Callable[[], Tensor]:
     return lambda: torch.from_numpy(np.stack([stream.random((CHUNK, 4)) for stream in streams]))
 
 
-def mask_ink(
-    points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor,
-    random: torch.Generator | Callable[[], Tensor], attended_share: float = 0.0,
-    saliency: Tensor | None = None, block: tuple[float, float] = (3.0, 8.0),
-) -> InkMask:  # fmt: skip
+def mask_ink(points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor,
+             random: torch.Generator | Callable[[], Tensor], attended_share: float = 0.0,
+             saliency: Tensor | None = None,
+             block: tuple[float, float] = (3.0, 8.0)) -> InkMask:
     """Mask a share of each expression's ink length with boxes centred on its ink points.
 
     Boxes are added at ink that is still visible until the share is reached. The last one is shrunk
@@ -128,18 +125,14 @@ def mask_ink(
     return InkMask(masked, torch.cat(boxes), torch.cat(box_owner))
 
 
-def mask_view(
-    view: View, ink: InkBatch, ratio: float | Tensor, symbol: float, random: torch.Generator,
-    block: tuple[float, float] = BLOCK, **options: Any,
-) -> tuple[InkMask, Tensor]:  # fmt: skip
-    """Mask a share of the ink that a view shows; what its crop left out is not masked.
+def mask_view(view: View, ink: InkBatch, ratio: float | Tensor, symbol: float,
+              random: torch.Generator, block: tuple[float, float] = BLOCK,
+              **options: Any) -> tuple[InkMask, Tensor]:
+    """Mask a share of the ink that a view of the batch shows, by `mask_ink` with its options.
 
-    Args:
-        view: of the batch ``ink``; symbol: its pixels per typical symbol.
-        ratio, random, options: as for `mask_ink`.
-        block: least and greatest half side of a box, in typical symbols.
-
-    Returns the mask, and the masked picture (b, 2, H, W) of `masked_picture`.
+    symbol: the view's pixels per typical symbol; block: half sides of a box, in typical symbols.
+    What the view's crop left out is not masked. Returns the mask, and the picture (b, 2, H, W) of
+    `masked_picture`.
     """
     arc = arc_length(view.points, ink.stroke) * view.kept
     block = (block[0] * symbol, block[1] * symbol)
@@ -159,15 +152,11 @@ def masked_picture(picture: Tensor, boxes: Tensor, box_owner: Tensor) -> Tensor:
 def mask_channel(boxes: Tensor, box_owner: Tensor, b: int, H: int, W: int) -> Tensor:
     """Pixels that a box of their picture touches: (b, 1, H, W) float in {0, 1}.
 
-    Args:
-        boxes: (m, 4) x0 y0 x1 y1 in pixels; what lies outside the picture is cut off.
-        box_owner: (m,) int in [0, b).
+    boxes (m, 4): x0 y0 x1 y1 in pixels, cut off at the picture's edge; box_owner (m,): in [0, b).
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4 or box_owner.shape != boxes.shape[:1]:
-        raise ValueError(
-            f"boxes has shape {tuple(boxes.shape)}, expected (m, 4), "
-            f"box_owner {tuple(box_owner.shape)}, expected (m,)"
-        )
+        raise ValueError(f"boxes has shape {tuple(boxes.shape)}, expected (m, 4), "
+                         f"box_owner {tuple(box_owner.shape)}, expected (m,)")
     owner, order = torch.sort(box_owner.long(), stable=True)
     boxes = boxes.detach()[order].float()
     # Each box's place among those of its picture.
@@ -193,19 +182,14 @@ def masked_share(masked: Tensor, owner: Tensor, arc: Tensor, b: int) -> Tensor:
     return (lengths[0] / lengths[1].clamp_min(1e-12)).float()
 
 
-def _check(
-    points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor,
-    attended_share: float, saliency: Tensor | None, block: tuple[float, float],
-) -> None:  # fmt: skip
+def _check(points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor,
+           attended_share: float, saliency: Tensor | None, block: tuple[float, float]) -> None:
     n = len(points)
-    wanted = {"points": (points, (n, 2)), "owner": (owner, (n,)), "arc": (arc, (n,))}
-    if saliency is not None:
-        wanted["saliency"] = (saliency, (n,))
-    if isinstance(ratio, Tensor):
-        wanted["ratio"] = (ratio, (b,))
-    for name, (tensor, size) in wanted.items():
-        if tuple(tensor.shape) != size:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {size}")
+    for name, value, size in (("points", points, (n, 2)), ("owner", owner, (n,)),
+                              ("arc", arc, (n,)), ("saliency", saliency, (n,)),
+                              ("ratio", ratio, (b,))):
+        if isinstance(value, Tensor) and tuple(value.shape) != size:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {size}")
     if not bool(points.isfinite().all()):
         raise ValueError("points must be finite")
     for name, values in (("arc", arc), ("saliency", saliency)):
@@ -235,9 +219,8 @@ def _sums(values: Tensor, owner: Tensor, b: int) -> Tensor:
     return sums[_ends(owner, b)].diff(dim=0, prepend=sums[:1])
 
 
-def _centres(
-    own: Tensor, visible: Tensor, saliency: Tensor, numbers: Tensor, attended_share: float
-) -> Tensor:
+def _centres(own: Tensor, visible: Tensor, saliency: Tensor, numbers: Tensor,
+             attended_share: float) -> Tensor:
     """Indices (e, CHUNK) of the points at the boxes' centres, always of visible ink.
 
     A box's first random number says whether saliency places it, the second where.
@@ -253,8 +236,7 @@ def _centres(
     drawn = torch.minimum(drawn, torch.nextafter(upper, lower)[:, None])
     by_length, by_saliency = (
         torch.searchsorted(sums[:, i].contiguous(), drawn[..., i].contiguous(), right=True)
-        for i in (0, 1)
-    )
+        for i in (0, 1))
     return torch.where(attends, by_saliency, by_length)
 
 
@@ -266,9 +248,8 @@ def _reach(xy: Tensor, own: Tensor, middle: Tensor, half: Tensor) -> Tensor:
     return torch.maximum(x, y)
 
 
-def _fit(
-    reach: Tensor, own: Tensor, visible: Tensor, missing: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fit(reach: Tensor, own: Tensor, visible: Tensor,
+         missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Keep boxes until each expression's missing length is reached, and shrink the last.
 
     Returns the boxes' scales (e, CHUNK), 0 for those not needed; the length gained by all boxes at
@@ -290,9 +271,8 @@ def _fit(
     return scale, gained[:, -1], finished
 
 
-def _shrink(
-    reach: Tensor, first: Tensor, own: Tensor, visible: Tensor, last: Tensor, missing: Tensor
-) -> Tensor:
+def _shrink(reach: Tensor, first: Tensor, own: Tensor, visible: Tensor, last: Tensor,
+            missing: Tensor) -> Tensor:
     """Scale (e,) of each expression's last box that masks a length nearest to what is missing.
 
     0 drops the box: masking nothing more is nearer than masking one more point.

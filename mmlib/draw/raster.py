@@ -17,15 +17,9 @@ STEP = 0.7  # pixels between two discs; dents the edge of a 1.4-pixel pen by 0.0
 
 
 def densify(points: Tensor, stroke: Tensor, step: float = STEP) -> tuple[Tensor, Tensor]:
-    """Resample polylines so that neighbours are at most `step` apart.
+    """Resample strokes, points (n, 2) and stroke (n,), so that neighbours are within `step` pixels.
 
-    Args:
-        points: (n, 2) float, x and y in pixels.
-        stroke: (n,) int, the stroke of each point; a stroke's points are consecutive, as drawn.
-        step: largest gap in pixels.
-
-    Returns:
-        samples (m, 2) float, and source (m,) int: the point that starts each sample's segment.
+    Returns samples (m, 2) float, and source (m,) int: the point that starts each sample's segment.
     """
     delta = _to_next(points, stroke)
     count = (delta.norm(dim=1) / step).ceil().clamp(min=1).long()
@@ -42,15 +36,13 @@ def arc_length(points: Tensor, stroke: Tensor) -> Tensor:
     return ((after + before) / 2).clamp(min=1e-3)
 
 
-def rasterise(
-    points: Tensor, stroke: Tensor, owner: Tensor, size: tuple[int, int, int],
-    pen: Tensor | float = 1.5,
-) -> Tensor:  # fmt: skip
+def rasterise(points: Tensor, stroke: Tensor, owner: Tensor, size: tuple[int, int, int],
+              pen: Tensor | float = 1.5) -> Tensor:
     """Draw ink.
 
     Args:
         points: (n, 2) float, x and y in pixels; (0, 0) is the outer corner of the first pixel.
-        stroke: (n,) int, stroke of each point, unique over the batch.
+        stroke: (n,) int, unique over the batch; a stroke's points are consecutive, as drawn.
         owner: (n,) int in [0, b), the expression of each point.
         size: (b, H, W).
         pen: width in pixels, one number or (b,).
@@ -61,10 +53,8 @@ def rasterise(
     b, height, width = size
     n = points.shape[:1]
     if points.ndim != 2 or points.shape[1] != 2 or stroke.shape != n or owner.shape != n:
-        raise ValueError(
-            f"rasterise needs points (n, 2), stroke (n,), owner (n,); got {tuple(points.shape)}, "
-            f"{tuple(stroke.shape)}, {tuple(owner.shape)}"
-        )
+        raise ValueError("rasterise needs points (n, 2), stroke (n,), owner (n,); got "
+                         f"{tuple(points.shape)}, {tuple(stroke.shape)}, {tuple(owner.shape)}")
     picture = points.new_zeros(b * height * width)
     if len(points) == 0:
         return picture.view(b, 1, height, width)

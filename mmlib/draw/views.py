@@ -43,10 +43,10 @@ class ViewConfig:
 
     def still(self, size: float = 1.0) -> ViewConfig:
         """The same rendering with no randomness, at `size` of its size: what evaluation sees."""
-        return replace(
-            self, symbol=self.symbol * size, scale=0, aspect=0, rotate=0, slant=0, elastic=0,
-            stroke_shift=0, stroke_scale=0, crop=0, shuffle=0, pen=(sum(self.pen) / 2,) * 2,
-        )  # fmt: skip
+        names = ("scale", "aspect", "rotate", "slant", "elastic", "stroke_shift", "stroke_scale",
+                 "crop", "shuffle")
+        return replace(self, symbol=self.symbol * size, pen=(sum(self.pen) / 2,) * 2,
+                       **dict.fromkeys(names, 0.0))
 
 
 @dataclass
@@ -177,10 +177,8 @@ def columns(points: Tensor, ink: InkBatch) -> tuple[Tensor, Tensor]:
     return column[ink.stroke], owner[order][new]
 
 
-def shuffled(
-    points: Tensor, ink: InkBatch, chance: float, rng: torch.Generator,
-    gap: tuple[float, float] = (0.1, 0.6), rise: float = 1.0,
-) -> Tensor:  # fmt: skip
+def shuffled(points: Tensor, ink: InkBatch, chance: float, rng: torch.Generator,
+             gap: tuple[float, float] = (0.1, 0.6), rise: float = 1.0) -> Tensor:
     """Points (n, 2) of expressions, each with this chance with its columns in a random order.
 
     Each column then stands up to `rise` typical symbols higher or lower, with gaps from a range
@@ -201,10 +199,8 @@ def shuffled(
     return points + (shift * hit[:, None])[column]
 
 
-def elastic_field(
-    points: Tensor, owner: Tensor, b: int, amplitude: float, wavelength: float,
-    rng: torch.Generator, waves: int = 4,
-) -> Tensor:  # fmt: skip
+def elastic_field(points: Tensor, owner: Tensor, b: int, amplitude: float, wavelength: float,
+                  rng: torch.Generator, waves: int = 4) -> Tensor:
     """Displacement (n, 2) at points: a sum of plane waves, drawn anew for each expression."""
     angle = torch.rand(b, waves, generator=rng) * 2 * math.pi
     length = wavelength * torch.exp(torch.rand(b, waves, generator=rng) * 1.4 - 0.7)
@@ -246,13 +242,11 @@ def ink_cells(view: View, b: int, owner: Tensor) -> Tensor:
 
 
 def sample(features: Tensor, points: Tensor, owner: Tensor) -> Tensor:
-    """Bilinear samples (n, d) of a feature map at points; differentiable once.
+    """Bilinear samples (n, d) of features (b, d, h, w) at the points of owners (n,).
 
-    Args:
-        features: (b, d, h, w).
-        points: (n, 2) in cells; a cell's centre is at +1/2. They are clamped to the batch's map: at
-            the edge of a smaller expression's canvas the padding beside it counts, which is 0.
-        owner: (n,) int, the expression of each point.
+    points: (n, 2) in cells; a cell's centre is at +1/2. They are clamped to the batch's map: at the
+    edge of a smaller expression's canvas the padding beside it counts, which is 0. Differentiable
+    once.
     """
     b, d, h, w = features.shape
     x = (points[:, 0] - 0.5).clamp(0, w - 1)

@@ -2,7 +2,8 @@
 
 The teacher's side never gets a gradient. Maps are distributions over the valid cells of an
 expression. Every term computes in float32 (or float64) under autocast and returns a scalar; a term
-with nothing to match (no visible slot, no masked point) is a zero that still has a gradient.
+with nothing to match (no visible slot, no masked point) is a zero that still has a gradient. With
+`gather`, negatives come from all processes, and means are over all. Shapes are checked: ValueError.
 """
 
 from __future__ import annotations
@@ -33,16 +34,13 @@ def slot_info_nce(student: Tensor, teacher: Tensor, visible: Tensor, temperature
         student, teacher: (b, k, d); normalised here.
         visible: (b, k) bool, slots that keep visible support; the mean is over these.
         temperature: above 0.
-        gather: negatives from all processes.
     """
     size = require("student: b k d, teacher: b k d, visible: b k",
                    student=student, teacher=teacher, visible=visible)
     b, k, device = size["b"], size["k"], student.device
-    student, teacher = F.normalize(student, dim=2), F.normalize(teacher.detach(), dim=2)
-    teacher, start = gather_rows(teacher, gather)
-    logits = torch.einsum("bkd,cld->bkcl", student, teacher) / temperature
-    own = start + torch.arange(b, device=device)
-    slot = torch.arange(k, device=device)  # left out: other slots of the same expression
+    teacher, start = gather_rows(F.normalize(teacher.detach(), dim=2), gather)
+    logits = torch.einsum("bkd,cld->bkcl", F.normalize(student, dim=2), teacher) / temperature
+    own, slot = start + torch.arange(b, device=device), torch.arange(k, device=device)
     same = (own[:, None] == torch.arange(len(teacher), device=device))[:, None, :, None]
     left_out = same & (slot[:, None] != slot)[None, :, None, :]
     logits = logits.masked_fill(left_out, -torch.inf).flatten(2)  # (b, k, k of all expressions)
@@ -58,11 +56,10 @@ def masked_point_match(pred: Tensor, target: Tensor, masked: Tensor,
 
     Args:
         pred, target: (n, d), the student's prediction and the teacher's features at each point.
-        masked: (n,) bool.
-        gather: the mean over all processes.
+        masked: (n,) bool; visible points teach nothing, since the student sees them.
     """
     require("pred: n d, target: n d, masked: n", pred=pred, target=target, masked=masked)
-    keep = masked.nonzero().squeeze(1)  # visible points teach nothing: the student sees them
+    keep = masked.nonzero().squeeze(1)
     pred, target = F.normalize(pred[keep], dim=1), F.normalize(target.detach()[keep], dim=1)
     total = (2 - 2 * (pred * target).sum(1)).sum()
     return mean_over_processes(total, len(keep), gather)
@@ -82,7 +79,6 @@ def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: T
     Args:
         student_at_points, teacher_at_points: (n, k), at least 0, maps at the same ink points.
         owner: (n,) int in [0, b), each point's expression.
-        gather: the mean over all processes.
     """
     require("student_at_points: n k, teacher_at_points: n k, owner: n", owner=owner,
             student_at_points=student_at_points, teacher_at_points=teacher_at_points)
@@ -102,12 +98,9 @@ def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: T
 
 @full_precision
 def map_entropy(maps: Tensor, valid: Tensor, gather: bool = False) -> Tensor:
-    """Mean entropy of the maps, over that of the uniform map: 0 is one cell, 1 is uniform.
+    """Mean entropy of the maps (b, k, h, w), over that of the uniform map: 0 is one cell.
 
-    Args:
-        maps: (b, k, h, w), each a distribution over its expression's valid cells.
-        valid: (b, h, w) bool, cells that are not padding.
-        gather: the mean over all processes.
+    valid (b, h, w) bool: cells that are not padding.
     """
     require("maps: b k h w, valid: b h w", maps=maps, valid=valid)
     entropy = -(maps * maps.clamp_min(TINY).log()).sum((2, 3))  # (b, k)
@@ -128,12 +121,9 @@ def map_overlap(maps: Tensor, gather: bool = False) -> Tensor:
 
 @full_precision
 def off_ink_mass(maps: Tensor, ink: Tensor, gather: bool = False) -> Tensor:
-    """Mean mass that the maps put on cells without ink, in [0, 1].
+    """Mean mass that the maps (b, k, h, w) put on cells without ink, in [0, 1].
 
-    Args:
-        maps: (b, k, h, w), distributions.
-        ink: (b, h, w) bool, or the share in [0, 1] to which a cell counts as ink.
-        gather: the mean over all processes.
+    ink (b, h, w): bool, or the share in [0, 1] to which a cell counts as ink.
     """
     require("maps: b k h w, ink: b h w", maps=maps, ink=ink)
     off = (maps * (1 - ink.to(maps.dtype))[:, None]).sum((2, 3))
@@ -180,16 +170,14 @@ class MatchLoss(nn.Module):
                 owner: (m,) int, their expressions.
             maps: (b, k, h, w) the student's; valid: (b, h, w) bool; ink: (b, h, w) bool or share.
         """
-        c = self.config
+        c, b, joint, t = self.config, len(maps), self.config.gather, self.config.slot_temperature
         terms = {
-            "slots": slot_info_nce(student_slots, teacher_slots, visible, c.slot_temperature,
-                                   c.gather),
-            "points": masked_point_match(pred, target, masked, c.gather),
-            "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps),
-                                       c.gather),
-            "entropy": map_entropy(maps, valid, c.gather),
-            "overlap": map_overlap(maps, c.gather),
-            "blank": off_ink_mass(maps, ink, c.gather),
+            "slots": slot_info_nce(student_slots, teacher_slots, visible, t, joint),
+            "points": masked_point_match(pred, target, masked, joint),
+            "agreement": map_agreement(student_at_points, teacher_at_points, owner, b, joint),
+            "entropy": map_entropy(maps, valid, joint),
+            "overlap": map_overlap(maps, joint),
+            "blank": off_ink_mass(maps, ink, joint),
         }
         total = sum(getattr(c, name) * term for name, term in terms.items() if getattr(c, name))
         return total, {name: term.detach() for name, term in terms.items()}

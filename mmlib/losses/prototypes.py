@@ -20,10 +20,8 @@ from mmlib.losses.shapes import full_precision, require
 def sinkhorn(scores: Tensor, sharpness: float = 20.0, rounds: int = 3) -> Tensor:
     """Assignments (n, k) of n units to k prototypes: rows sum to 1, columns to about n / k.
 
-    Args:
-        scores: (n, k) cosine similarities.
-        sharpness: multiplies them; the larger, the nearer to one prototype per unit.
-        rounds: of the alternating normalisation.
+    scores: (n, k) cosine similarities; the larger the `sharpness` that multiplies them, the nearer
+    to one prototype per unit. rounds: of the alternating normalisation.
     """
     require("scores: n k", scores=scores)
     n, k = scores.shape
@@ -41,11 +39,8 @@ def naming_loss(scores: Tensor, assigned: Tensor, temperature: float = 0.1,
                 gather: bool = False) -> Tensor:
     """Cross-entropy of the student's prototypes from the teacher's assignments, per unit.
 
-    Args:
-        scores: (n, k) the student's cosine similarities.
-        assigned: (n, k) distributions, which get no gradient.
-        temperature: above 0; divides the scores.
-        gather: the mean over the units of all processes.
+    scores (n, k): the student's cosine similarities, divided by the temperature; assigned (n, k):
+    distributions, which get no gradient. With `gather`, the mean over all processes.
     """
     n = require("scores: n k, assigned: n k", scores=scores, assigned=assigned)["n"]
     total = -(assigned.detach() * (scores / temperature).log_softmax(1)).sum()
@@ -53,12 +48,7 @@ def naming_loss(scores: Tensor, assigned: Tensor, temperature: float = 0.1,
 
 
 class Prototypes(nn.Module):
-    """k directions, and a queue of the teacher's last units, which balances small batches.
-
-    Args:
-        d: channels of a unit's feature.
-        k: prototypes.
-        queue: units that are remembered.
+    """k directions of d channels, and the teacher's last `queue` units, to balance small batches.
     """
 
     queue: Tensor

@@ -22,10 +22,7 @@ def sequence_loss(logits: Tensor, targets: Tensor, vocabulary: Vocabulary, smoot
                   gather: bool = False) -> Tensor:
     """Mean cross-entropy per token, over both directions (and all processes), in nats.
 
-    Args:
-        logits: (b, 2, t + 1, v).
-        targets: (b, 2, t + 1) int; ``<pad>`` is left out.
-        smoothing: of the labels, in [0, 1].
+    logits (b, 2, t + 1, v); targets (b, 2, t + 1) int, ``<pad>`` left out; labels are smoothed.
     """
     total = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), reduction="sum",
                             ignore_index=vocabulary.pad, label_smoothing=smoothing)
@@ -48,14 +45,11 @@ def point_loss(model: Recogniser, features: Tensor, view: View, ink: InkBatch, c
                most: int = 3_000, gather: bool = False) -> Tensor:
     """Mean cross-entropy of the symbol's class at the view's ink points (of all processes).
 
-    Args:
-        features: (b, d, h, w) of the encoder.
-        classes: (b, s) int, class of each symbol, -1 for an unknown one.
-        most: above it every n-th point counts, so that fewer than twice as many are left;
-            neighbouring points say the same.
+    features (b, d, h, w) of the encoder; classes (b, s) int of each symbol, -1 for an unknown one.
     """
     assert ink.symbol is not None
     known = torch.nonzero((ink.symbol >= 0) & view.kept)[:, 0]
+    # Neighbouring points say the same: of many, every n-th counts.
     known = known[:: max(1, len(known) // most)]
     target = classes[ink.owner[known], ink.symbol[known]]
     logits = model.symbols(sample(features, view.cells[known], ink.owner[known])).float()

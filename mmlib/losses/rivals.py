@@ -1,4 +1,7 @@
-"""The losses of the rival objectives of stage 1: BYOL's and the masked autoencoder's."""
+"""The losses of the rival objectives of stage 1: BYOL's and the masked autoencoder's.
+
+With `gather`, means are over all processes. Wrong shapes raise ValueError.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,7 @@ from mmlib.losses.shapes import full_precision, require
 def byol_loss(p: Tensor, z: Tensor, gather: bool = False) -> Tensor:
     """Mean of ``2 - 2 cos(p, z)`` (BYOL, arXiv:2006.07733, eq. 2): positives alone, no negatives.
 
-    Args:
-        p: (n, d) predictions of the student.
-        z: (n, d) projections of the teacher; gets no gradient.
-        gather: the mean over the predictions of all processes.
+    p (n, d): the student's predictions; z (n, d): the teacher's projections, without gradient.
     """
     n = require("p: n d, z: n d", p=p, z=z)["n"]
     total = (2 - 2 * F.cosine_similarity(p, z.detach(), dim=1)).sum()
@@ -27,10 +27,7 @@ def byol_loss(p: Tensor, z: Tensor, gather: bool = False) -> Tensor:
 def mae_loss(pred: Tensor, target: Tensor, masked: Tensor, gather: bool = False) -> Tensor:
     """Mean squared error where the input was masked (masked autoencoder, arXiv:2111.06377).
 
-    Args:
-        pred, target: (b, c, h, w), cells or pixels.
-        masked: (b, 1, h, w) bool or in {0, 1}. Nothing masked gives zero.
-        gather: the mean over what is masked in all processes.
+    pred, target (b, c, h, w), cells or pixels; masked (b, 1, h, w) bool or in {0, 1}.
     """
     c = require("pred: b c h w, target: b c h w, masked: b 1 h w",
                 pred=pred, target=target, masked=masked)["c"]

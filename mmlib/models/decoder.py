@@ -7,7 +7,7 @@ direction (BTTR, Zhao et al. 2021, arXiv:2105.02412).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -33,27 +33,23 @@ class DecoderConfig:
     guided: int = 1  # the layer whose first head may be taught where each token's ink is
 
 
+@dataclass(eq=False)
 class Memory:
-    """What the decoder attends to, with each layer's keys and values computed once.
+    """What the decoder attends to, with each layer's keys and values computed once."""
 
-    features (b, cells, d), position (b, cells, d), bias (b, 1, 1, cells): -1e4 on padding.
-    """
-
-    def __init__(self, features: Tensor, position: Tensor, bias: Tensor):
-        self.features, self.position, self.bias = features, position, bias
-        self.projected: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer
+    features: Tensor  # (b, cells, d)
+    position: Tensor  # (b, cells, d)
+    bias: Tensor  # (b, 1, 1, cells), -1e4 on padding
+    projected: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys, values by layer
 
     def select(self, pictures: Tensor) -> Memory:
         """The memory of some of the pictures."""
-        part = Memory(self.features[pictures], self.position[pictures], self.bias[pictures])
-        part.projected = [(key[pictures], value[pictures]) for key, value in self.projected]
-        return part
+        return Memory(self.features[pictures], self.position[pictures], self.bias[pictures],
+                      [(key[pictures], value[pictures]) for key, value in self.projected])
 
     def float(self) -> Memory:
         """The memory with its keys and values in float32."""
-        whole = Memory(self.features, self.position, self.bias)
-        whole.projected = [(key.float(), value.float()) for key, value in self.projected]
-        return whole
+        return replace(self, projected=[(k.float(), v.float()) for k, v in self.projected])
 
 
 class Cache:
@@ -189,13 +185,12 @@ class Decoder(nn.Module):
         """
         if not memory.projected:
             self.prepare(memory)
-        start = 0
-        if cache is not None:
-            start = cache.t
+        start = 0 if cache is None else cache.t
+        if cache is None:  # up to a row's last token
+            pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0)
+        else:
             cache.begin(len(tokens), tokens.device)
             pack = Padded(tokens.shape)
-        else:
-            pack = packed((tokens != PAD).flip(1).cumsum(1).flip(1) > 0)  # up to a row's last token
         steps = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         angle = steps[:, None] * self.rate
         position = pack.along(torch.cat([angle.sin(), angle.cos()], -1))

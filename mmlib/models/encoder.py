@@ -101,10 +101,7 @@ class ContextBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """f, in one of its two forms.
-
-    Raises ValueError for a configuration that does not fit together.
-    """
+    """f, in one of its two forms; ValueError for a configuration that does not fit together."""
 
     stride = 8
 
@@ -116,15 +113,16 @@ class Encoder(nn.Module):
                 or len(config.blocks) != levels):
             raise ValueError(f"an encoder needs strides of product {self.stride}, a width and "
                              f"blocks for each; got {config}")
-        if config.form not in ("patches", "residual"):
-            raise ValueError(f"an encoder's form is 'patches' or 'residual'; got {config}")
         rectified = config.form == "residual"
+        if not rectified and config.form != "patches":
+            raise ValueError(f"an encoder's form is 'patches' or 'residual'; got {config}")
         if rectified and config.strides != (4, 2):
             raise ValueError(f"a residual encoder has strides 4 and 2; got {config}")
         # Whether a picture's features are its own, whatever stands beside it: not with batch norm,
         # whose means are the batch's, nor where a kernel wider than its stride sees over the edge.
         self.alone = not rectified and config.kernels == config.strides
-        channels, last, wide = (config.inputs, *config.widths), config.widths[-1], config.context_d
+        channels = (config.inputs, *config.widths)
+        last, wide = config.widths[-1], config.context_d
         block: type[nn.Module] = residual.Block if rectified else Block
         if rectified:
             down = [residual.Stem(*channels[:2]), residual.Transition(*config.widths)]

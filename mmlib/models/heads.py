@@ -13,7 +13,7 @@ def projection(d: int, hidden: int = 256, out: int = 128, norm: bool = False,
     it reads and what is hidden, and adds nothing at its end. So its output grows neither with the
     features nor by a common shift, in which all embeddings would become alike.
     """
-    if bounded:
+    if bounded:  # the last layer is made first, as its weights are drawn
         last = nn.Linear(hidden, out, bias=False)
         return nn.Sequential(nn.LayerNorm(d), nn.Linear(d, hidden), nn.LayerNorm(hidden),
                              nn.ReLU(), last)

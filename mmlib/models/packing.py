@@ -46,10 +46,7 @@ class _Moved(torch.autograd.Function):
 class Moves:
     """Rows of one table that are rows of another; a row without a counterpart is zero there.
 
-    Args:
-        here, there: (m,) int, pairs of rows; a row is in one pair at most.
-        sizes: rows of the two tables.
-
+    here, there: (m,) int, pairs of rows, a row in one pair at most; sizes: rows of the two tables.
     index (sizes[1],) int is the row that each of the other table's comes from, 0 for a blank one.
     """
 
@@ -97,12 +94,9 @@ class Padded:
 
 
 class Packed(Padded):
-    """The members of padded sequences in one table of n rows, a multiple of `ROWS`.
+    """The members `real` (b, t) bool of padded sequences in one table of n rows, on the CPU.
 
-    Args:
-        real: (b, t) bool, on the CPU: which are members.
-
-    The rows over, last, are zero and pass no gradient on.
+    n is a multiple of `ROWS`; the rows over, last, are zero and pass no gradient on.
     """
 
     def __init__(self, real: Tensor):
@@ -146,8 +140,7 @@ def shelves(sizes: np.ndarray, width: int) -> tuple[np.ndarray, int]:
         high, wide = sizes[i].tolist()
         shelf = next((s for s in begun if s[1] + wide <= width), None)
         if shelf is None:
-            shelf = [height, 0]
-            begun.append(shelf)
+            begun.append(shelf := [height, 0])
             height += high + 1
         places[i] = shelf
         shelf[1] += wide + 1
@@ -160,11 +153,8 @@ class Sheet:
     A 3 x 3 convolution whose step is a cell or less sees no farther, so where padding is zeroed
     before each, no picture sees into another.
 
-    Args:
-        valid: (b, 1, h, w) {0, 1}, on the CPU: each picture's own cells; the sheet takes the
-            rectangle from the upper left that holds them.
-
-    valid (1, 1, H, W) is 1 where a picture's cell is.
+    valid (b, 1, h, w) {0, 1}, on the CPU: each picture's own cells; the sheet takes the rectangle
+    from the upper left that holds them. Its own `valid` (1, 1, H, W) is 1 where a cell lies.
     """
 
     def __init__(self, valid: Tensor):

@@ -84,11 +84,8 @@ def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary
         longest: tokens at most.
         both: search in both directions and score every hypothesis by both; else l2r alone.
 
-    Returns:
-        for each picture its hypotheses, best first, without repeats.
-
-    Raises:
-        ValueError: a beam below 1.
+    Returns for each picture its hypotheses, best first, without repeats. Raises ValueError for a
+    beam below 1.
     """
     if beam < 1:
         raise ValueError(f"a beam holds one hypothesis or more, got {beam}")

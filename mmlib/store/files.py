@@ -1,7 +1,5 @@
 """Where results are kept, and files that are written whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno
@@ -11,9 +9,11 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+from unittest import mock
 
 T = TypeVar("T")
 
@@ -65,17 +65,9 @@ def figures_root() -> Path:
     return Path(os.environ.get("MMLIB_FIGURES") or project_root() / "figures")
 
 
-@contextlib.contextmanager
-def elsewhere(name: str, folder: str | os.PathLike[str]) -> Iterator[None]:
+def elsewhere(name: str, folder: str | os.PathLike[str]) -> AbstractContextManager[Any]:
     """Let `$MMLIB_RESULTS` or `$MMLIB_FIGURES` be another folder for a while."""
-    before = os.environ.get(name)
-    os.environ[name] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+    return mock.patch.dict(os.environ, {name: str(folder)})
 
 
 def write_failure(path: str | os.PathLike[str], error: OSError) -> Exception:
@@ -88,9 +80,9 @@ def write_failure(path: str | os.PathLike[str], error: OSError) -> Exception:
     place = Path(path).absolute()
     roots = {"MMLIB_RESULTS": results_root(), "MMLIB_FIGURES": figures_root()}
     inside = (name for name, root in roots.items() if place.is_relative_to(root.absolute()))
-    elsewhere = f"set {next(inside, 'MMLIB_CACHE')} to a folder that can be written"
-    remedy = (f". What was there before is whole; make room or {elsewhere}, and the same command "
-              f"goes on from the last checkpoint" if error.errno in FULL else f"; {elsewhere}")
+    move = f"set {next(inside, 'MMLIB_CACHE')} to a folder that can be written"
+    remedy = (f". What was there before is whole; make room or {move}, and the same command "
+              f"goes on from the last checkpoint" if error.errno in FULL else f"; {move}")
     return RunError(f"{path} could not be written: {error.strerror}{remedy}")
 
 

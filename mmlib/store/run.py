@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
+from mmlib.store import weights as tensor_files
 from mmlib.store.files import (
     RunError,
     digest,
@@ -42,14 +43,7 @@ from mmlib.store.files import (
     write_failure,
 )
 from mmlib.store.machine import commit, hardware, utc, versions
-from mmlib.store.weights import (
-    Tensors,
-    flatten,
-    load_weights,
-    read_tensors,
-    save_weights,
-    unflatten,
-)
+from mmlib.store.weights import Tensors, flatten, read_tensors, unflatten
 
 ASKED = ("stage", "profile", "config", "inputs", "version")  # in config.json, and of Run
 NOT_HASHED = ("arm",)  # fields of a configuration that change no number
@@ -95,9 +89,8 @@ class Run:
     _writes: bool = True  # False in the processes beside the one that writes
 
     @classmethod
-    def open(
-        cls, stage: str, profile: str, config: Any, inputs: Mapping[str, str], version: str = "1"
-    ) -> Run:
+    def open(cls, stage: str, profile: str, config: Any, inputs: Mapping[str, str],
+             version: str = "1") -> Run:
         """The run with this configuration (a dataclass), these inputs and this code version."""
         name = f"{stage}-{profile}-{run_hash(stage, config, inputs, version)}"
         folder = results_root() / "runs" / name
@@ -135,11 +128,10 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """What `finish` wrote: commit, versions, hardware, minutes, weights, `summary` …"""
         try:
-            text = (self.folder / "environment.json").read_text(encoding="utf-8")
-            return dict(json.loads(text))
+            return dict(json.loads((self.folder / "environment.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            text = f"{self.name}: not finished, or environment.json is damaged: {error}"
-            raise RunError(text) from error
+            raise RunError(f"{self.name}: not finished, or environment.json is damaged: "
+                           f"{error}") from error
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -167,15 +159,13 @@ class Run:
             yield self
             return
         make_folder(self.folder)
-        lock = FileLock(self.folder / ".lock", timeout=0)
         try:
-            lock.acquire()
+            lock = FileLock(self.folder / ".lock", timeout=0).acquire()
         except Timeout as error:
             raise RunError(f"another process is writing {self.folder}") from error
         except OSError as error:
             raise write_failure(self.folder, error) from error
-        with contextlib.ExitStack() as stack:
-            stack.callback(lock.release)
+        with lock:
             for left in self.folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink()
             asked = {key: getattr(self, key) for key in ASKED}
@@ -266,10 +256,8 @@ class Run:
             warnings.warn(f"{path} is damaged: {reason}; set aside as {aside.name}", stacklevel=2)
         if paths:
             names = ", ".join(path.name for path in paths)
-            raise RunError(
-                f"no whole checkpoint in {self.folder} ({names} are set aside); the same command "
-                "starts again from the beginning"
-            )
+            raise RunError(f"no whole checkpoint in {self.folder} ({names} are set aside); the "
+                           "same command starts again from the beginning")
         return None
 
     def resume(self) -> tuple[int, Any] | None:
@@ -288,7 +276,7 @@ class Run:
     def save_weights(self, weights: Tensors, metadata: Mapping[str, Any]) -> Path:
         """Write the run's result; see `mmlib.store.weights.save_weights`."""
         if self._writes:
-            save_weights(self.weights, weights, metadata)
+            tensor_files.save_weights(self.weights, weights, metadata)
         return self.weights
 
     def load_weights(self) -> tuple[Tensors, dict[str, Any]]:
@@ -297,13 +285,11 @@ class Run:
         Raises FileNotFoundError naming the run, or RunError for a damaged file.
         """
         if not self.weights.is_file():
-            raise FileNotFoundError(
-                f"{self.name} has no weights here (they are not committed): delete its folder and "
-                "train it again"
-            )
+            raise FileNotFoundError(f"{self.name} has no weights here (they are not committed): "
+                                    "delete its folder and train it again")
         if self.done and self.environment["weights"] != digest(self.weights):
             raise RunError(f"{self.weights} is not the file that the run wrote when it finished")
-        return load_weights(self.weights)
+        return tensor_files.load_weights(self.weights)
 
     def finish(self, minutes: float | None = None, **summary: Any) -> None:
         """Mark the run as done, with a summary of numbers, and remove its checkpoints.

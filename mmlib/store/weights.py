@@ -1,7 +1,5 @@
 """Tensors in safetensors files: weights with their metadata, and nested state. Never pickle."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -42,8 +40,8 @@ def flatten(state: Any) -> tuple[Tensors, Any]:
             return value
         if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # numpy scalars
             return value.item()
-        kind = type(value).__name__
-        raise RunError(f"cannot save {path}: a {kind} is not a tensor, scalar, list or dict")
+        raise RunError(f"cannot save {path}: a {type(value).__name__} is not a tensor, scalar, "
+                       "list or dict")
 
     return tensors, walk(state, "state")
 
@@ -68,9 +66,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]
         return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
-def save_weights(
-    path: str | os.PathLike[str], weights: Tensors, metadata: Mapping[str, Any]
-) -> None:
+def save_weights(path: str | os.PathLike[str], weights: Tensors,
+                 metadata: Mapping[str, Any]) -> None:
     """Write a flat `state_dict` and JSON metadata (what rebuilds the model) as one file."""
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in weights.items()}
     write_atomic(path, safetensors.save(tensors, {"metadata": to_json(dict(metadata))}))
