@@ -201,10 +201,10 @@ def recognize(
     _check_reading(beam, sizes)
     _check(best > 0, f"--best is {best}, and must be at least 1")
     _check(not (photo and no_photo), "--photo and --no-photo exclude each other")
-    there = [file for file in files if _told(existing_file, file)]
+    there = [file for file in files if _status(existing_file, file) == 0]
     if not there:  # before torch is imported: a mistyped name should not take seconds
         return 2
-    from mmlib.read.reader import Reader, is_expression
+    from mmlib.read.reader import Reader
     from mmlib.read.reader import recognize as find
 
     cleaned = False if no_photo else photo or None
@@ -213,7 +213,7 @@ def recognize(
         found: list[Any] = list(find(file, beam, loaded, cleaned, sizes, rows=rows, show=show))
         for row in found if rows else [None]:
             readings = row.readings if row else found
-            if not readings or not is_expression(readings[0].tokens):
+            if not readings:
                 raise NothingError(f"{file}: nothing in it reads as a formula")
             if row and row.touching:
                 print(f"mmlib: {file}: the formula at {row.box} may be several rows that touch",
@@ -224,16 +224,9 @@ def recognize(
                 print(file, *box, f"{hypothesis.score:.3f}", text, *_confidence(hypothesis),
                       sep="\t", flush=True)
 
-    loaded, status = Reader.load(reader), 0 if len(there) == len(files) else 2
-    for file in there:
-        try:
-            read(file)
-        except Exception as error:
-            if not _documented(error):
-                raise
-            print(f"mmlib: {error}", file=sys.stderr, flush=True)
-            status = max(status, 1 if isinstance(error, NothingError) else 2)
-    return status
+    loaded = Reader.load(reader)
+    statuses = [_status(read, file) for file in there]
+    return max(statuses) if len(there) == len(files) else 2
 
 
 def _confidence(reading: Any) -> list[str]:
@@ -351,15 +344,16 @@ def _check_reading(beam: int, sizes: Sequence[float]) -> None:
         _check(0.25 <= size <= 4, f"--sizes has {size:g}, and must lie from 0.25 to 4")
 
 
-def _told(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns; None after a documented error, which is printed."""
+def _status(work: Callable[[str], object], file: str) -> int:
+    """0, or after a documented error, which is printed, 1 where the file holds nothing, else 2."""
     try:
-        return function(*arguments)
+        work(file)
     except Exception as error:
         if not _documented(error):
             raise
         print(f"mmlib: {error}", file=sys.stderr, flush=True)
-        return None
+        return 1 if type(error).__name__ == "NothingError" else 2
+    return 0
 
 
 def _unwritable(error: Exception) -> str:

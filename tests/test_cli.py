@@ -146,14 +146,16 @@ def reading(monkeypatch):
             raise DataError(f"{file}: the picture is broken")
         if "blank" in file:
             raise NothingError(f"{file}: the picture is blank")
+        if photo:
+            return []
         doubt = {"confidence": 0.25, "doubtful": True, "doubts": ["2"]} if rows else {}
-        plain = {"tokens": (photo,), "confidence": None}
+        plain = {"tokens": (), "confidence": None}
         found = [types.SimpleNamespace(score=-0.25, latex="x^{2}", **plain | doubt),
-                 types.SimpleNamespace(score=-1.0, latex="x2", tokens=(), confidence=None)]
+                 types.SimpleNamespace(score=-1.0, latex="x2", **plain)]
         one = types.SimpleNamespace(box=(1, 2, 30, 40), readings=found, touching=False)
         return [one, one] if rows else found
 
-    module = types.SimpleNamespace(recognize=read, is_expression=lambda tokens: tokens != (True,),
+    module = types.SimpleNamespace(recognize=read,
                                    Reader=types.SimpleNamespace(load=lambda path: f"reader {path}"))
     monkeypatch.setitem(sys.modules, "mmlib.read.reader", module)
     return asked
@@ -165,7 +167,7 @@ def test_nothing_to_read_is_status_1_and_rows_have_boxes(reading, tmp_path, monk
         (tmp_path / name).touch()
     assert cli.main(["recognize", "blank.png", "a.png"]) == 1
     assert cli.main(["recognize", "blank.png", "bad.png"]) == 2
-    assert cli.main(["recognize", "a.png", "--photo"]) == 1  # what does not parse is no reading
+    assert cli.main(["recognize", "a.png", "--photo"]) == 1  # it found nothing
     assert cli.main(["recognize", "a.png", "--photo", "--no-photo"]) == 2
     capsys.readouterr()
     assert cli.main(["recognize", "a.png", "--rows", "--no-photo"]) == 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from mmlib.data.photo import Seen
 from mmlib.data.sample import unlabelled
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink
-from mmlib.formula.latex import LatexError, to_tree
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
@@ -105,8 +104,7 @@ class Reader:
         """Read inks; hypotheses of each, best first.
 
         inks: (points (n, 2) in any unit, stroke (n,), typical symbol size in that unit), as
-        `ink_of` gives them. They are drawn at `sizes`, relative to the recogniser's own. What does
-        not parse comes last (evaluations score the plain order).
+        `ink_of` gives them. They are drawn at `sizes`, relative to the recogniser's own.
         """
         device = self.model.scalars["gamma"].device
         samples = [unlabelled(points, stroke, size) for points, stroke, size in inks]
@@ -115,7 +113,6 @@ class Reader:
         readings = []
         for hypotheses in found:
             decoded = [(self.vocabulary.decode(h.tokens), h.score) for h in hypotheses]
-            decoded.sort(key=lambda one: not is_expression(tuple(one[0])))
             of_one = [Reading(tuple(tokens), pretty(tokens), score) for tokens, score in decoded]
             if of_one and self.calibration:
                 of_one[0] = replace(of_one[0], **self.calibration.confidence(decoded))
@@ -123,21 +120,9 @@ class Reader:
         return readings
 
 
-@overload
-def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None = ...,
-              photo: bool | None = ..., sizes: Sequence[float] = ..., *,
-              rows: Literal[False] = ..., show: str | Path | None = ...) -> list[Reading]: ...
-@overload
-def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None = ...,
-              photo: bool | None = ..., sizes: Sequence[float] = ..., *,
-              rows: Literal[True], show: str | Path | None = ...) -> list[Row]: ...
-@overload
-def recognize(source: Any, beam: int = ..., reader: Reader | str | Path | None = ...,
-              photo: bool | None = ..., sizes: Sequence[float] = ..., *,
-              rows: bool, show: str | Path | None = ...) -> list[Reading] | list[Row]: ...
 def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None,
               photo: bool | None = None, sizes: Sequence[float] = (1.0,), *, rows: bool = False,
-              show: str | Path | None = None) -> list[Reading] | list[Row]:
+              show: str | Path | None = None) -> list[Any]:
     """LaTeX of one handwritten expression, or of each in a picture.
 
     Args:
@@ -155,7 +140,7 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
         show: a folder in which to save what was seen of a picture.
 
     Returns:
-        hypotheses, best first; with `rows` a `Row` for each formula, which has them.
+        a `Reading` for each hypothesis, best first; with `rows` a `Row` for each formula.
 
     Raises:
         InkError, DataError, FileNotFoundError: what cannot be read, by name.
@@ -180,8 +165,7 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
 
 
 def _worth(readings: list[Reading]) -> float:
-    """The best score; what does not parse is worth little."""
-    return readings[0].score - (not is_expression(readings[0].tokens)) if readings else -9.0
+    return readings[0].score if readings else -9.0
 
 
 def _save(parts: Sequence[Seen | Ink], folder: str | Path | None, name: str) -> None:
@@ -208,15 +192,6 @@ def pretty(tokens: Sequence[str]) -> str:
         text += f" {token}" if runs_in else token
         before = token
     return text
-
-
-def is_expression(tokens: tuple[str, ...]) -> bool:
-    """Whether tokens parse: LaTeX that cannot be typeset is no help, however likely."""
-    try:
-        to_tree(tokens)
-    except LatexError:
-        return False
-    return True
 
 
 @lru_cache(maxsize=4)

@@ -15,13 +15,11 @@ from PIL import Image
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.errors import DataError
 from mmlib.draw.raster import rasterise
-from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink, InkError, typical_size
 from mmlib.formula.inkml import write_inkml
 from mmlib.formula.latex import canonical
 from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
 from mmlib.models.recogniser import Recogniser
-from mmlib.models.search import Hypothesis
 from mmlib.read.reader import Reader, Reading, pretty, recognize
 from mmlib.read.source import ink_of, several_rows
 from mmlib.store.files import RunError
@@ -302,21 +300,6 @@ def test_what_is_shown_has_the_same_tokens():
         list(pack.tokens(i)) for i in range(len(pack))
     ]
     assert all(canonical(pretty(row)) == row for row in rows)
-
-
-def test_what_is_no_expression_comes_last(tmp_path, monkeypatch):
-    """A likelier hypothesis that does not parse stands behind one that does."""
-    import mmlib.read.batch as module
-
-    vocabulary = Vocabulary.crohme()
-    found = [Hypothesis(tuple(vocabulary.encode(text)), score) for text, score in
-             ((["x", "}"], -0.1), (["x"], -0.2), (["{", "x"], -0.3), (["y"], -0.4))]
-    monkeypatch.setattr(module, "beam_search", lambda *_: [found])
-    reader = Reader(Recogniser(len(vocabulary), TINY).eval(), vocabulary, ViewConfig(), {},
-                    tmp_path, "toy", 0, 0.0)
-    points = np.array([[0, 0], [1, 1]], np.float32)
-    (read,) = reader.read([(points, np.zeros(2, np.int64), 1.0)])
-    assert [r.latex for r in read] == ["x", "y", "x}", "{x"]
 
 
 def test_readings_have_a_confidence_where_one_was_calibrated(reader, ink, weights, tmp_path):
