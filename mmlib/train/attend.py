@@ -92,6 +92,12 @@ def momentum_at(done: float, config: Config) -> float:
     return config.first_momentum + (config.momentum - config.first_momentum) * rise
 
 
+def encode_and_attend(student: Any, picture: Tensor, valid: Tensor) -> tuple[Tensor, Attention]:
+    """Features and attention alone, whether the student also reads or not."""
+    features = student.encoder(picture, valid)
+    return features, student.attention(features, valid)
+
+
 class Student(nn.Module):
     """Encoder, attention network and the predictor of masked features."""
 
@@ -100,11 +106,8 @@ class Student(nn.Module):
         self.encoder, self.attention = Encoder(config), AttentionNetwork(config.d, maps)
         self.predictor = predictor(config.d)
 
-    def look(self, picture: Tensor, valid: Tensor) -> tuple[Tensor, Attention]:
-        features = self.encoder(picture, valid)
-        return features, self.attention(features, valid)
-
-    forward = look
+    def forward(self, picture: Tensor, valid: Tensor) -> tuple[Tensor, Attention]:
+        return encode_and_attend(self, picture, valid)
 
 
 def encoder_weights(run: Run) -> dict[str, Tensor]:
@@ -213,7 +216,7 @@ class Attend(Stage):
         window = make_view(ink, config.view, rng)
         chosen = choose_points(ink, config.points, rng)
         with torch.no_grad():
-            features, attention = self.teacher.look(whole.picture, whole.valid)
+            features, attention = encode_and_attend(self.teacher, whole.picture, whole.valid)
             target, there = at_points(features, attention, whole, ink.owner, chosen)
             saliency = sample(attention.saliency, whole.cells, ink.owner)[:, 0].clamp(min=0)
         mask, picture = mask_by_curriculum(window, ink, done, config, saliency, rng)
@@ -257,7 +260,7 @@ class Attend(Stage):
             batch = collate(samples).to(self.tools.device)
             _, numbers = self.loss(batch, torch.Generator().manual_seed(number), done)
             still = make_view(batch.ink, self.config.view.still(), torch.Generator().manual_seed(0))
-            _, attention = self.teacher.look(still.picture, still.valid)
+            _, attention = encode_and_attend(self.teacher, still.picture, still.valid)
             grids.append(on_grid(attention.maps, still.valid))
             shipped = of_shipped(attention.maps, still, batch.ink)
             rows.append({k: float(v) for k, v in numbers.items()} | shipped)

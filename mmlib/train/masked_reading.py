@@ -22,7 +22,6 @@ from mmlib.data.units import unit_vocabulary, units, with_units, write_units
 from mmlib.draw.views import InkBatch, View, sample
 from mmlib.losses.prototypes import Prototypes, naming_loss
 from mmlib.losses.reading import disturb, guide_loss, sequence_loss
-from mmlib.models.attention import Attention
 from mmlib.models.heads import predictor, projection
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import prefixes
@@ -71,12 +70,6 @@ class ReadingStudent(Recogniser):
         self.symbols.requires_grad_(False)  # stage 3's
         self.predictor, self.unit_head = predictor(d), projection(d, out=UNIT_CHANNELS)
         self.prototypes = Prototypes(UNIT_CHANNELS, config.prototypes)
-
-    def look(self, picture: Tensor, valid: Tensor) -> tuple[Tensor, Attention]:
-        """Features and attention alone, as the teacher gives them."""
-        features = self.encoder(picture, valid)
-        assert self.attention is not None
-        return features, self.attention(features, valid)
 
 
 @dataclass

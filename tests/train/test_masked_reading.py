@@ -71,7 +71,7 @@ def test_a_units_feature_is_the_mean_on_its_shown_ink(batch):
 
 def named(network, batch, config=READING):
     whole = make_view(batch.ink, preset(attend, "smoke").view.still(), seeded(2))
-    features, _ = network.look(whole.picture, whole.valid)
+    features = network.encoder(whole.picture, whole.valid)
     found = name_units(network, network, features, whole, whole, batch, config, seeded(3))
     return found, whole
 
@@ -120,7 +120,7 @@ def test_no_label_reaches_masked_reading(corpus, batch):
 def test_fine_tuning_goes_on_with_the_decoder(corpus):
     optim = OptimConfig(lr=3e-3, warmup=8)
     config = preset(attend, "smoke", init="none", pictures=24, batch_most=4, batch_area=120.0,
-                    eval_pictures=1_000, optim=optim, reading=READING)
+                    eval_pictures=1_000, eval_most=2, optim=optim, reading=READING)
     run = attend.run(config, "smoke", progress=False)
     assert {"sequence", "naming", "guide"} <= run.summary.keys()
     weights, _ = load_weights(run.weights)
