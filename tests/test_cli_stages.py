@@ -13,8 +13,8 @@ from mmlib.train import attend, pretrain
 from mmlib.train.profiles import preset
 
 SMALL = ["--profile", "smoke", "--pictures", "12", "--batch-most", "4", "--batch-area", "150",
-         "--eval-pictures", "1000"]
-FINETUNE = ["finetune", *SMALL, "--init", "none", "--eval-most", "2"]
+         "--eval-pictures", "1000", "--eval-most", "2"]
+FINETUNE = ["finetune", *SMALL, "--init", "none"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,7 +19,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
@@ -194,8 +193,9 @@ def linear_probe(x: Tensor, y: np.ndarray, test: Tensor, decays: Sequence[float]
     strengths = [1 / (decay * len(x)) for decay in decays]
     last_fifth = PredefinedSplit(np.where(np.arange(len(x)) < len(x) * 4 // 5, -1, 0))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=STEPS))
-    with warnings.catch_warnings():  # near the minimum, a step more changes hardly an answer
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # Near the minimum, a step more changes hardly an answer; few symbols may be of many classes.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         if len(decays) > 1:
             probe = GridSearchCV(probe, {"logisticregression__C": strengths}, cv=last_fifth)
         else:

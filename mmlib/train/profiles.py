@@ -55,9 +55,10 @@ PROFILES = {
     # Seconds per stage, on synthetic ink: for tests and a first look at the notebooks.
     "smoke": Profile(
         pretrain.Config(dataset="synthetic", pictures=800, batch_area=1_600.0, eval_pictures=400,
-                        optim=QUICK, encoder=TINY.encoder),
+                        eval_most=64, optim=QUICK, encoder=TINY.encoder),
         attend.Config(dataset="synthetic", pictures=800, batch_area=1_600.0, eval_pictures=400,
-                      optim=QUICK, encoder=TINY.encoder, decoder=TINY.decoder, maps=TINY.maps),
+                      eval_most=64, optim=QUICK, encoder=TINY.encoder, decoder=TINY.decoder,
+                      maps=TINY.maps),
         finetune.Config(dataset="synthetic", pictures=1_600, composed=0.0, eval_pictures=800,
                         eval_most=48, init="attend", optim=QUICK, model=TINY),
     ),

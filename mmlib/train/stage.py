@@ -111,7 +111,8 @@ class Stage:
             return {}
         subset = self.corpus.validation_subset(self.config.eval_most)
         view = ViewConfig(symbol=self.config.view.symbol)
-        return glance(encoder, self.corpus.pack, self.corpus.train, subset, view)
+        fitted = min(3_000, 12 * self.config.eval_most)  # a small subset is read in little time
+        return glance(encoder, self.corpus.pack, self.corpus.train, subset, view, fitted)
 
     @property
     def bare(self) -> Any:

@@ -84,9 +84,9 @@ def train(name: str, pictures: int, init: str = "none", checkpoint_seconds: floa
     stage = importlib.import_module(f"mmlib.train.{name}")
     options: dict[str, Any] = {"batch_area": 150.0} if name == "pretrain" else {"init": init}
     if name == "finetune":
-        options |= {"eval_most": 4, "composed": 0.0, "batch_area": 200.0}
+        options |= {"composed": 0.0, "batch_area": 200.0}
     optim = OptimConfig(lr=3e-3, warmup=30)
-    config = preset(name, "smoke", pictures=pictures, batch_most=6, optim=optim,
+    config = preset(name, "smoke", pictures=pictures, batch_most=6, optim=optim, eval_most=4,
                     eval_pictures=max(1, pictures // 2), **({"batch_area": 150.0} | options))
     run: Run = stage.run(config, "smoke", progress=False,
                          checkpoint_minutes=checkpoint_seconds / 60)

@@ -131,7 +131,7 @@ def test_a_folder_called_as_a_data_set_is_ones_own(folder, monkeypatch):
 
 
 def small(stage, folder, **more):
-    options = {"pictures": 16, "eval_pictures": 16, "batch_area": 200.0, **more}
+    options = {"pictures": 16, "eval_pictures": 16, "eval_most": 2, "batch_area": 200.0, **more}
     return preset(stage, "smoke", dataset=str(folder), **options)
 
 
@@ -143,7 +143,7 @@ def test_every_stage_trains_on_a_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "results"))
     first = pretrain.run(small(pretrain, folder), "smoke", progress=False)
     second = attend.run(small(attend, folder, init=first.name), "smoke", progress=False)
-    run = finetune.run(small(finetune, folder, init=second.name, eval_most=2, composed=1.0),
+    run = finetune.run(small(finetune, folder, init=second.name, composed=1.0),
                        "smoke", progress=False)
     assert run.inputs["composed"] == "none"  # there are no symbols to compose from
     assert run.summary["expressions"] == len(load_corpus(str(folder)).train)
@@ -152,8 +152,8 @@ def test_every_stage_trains_on_a_folder(folder, tmp_path, monkeypatch):
     shipped = tmp_path / "results" / "checkpoints" / "recogniser.safetensors"
     shipped.parent.mkdir(parents=True)
     shutil.copy(run.weights, shipped)
-    next_run = finetune.run(small(finetune, folder, init="recogniser", eval_most=2, pictures=1,
-                                  seed=5), "smoke", progress=False)
+    next_run = finetune.run(small(finetune, folder, init="recogniser", pictures=1, seed=5),
+                            "smoke", progress=False)
     assert next_run.inputs["init"] == f"recogniser-{digest(shipped)}"
     assert Reader.load(next_run.folder).pictures == next_run.summary["pictures"] + mine.pictures
     shipped.unlink()  # another one ships by now

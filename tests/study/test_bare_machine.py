@@ -43,12 +43,13 @@ from mmlib.data import corpus
 corpus.SYNTHETIC = {'train': (80, 1), 'test': (6, 2)}
 corpus.Corpus.composed.__defaults__ = corpus.Corpus.composed_name.__defaults__ = (40,)
 from mmlib.train.profiles import PROFILES, TINY, Profile
-few = {'pictures': 6, 'eval_pictures': 6, 'batch_area': 60.0, 'batch_most': 3}
+few = {'pictures': 6, 'eval_pictures': 6, 'eval_most': 2, 'batch_area': 60.0,
+       'batch_most': 3}
 paper = PROFILES['paper']
 PROFILES['paper'] = Profile(
     replace(paper.pretrain, **few, encoder=TINY.encoder),
     replace(paper.attend, **few, encoder=TINY.encoder, maps=TINY.maps),
-    replace(paper.finetune, **few, model=TINY, eval_most=2))
+    replace(paper.finetune, **few, model=TINY))
 from mmlib.study.arms import COMPARED
 from mmlib.study.conduct import cells, conduct, packs
 from mmlib.train.loop import Paused

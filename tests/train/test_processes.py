@@ -128,11 +128,11 @@ def test_two_processes_give_the_losses_and_gradients_of_the_joint_batch(tmp_path
 
 
 SMALL = ["--profile", "smoke", "--batch-most", "4", "--batch-area", "150", "--eval-pictures",
-         "1000", "--pictures", "24"]
+         "1000", "--eval-most", "2", "--pictures", "24"]
 UNUSED = ["--model.no-modulate", "--model.no-slots"]  # an attention network that no loss reaches
 STAGES = [("pretrain", []), ("pretrain", ["--balance", "1"]), ("pretrain", ["--balance", "0"]),
-          ("attend", ["--init", "none"]), ("finetune", ["--init", "none", "--eval-most", "2"]),
-          ("finetune", ["--init", "none", "--eval-most", "2", *UNUSED])]
+          ("attend", ["--init", "none"]), ("finetune", ["--init", "none"]),
+          ("finetune", ["--init", "none", *UNUSED])]
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_a_notebook_launches_two_processes(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
     torch.rand(300, 300) @ torch.rand(300, 300)
     config = preset("pretrain", "smoke", pictures=24, batch_most=4, batch_area=150.0,
-                    eval_pictures=1_000)
+                    eval_pictures=1_000, eval_most=2)
     pretrain.run(replace(config, seed=1, pictures=4), "smoke", progress=False)
     run = launch(pretrain, config, "smoke", processes=2, progress=False)
     assert run.done

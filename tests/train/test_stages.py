@@ -62,10 +62,10 @@ def seeded(seed=0):
 
 def tiny(stage, pictures=24, **changes):
     """The smoke preset in small: batches of a few expressions."""
-    few = {"eval_most": 2, "composed": 0.0, "batch_area": 150.0,
+    few = {"composed": 0.0, "batch_area": 150.0,
            "init": "none"} if stage is finetune else {"batch_area": 120.0}
     few |= {"init": "none"} if stage is attend else {}
-    return preset(stage, "smoke", pictures=pictures, batch_most=4, eval_pictures=1_000,
+    return preset(stage, "smoke", pictures=pictures, batch_most=4, eval_pictures=1_000, eval_most=2,
                                optim=OptimConfig(lr=3e-3, warmup=8), **(few | changes))
 
 
