@@ -44,7 +44,8 @@ def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("mmlib.data.corpus.SYNTHETIC", {"train": (80, 1), "test": (6, 2)})
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path_factory.mktemp("packs")))
     config = preset(
-        "pretrain", "smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8
+        "pretrain", "smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8,
+        eval_most=2,
     )
     ended = benchmark.timed(Pretrain, config, 100)
     assert ended[:, 2].sum() >= 8
@@ -94,28 +95,30 @@ def test_ink_lies_on_the_cells_of_the_encoder_that_sees_it():
     assert coarse.cells.tolist() == [[0.25, 0.25], [2.25, 1.25]]
 
 
+@pytest.fixture(scope="module")
+def learned(small_data, tmp_path_factory):
+    """What `benchmark.learning` says of all rivals, trained in small; its runs stay to be found."""
+    train = functools.partial(rivals.train_rival, dataset="synthetic", model=TINY, symbol=14.0,
+                              progress=False)
+    with small_data(60, 10) as patch:
+        patch.setenv("MMLIB_RESULTS", str(tmp_path_factory.mktemp("rivals")))
+        patch.setattr(rivals, "train_rival", train)
+        yield benchmark.learning(16)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [False, True], ids=rivals.TRAININGS)
 @pytest.mark.parametrize("name", rivals.MODELS)
 def test_rivals_are_trained_alike_and_go_on_where_they_stopped(
-    name, side, tmp_path, small_data, monkeypatch
+    name, side, tmp_path, learned, monkeypatch
 ):
-    with small_data(60, 10):
-        options = {
-            "pictures": 16,
-            "dataset": "synthetic",
-            "model": TINY,
-            "symbol": 14.0,
-            "side": side,
-            "progress": False,
-        }
-        monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "whole"))
-        whole = rivals.train_rival(name, **options)
-        monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "parts"))
-        with pytest.raises(Paused, match="goes on from here"):
-            rivals.train_rival(name, **options, max_steps=1)
-        parts = rivals.train_rival(name, **options)
+    whole = rivals.train_rival(name, 16, side=side)  # as it was trained with the others
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
+    with pytest.raises(Paused, match="goes on from here"):
+        rivals.train_rival(name, 16, side=side, max_steps=1)
+    parts = rivals.train_rival(name, 16, side=side)
     assert parts.summary == whole.summary
+    assert parts.folder != whole.folder
     assert 0 < whole.summary["loss"] < 2 * np.log(200)
     assert whole.summary["pictures"] >= 16
     assert parts.folder.parent.parent.name == "retrained"  # not among what is committed
@@ -131,16 +134,9 @@ def test_rivals_are_trained_alike_and_go_on_where_they_stopped(
 
 
 @pytest.mark.slow
-def test_losses_of_rivals_are_compared_expression_by_expression(tmp_path, small_data, monkeypatch):
+def test_losses_of_rivals_are_compared_expression_by_expression(learned):
     """Each validation is a row; the difference is of the last ones, with an interval around it."""
-    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path))
-    train = functools.partial(
-        rivals.train_rival, dataset="synthetic", model=TINY, symbol=14.0, progress=False
-    )
-    monkeypatch.setattr(rivals, "train_rival", train)
-    with small_data(60, 10):
-        found = benchmark.learning(16)
-    losses, differences = found[:-4], found[-4:]
+    losses, differences = learned[:-4], learned[-4:]
     last = {(one["losses"], one["model"]): one["median"] for one in losses}
     assert len(set(last.values())) == len(last) == 6
     pairs = [
