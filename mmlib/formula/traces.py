@@ -154,8 +154,14 @@ def read_trace(text: str, form: Format, where: str) -> list[np.ndarray]:
             samples = lines  # points divided by new lines
     if not samples[-1].strip():  # a comma after the last point, or no text at all
         samples.pop()
-    plain = _PLAIN.fullmatch(text) is not None
-    rows = [_values(sample, plain, where, i) for i, sample in enumerate(samples)]
+    if "S" not in form.channels and _PLAIN.fullmatch(text):  # most traces, and then quick
+        with contextlib.suppress(ValueError, IndexError):  # of 66-19, say, or a value too few
+            table = np.array([sample.split() for sample in samples], float)
+            points = table[:, [form.channels.index(axis) for axis in "XY"]]
+            fits = form.misfit([table.shape[1]] * len(table)) is None
+            if fits and (np.abs(points) <= LARGEST_COORDINATE).all():
+                return [points * form.scale]
+    rows = [_values(sample, where, i) for i, sample in enumerate(samples)]
     i = form.misfit([len(row) for row in rows])
     if i is not None:
         raise InkError(f"{where}, point {i}: {samples[i].strip()[:40]!r} has {len(rows[i])} values "
@@ -173,13 +179,10 @@ def read_trace(text: str, form: Format, where: str) -> list[np.ndarray]:
     return [points[start:][: np.append(down[start:], False).argmin()] for start in starts]
 
 
-def _values(sample: str, plain: bool, where: str, place: int) -> list[Value]:
-    """The values of one sample; `plain`: nothing but digits, signs and points, as in most files."""
+def _values(sample: str, where: str, place: int) -> list[Value]:
+    """The values of one sample."""
     text, at = sample.strip(), 0
     found: list[Value] = []
-    if plain:
-        with contextlib.suppress(ValueError):  # of 66-19, say
-            found, at = [("", float(value)) for value in text.split()], len(text)
     while at < len(text):
         match = _VALUE.match(text, at)
         if match is None:
