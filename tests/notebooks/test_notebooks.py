@@ -10,6 +10,7 @@ of it.
 
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -43,9 +44,26 @@ NBVAL = (
 )
 
 
+@pytest.fixture(scope="module")
+def faults(request, copied_results, tmp_path_factory):
+    """What failed in each notebook that is asked for, by its name: one process runs all of them."""
+    report = tmp_path_factory.mktemp("nbval") / "report.xml"
+    names = [item.name for item in request.session.items]
+    asked = [path for path in NOTEBOOKS if any(f"[{path.stem}]" in name for name in names)]
+    command = [sys.executable, "-m", "pytest", *NBVAL, f"--junitxml={report}", *asked]
+    done = subprocess.run(map(str, command), capture_output=True, text=True, env=copied_results,
+                          cwd=project_root())
+    assert report.is_file(), (done.stdout + done.stderr)[-6000:]
+    found = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        texts = [fault.text for kind in ("failure", "error") for fault in case.iter(kind)]
+        found.setdefault(case.get("classname").rpartition(".")[2], []).extend(texts)
+    return found
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_gives_its_outputs(notebook, copied_results):
-    call("pytest", *NBVAL, notebook, env=copied_results, cwd=project_root())
+def test_notebook_gives_its_outputs(notebook, faults):
+    assert faults[notebook.stem] == []
 
 
 def test_papermill_runs_it_from_elsewhere(copied_results, tmp_path):
