@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +73,6 @@ class View:
     points: Tensor  # (n, 2) pixels
     kept: Tensor  # (n,) bool, False for points that a crop left out
     extent: Tensor  # (b, 2) width and height in pixels
-    marks: Tensor | None = None  # (m, 2) pixels, where there were marks
 
     @property
     def cells(self) -> Tensor:
@@ -82,28 +80,17 @@ class View:
         return self.points / STRIDE
 
 
-class Marks(NamedTuple):
-    """Places of the paper that move with a view's paper and are not drawn."""
-
-    points: Tensor  # (m, 2) in typical symbols
-    owner: Tensor  # (m,) int
-
-
-def make_view(
-    ink: InkBatch, config: ViewConfig, rng: torch.Generator, marks: Marks | None = None
-) -> View:
+def make_view(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> View:
     """Warp and rasterise a batch of ink.
 
     Args:
         ink: coordinates in typical symbols. Raises ValueError if it has no point.
         config: strength of the warps.
         rng: a CPU generator; the view depends on it and on the batch alone, on every device.
-        marks: places to move along without drawing them.
     """
     if len(ink.points) == 0:
         raise ValueError("make_view needs at least one ink point")
-    warped = warp(ink, config, rng, marks) * config.symbol
-    points, places = warped.tensor_split([len(ink.points)])
+    points = warp(ink, config, rng) * config.symbol
     kept = torch.ones_like(ink.owner, dtype=torch.bool)
     if config.crop:
         kept = _crop(points, ink, config.crop, rng)
@@ -116,17 +103,14 @@ def make_view(
     pen = thin + torch.rand(ink.b, generator=rng).to(points.device) * (thick - thin)
     size = (ink.b, height, width)
     picture = rasterise(points[kept], ink.stroke[kept], ink.owner[kept], size, pen)
-    moved = None if marks is None else places - low[marks.owner] + config.margin
-    return View(picture, valid_cells(extent, height, width), points, kept, extent, moved)
+    return View(picture, valid_cells(extent, height, width), points, kept, extent)
 
 
-def warp(
-    ink: InkBatch, config: ViewConfig, rng: torch.Generator, marks: Marks | None = None
-) -> Tensor:
-    """Warped points (n, 2) in typical symbols, then the marks (m, 2) if there are any.
+def warp(ink: InkBatch, config: ViewConfig, rng: torch.Generator) -> Tensor:
+    """Warped points (n, 2) in typical symbols.
 
     Strokes are jittered one by one; then an elastic field and one affine map per expression move
-    the paper, and the marks with it.
+    the paper.
     """
     points, owner, b = ink.points, ink.owner, ink.b
     if config.stroke_shift or config.stroke_scale:
@@ -138,8 +122,6 @@ def warp(
         points = centre + (points - centre) * factor + shift
     if config.shuffle:
         points = shuffled(points, ink, config.shuffle, rng)
-    if marks is not None:
-        points, owner = torch.cat([points, marks.points]), torch.cat([owner, marks.owner])
     if config.elastic:
         push = elastic_field(points, owner, b, config.elastic, config.wavelength, rng)
         points = points + push

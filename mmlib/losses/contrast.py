@@ -19,16 +19,13 @@ from mmlib.losses.shapes import full_precision, require
 
 
 @full_precision
-def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2, gather: bool = False,
-            weights: Tensor | None = None) -> Tensor:
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2, gather: bool = False) -> Tensor:
     """Normalised temperature-scaled cross-entropy over the 2b views (SimCLR, arXiv:2002.05709).
 
     Args:
         z1, z2: (b, d) projections of the two views of each expression; normalised here.
         temperature: above 0; divides the cosine similarities.
         gather: negatives from all processes.
-        weights: (b, b) in [0, 1], how much expression j counts as a negative of expression i; the
-            diagonal is not read. With ``gather`` (b, b of all processes). None means 1.
 
     Raises ValueError for shapes that do not fit.
     """
@@ -39,8 +36,6 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2, gather: bool = Fal
     logits = torch.cat([z1, z2]) @ torch.cat([all1, all2]).T / temperature  # (2b, 2 joint)
     row, own = torch.arange(2 * b, device=z1.device), start + torch.arange(b, device=z1.device)
     positive = torch.cat([own + joint, own])  # the other view of the same expression
-    if weights is not None:
-        logits = logits + _negative_log_weights(weights, own, joint).repeat(2, 2)
     itself = torch.zeros_like(logits, dtype=torch.bool)  # a view is no negative of itself
     itself[row, torch.cat([own, own + joint])] = True
     logits = logits.masked_fill(itself, -torch.inf)
@@ -50,8 +45,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2, gather: bool = Fal
 
 @full_precision
 def local_info_nce(u1: Tensor, u2: Tensor, owner: Tensor, position1: Tensor, position2: Tensor,
-                   radius: float, temperature: float = 0.2, weights: Tensor | None = None,
-                   gather: bool = False) -> Tensor:
+                   radius: float, temperature: float = 0.2, gather: bool = False) -> Tensor:
     """InfoNCE between ink points (dense contrast, arXiv:2011.09157, with exact correspondences).
 
     The positive of a point is the same ink point in the other view. Its negatives are the batch's
@@ -65,8 +59,6 @@ def local_info_nce(u1: Tensor, u2: Tensor, owner: Tensor, position1: Tensor, pos
             distance is Euclidean and taken in the anchor's view.
         radius: in cells; 0 still leaves out points that coincide with the anchor.
         temperature: above 0.
-        weights: (n, n) in [0, 1], how much point j counts as a negative of point i; the diagonal
-            is not read. With ``gather`` (n, n of all processes).
         gather: negatives from all processes.
 
     Raises ValueError for shapes that do not fit. No points give zero.
@@ -76,39 +68,17 @@ def local_info_nce(u1: Tensor, u2: Tensor, owner: Tensor, position1: Tensor, pos
     u1, u2 = F.normalize(u1, dim=1), F.normalize(u2, dim=1)
     (all1, start), (all2, _) = gather_rows(u1, gather), gather_rows(u2, gather)
     own = start + torch.arange(n, device=u1.device)
-    bias = u1.new_zeros(n, len(all1))
-    if weights is not None:
-        bias = _negative_log_weights(weights, own, len(all1))
     other = owner[:, None] != owner
     other.fill_diagonal_(True)  # the positive is never left out
     total = u1.new_zeros(())
     for anchors, candidates, position in ((u1, all2, position1), (u2, all1, position2)):
         x, y = position.detach().float().unbind(1)  # in place: (n, n) tables are the cost here
         far = (x[:, None] - x).square_().add_((y[:, None] - y).square_()) > radius**2
-        logits = anchors @ candidates.T / temperature + bias  # (n, n of all processes)
+        logits = anchors @ candidates.T / temperature  # (n, n of all processes)
         # Points of other processes are of other expressions, so only our own columns lose any.
         logits[:, start : start + n].masked_fill_(~(far | other), -torch.inf)
         total = total + F.cross_entropy(logits, own, reduction="sum")
     return mean_over_processes(total, 2 * n, gather)
-
-
-def _negative_log_weights(weights: Tensor, own: Tensor, joint: int) -> Tensor:
-    """Log of the weights as a bias on the logits, zero at each anchor's own column."""
-    if weights.shape != (len(own), joint):
-        raise ValueError(f"weights has shape {tuple(weights.shape)}, expected {(len(own), joint)}")
-    # Added to a logit, log w multiplies its term of the denominator by w.
-    return weights.detach().log().scatter(1, own[:, None], 0.0)
-
-
-@full_precision
-def similarity_weights(teacher: Tensor) -> Tensor:
-    """Weights of negatives (n, n), ``1 - max(cos, 0)`` of the teacher's features (n, d).
-
-    A probable false negative (two plus signs) then hardly pushes. No gradient.
-    """
-    require("teacher: n d", teacher=teacher)
-    unit = F.normalize(teacher.detach(), dim=1)
-    return 1 - (unit @ unit.T).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -150,20 +120,19 @@ class ContrastLoss(nn.Module):
         self.global_temperature, self.local_temperature = global_temperature, local_temperature
 
     def forward(self, z1: Tensor, z2: Tensor, u1: Tensor, u2: Tensor, owner: Tensor,
-                position1: Tensor, position2: Tensor, global_weights: Tensor | None = None,
-                local_weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+                position1: Tensor, position2: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Take what the two functions take; return the total and the detached terms.
 
         u1 and u2 may be of several levels of features, (l, n, d): the local term is their mean.
         """
         total, terms = z1.new_zeros((), dtype=torch.float32), {}
         if self.balance > 0:  # a head without a share has no gradient, and needs none
-            terms["global"] = nt_xent(z1, z2, self.global_temperature, self.gather, global_weights)
+            terms["global"] = nt_xent(z1, z2, self.global_temperature, self.gather)
             total = total + self.balance * terms["global"]
         if self.balance < 1:
             levels = zip(*(u.reshape(-1, *u.shape[-2:]) for u in (u1, u2)), strict=True)
             each = [local_info_nce(here, there, owner, position1, position2, self.radius,
-                                   self.local_temperature, local_weights, self.gather)
+                                   self.local_temperature, self.gather)
                     for here, there in levels]
             terms["local"] = torch.stack(each).mean()
             total = total + (1 - self.balance) * terms["local"]

@@ -49,6 +49,9 @@ ASKED = ("stage", "profile", "config", "inputs", "version")  # in config.json, a
 NOT_HASHED = ("arm",)  # fields of a configuration that change no number
 # Fields that came later, with the value that means what was done before: at it they are not hashed.
 LATER = {"beyond": 0.0, "pictured": 0.0}
+# Fields that are gone, by one that stood beside them, with the values that runs had: they are still
+# hashed, so that runs keep their names.
+GONE = {"balance": {"positives": "ink", "negatives": "batch"}}
 KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
 
 
@@ -64,7 +67,10 @@ def plain(config: Any) -> dict[str, Any]:
 
 def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -> str:
     """Ten hex digits over all that a run depends on."""
-    values = {key: value for key, value in plain(config).items()
+    known = plain(config)
+    for beside, fields in GONE.items():
+        known = fields | known if beside in known else known
+    values = {key: value for key, value in known.items()
               if key not in NOT_HASHED and not (key in LATER and value == LATER[key])}
     content = {"stage": stage, "version": version, "config": values, "inputs": dict(inputs)}
     text = to_json(content, sort_keys=True, separators=(",", ":"))

@@ -53,8 +53,6 @@ class Config:
     radius: float = 1.0  # cells: points of one expression nearer than this are no negatives
     global_temperature: float = 0.2
     local_temperature: float = 0.1
-    positives: str = "ink"  # of the local term: the same ink point, or the same place of 'paper'
-    negatives: str = "batch"  # all; less by 'similarity'; without those of the same 'labels'
     level: str = "both"  # local heads read 'before' or 'after' the encoder's context, or at both
     bounded: bool = True  # heads with norms, so that embeddings cannot grow without bound
     momentum: float = 0.99  # of byol's target at the start, rising to 1

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from mmlib.draw.views import (
     STRIDE,
     InkBatch,
-    Marks,
     ViewConfig,
     columns,
     elastic_field,
@@ -207,20 +206,6 @@ def test_a_crop_draws_the_kept_strokes_alone():
         span = view.points[view.kept].amax(0) - view.points[view.kept].amin(0) + 2 * config.margin
         assert view.extent[0, 0] - span[0] < STRIDE  # the paper is cut to what is left
     assert counts >= {1, 2}
-
-
-def test_marks_follow_the_paper_and_are_not_drawn():
-    """Marks at the ink move with it, but for the strokes' jitter; the view stays as it is."""
-    ink = scribbles()
-    marks = Marks(ink.points, ink.owner)
-    plain = replace(MILD, stroke_shift=0.0, stroke_scale=0.0)
-    for config, same in ((plain, True), (MILD, False)):
-        view, without = make_view(ink, config, seeded(3), marks), make_view(ink, config, seeded(3))
-        assert torch.equal(view.picture, without.picture)
-        assert torch.equal(view.points, without.points)
-        assert torch.allclose(view.marks, view.points, atol=1e-3) == same
-        assert (view.marks - view.points).abs().max() < 1.0 * config.symbol  # the jitter, no more
-    assert without.marks is None
 
 
 def test_no_ink_is_refused():

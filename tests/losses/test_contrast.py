@@ -12,7 +12,6 @@ from mmlib.losses.contrast import (
     local_info_nce,
     match_rate,
     nt_xent,
-    similarity_weights,
 )
 from mmlib.losses.rivals import byol_loss, mae_loss
 
@@ -96,20 +95,10 @@ def test_nt_xent_agrees_with_two_libraries(b, temperature):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_nt_xent_weight_zero_removes_a_negative_and_the_diagonal_is_not_read():
-    z1, z2 = rows(3, seed=1), rows(3, seed=2)
-    weights = torch.ones(3, 3)
-    torch.testing.assert_close(nt_xent(z1, z2, weights=weights.fill_diagonal_(0)), nt_xent(z1, z2))
-    # Expressions 0 and 1 are alone with each other once 2 counts for neither; 2 then has only its
-    # positive.
-    weights[2, :2] = weights[:2, 2] = 0
-    torch.testing.assert_close(nt_xent(z1, z2, weights=weights), nt_xent(z1[:2], z2[:2]) * 2 / 3)
-
-
 # local_info_nce
 
 
-def slow_local(u1, u2, owner, position1, position2, radius, temperature, weights=None):
+def slow_local(u1, u2, owner, position1, position2, radius, temperature):
     n, total = len(u1), 0.0
     for anchors, candidates, place in ((u1, u2, position1), (u2, u1, position2)):
         for i in range(n):
@@ -121,19 +110,16 @@ def slow_local(u1, u2, owner, position1, position2, radius, temperature, weights
                     and math.dist(place[i].tolist(), place[j].tolist()) <= radius
                 )
                 if j != i and not near:
-                    weight = 1.0 if weights is None else float(weights[i, j])
-                    below += weight * math.exp(cos(anchors[i], candidates[j]) / temperature)
+                    below += math.exp(cos(anchors[i], candidates[j]) / temperature)
             total -= math.log(positive / below)
     return total / (2 * n)
 
 
 @pytest.mark.parametrize("radius", [0.0, 2.0, 100.0])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_local_equals_plain_loops(radius, weighted):
+def test_local_equals_plain_loops(radius):
     data = points()
-    weights = torch.rand(9, 9, generator=torch.Generator().manual_seed(5)) if weighted else None
-    ours = local_info_nce(*data, radius, 0.3, weights)
-    assert float(ours) == pytest.approx(slow_local(*data, radius, 0.3, weights), abs=1e-5)
+    ours = local_info_nce(*data, radius, 0.3)
+    assert float(ours) == pytest.approx(slow_local(*data, radius, 0.3), abs=1e-5)
 
 
 def test_local_closed_forms():
@@ -174,23 +160,16 @@ def test_local_does_not_push_neighbours_apart():
     """Of two points of one expression within the radius, one's feature does not move the other's
     loss.
     """
-    u1, u2, _, p1, p2 = points()
-    owner = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
-    p1[1], p2[1] = p1[0] + 0.5, p2[0] + 0.5
+    u1, u2, *_ = (x[:2] for x in points())
+    owner, place = torch.zeros(2, dtype=torch.long), torch.tensor([[0.0, 0.0], [0.5, 0.5]])
     u2.requires_grad_()
 
-    def push_on_point_1(radius):
-        weights = torch.zeros(9, 9)  # of all negatives, only point 1 as a negative of point 0
-        weights[0, 1] = 1
-        (with_it,) = torch.autograd.grad(local_info_nce(u1, u2, owner, p1, p2, radius,
-                                                        weights=weights), u2)
-        (without,) = torch.autograd.grad(
-            local_info_nce(u1, u2, owner, p1, p2, radius, weights=weights * 0), u2
-        )
-        return float((with_it - without)[1].abs().sum())
+    def push(radius):
+        loss = local_info_nce(u1, u2, owner, place, place, radius)
+        return float(torch.autograd.grad(loss, u2)[0].abs().sum())
 
-    assert push_on_point_1(radius=1.0) == 0
-    assert push_on_point_1(radius=0.5) > 0
+    assert push(radius=1.0) == 0
+    assert push(radius=0.5) > 0
 
 
 def test_local_gradient():
@@ -218,14 +197,6 @@ def test_no_points_give_a_zero_that_has_a_gradient():
                           torch.zeros(0, 2), 1.0)
     loss.backward()
     assert loss.detach() == 0
-
-
-def test_similarity_weights_spare_the_alike():
-    a, b = torch.eye(3)[0], torch.eye(3)[1]
-    weights = similarity_weights(torch.stack([a, 2 * a, b, -a, a + b]))
-    torch.testing.assert_close(weights[0], torch.tensor([0, 0, 1, 1, 1 - 0.5**0.5]), atol=1e-5,
-                               rtol=0)
-    torch.testing.assert_close(weights, weights.T)
 
 
 # the rivals
@@ -313,21 +284,15 @@ def test_bfloat16_is_computed_in_float32():
                            r"z2 has shape \(2, 4\), expected \(b, d\) with b=3, d=4"),
                           (nt_xent, [zeros(3), zeros(3)],
                            r"z1 has shape \(3,\), expected \(b, d\)"),
-                          (nt_xent, [*zeros(2, 3, 4), 0.2, False, zeros(2, 2)],
-                           r"weights has shape \(2, 2\), expected \(3, 3\)"),
                           (local_info_nce, [*points()[:2], zeros(4), *points()[3:], 1.0],
                            r"owner has shape \(4,\), .* with n=9"),
                           (local_info_nce, [*points()[:4], zeros(9, 3), 1.0],
                            r"position2 has shape \(9, 3\), expected \(n, 2\)"),
-                          (local_info_nce, [*points(), 1.0, 0.2, zeros(9)],
-                           r"weights has shape \(9,\), expected \(9, 9\)"),
                           (byol_loss, [zeros(2, 3), zeros(2, 4)],
                            r"z has shape \(2, 4\), expected \(n, d\)"),
                           (mae_loss, [*zeros(2, 1, 1, 4, 4), zeros(1, 2, 4, 4)],
                            r"masked has shape \(1, 2, 4, 4\)"),
-                          (match_rate, [zeros(2, 3), zeros(3, 3)], r"z2 has shape \(3, 3\)"),
-                          (similarity_weights, [zeros(3)],
-                           r"teacher has shape \(3,\), expected \(n, d\)")])
+                          (match_rate, [zeros(2, 3), zeros(3, 3)], r"z2 has shape \(3, 3\)")])
 def test_wrong_shapes_are_named(loss, arguments, message):
     with pytest.raises(ValueError, match=message):
         loss(*arguments)

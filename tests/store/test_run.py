@@ -75,6 +75,13 @@ def test_a_later_field_is_hashed_where_it_is_used():
     assert run_hash("s", before | {"pictured": 0.1}, {}, "1") != run_hash("s", before, {}, "1")
 
 
+def test_a_field_that_is_gone_stays_in_the_hash():
+    gone = {"positives": "ink", "negatives": "batch"}
+    now, other = {"balance": 0.5}, {"seed": 0}  # stage 1's, another stage's
+    assert run_hash("s", now, {}, "1") == run_hash("s", now | gone, {}, "1")
+    assert run_hash("s", other, {}, "1") != run_hash("s", other | gone, {}, "1")
+
+
 def test_the_name_of_an_arm_leaves_the_hash_alone():
     named = dataclasses.replace(Config(), arm="mask-match")
     assert run_hash("s", named, {}, "1") == run_hash("s", Config(), {}, "1")

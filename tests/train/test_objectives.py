@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.data.sample import collate, from_pack
-from mmlib.draw.views import STRIDE, ViewConfig, ink_cells, make_view
+from mmlib.draw.views import STRIDE, ink_cells, make_view
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.heads import pool, projection
 from mmlib.store.files import RunError
@@ -21,7 +21,6 @@ from mmlib.train import pretrain
 from mmlib.train.cost import training_cost, views_of
 from mmlib.train.objectives import OBJECTIVES, find_objective
 from mmlib.train.objectives.byol import momentum_at
-from mmlib.train.objectives.contrast import common_points, point_classes
 from mmlib.train.optimiser import OptimConfig, optimizer
 from mmlib.train.profiles import preset
 
@@ -267,14 +266,11 @@ def test_the_autoencoder_draws_better_than_blank_paper(batches):
     assert validated(objective, batches[1])["error"] > numbers["error"]
 
 
-# --- positives and negatives ----------------------------------------------------------------------
+# --- levels of the local term ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes",
-                         [{"level": "before", "bounded": False}, {"positives": "paper"},
-                          {"negatives": "similarity"}, {"negatives": "labels"}])
-def test_other_positives_and_negatives_learn(batches, changes):
-    _, losses = trained("contrast", batches[0], steps=30, **changes)
+def test_local_heads_before_the_context_learn(batches):
+    _, losses = trained("contrast", batches[0], steps=30, level="before", bounded=False)
     assert sum(losses[-5:]) < 0.93 * sum(losses[:5])
 
 
@@ -298,41 +294,6 @@ def test_a_bounded_head_does_not_grow_with_what_it_reads():
     assert not torch.allclose(projection(6)(x), projection(6)(100 * x + 7), atol=1e-3)
 
 
-def test_places_of_the_paper_are_the_same_places_in_both_views(batches):
-    """Without warps, of whatever scale both views are, they are the same cells; and most of them
-    hold no ink.
-    """
-    objective = made("contrast", positives="paper")
-    still = replace(ViewConfig().still(), shuffle=1.0)  # which moves ink alone
-    objective.config = replace(objective.config, view=still)
-    _, _, u1, u2, owner, first, second, *_ = objective.embed(batches[0], seeded())
-    assert torch.equal(first, second)
-    assert torch.equal(u1, u2)
-    assert torch.bincount(owner).tolist() == [objective.config.points] * 10
-
-
-def test_what_the_labels_say_is_no_negative(short):
-    """A batch of two copies of each of five expressions: copies are not told apart, nor points of
-    one class.
-    """
-    objective, batch = made("contrast", negatives="labels"), collate(short[:5] * 2)
-    *_, places, expressions, points = objective.embed(batch, seeded())
-    assert torch.equal(expressions, 1 - torch.eye(5).repeat(2, 2))
-    chosen = common_points(*(make_view(batch.ink, ViewConfig().still(), seeded())
-                             for _ in range(2)), batch.ink, 10**6, seeded())
-    classes = point_classes(batch, chosen)
-    assert (classes >= 0).float().mean() > 0.9
-    assert len(points) == len(places)
-    assert 0.5 < points.mean() < 1
-    similar = made("contrast", negatives="similarity").embed(batch, seeded())[7]
-    assert similar.min() >= 0
-    assert similar.max() <= 1
-
-
-def test_unknown_positives_and_negatives_name_those_there_are():
-    with pytest.raises(ValueError, match=r"positives are one of .*paper.*; got 'inks'"):
-        made("contrast", positives="inks")
-    with pytest.raises(ValueError, match="got 'ink' and 'none'"):
-        made("contrast", negatives="none")
+def test_an_unknown_level_names_those_there_are():
     with pytest.raises(ValueError, match="level is one of after, before, both; got 'above'"):
         made("contrast", level="above")

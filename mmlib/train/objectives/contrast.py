@@ -1,31 +1,26 @@
 """Global and local contrast: tell whole expressions apart, and ink points apart, in two views.
 
 The ink gives the local correspondences exactly, under any warp. `balance` 1 is SimCLR
-(arXiv:2002.05709), 0 is dense contrast (arXiv:2011.09157), which matches places of the picture
-instead of ink: `positives="paper"`. Negatives may be false: two writers of one formula, two plus
-signs. `negatives` takes them all, or lets those push less that are alike by now, or leaves out
-those with the same label. The last is no method, since a method has no labels; it shows what the
-best choice of negatives could give.
+(arXiv:2002.05709), 0 is dense contrast (arXiv:2011.09157) with ink in place of the picture's cells.
+Negatives may be false: two writers of one formula, two plus signs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mmlib.data.sample import Batch, symbol_classes
-from mmlib.draw.views import STRIDE, InkBatch, Marks, View, extremes, ink_cells, make_view, sample
-from mmlib.losses.contrast import ContrastLoss, match_rate, similarity_weights, spread
+from mmlib.data.sample import Batch
+from mmlib.draw.views import InkBatch, View, ink_cells, make_view, sample
+from mmlib.losses.contrast import ContrastLoss, match_rate, spread
 from mmlib.models.encoder import Encoder, EncoderConfig, encode_all
 from mmlib.models.heads import pool, projection
 from mmlib.train.loop import LossAndNumbers
 from mmlib.train.objectives.base import Objective
 
-POSITIVES, NEGATIVES = ("ink", "paper"), ("batch", "similarity", "labels")
 # Where local heads read, before or after the context: places in what `Encoder.both` gives.
 LEVELS = {"after": (0,), "before": (1,), "both": (0, 1)}
 
@@ -40,8 +35,6 @@ class Embedded(NamedTuple):
     owner: Tensor  # (n,) each point's expression
     position1: Tensor  # (n, 2) in cells
     position2: Tensor
-    global_weights: Tensor | None  # (b, b) of expressions as negatives of each other; None: all 1
-    local_weights: Tensor | None  # (n, n) of points
 
 
 class Contrast(nn.Module):
@@ -94,44 +87,13 @@ def common_points(
     return chosen[shown[chosen]].sort().values
 
 
-def scattered(ink: InkBatch, each: int, rng: torch.Generator) -> Marks:
-    """`each` places of the paper per expression, uniform over the box of its ink."""
-    low, high = extremes(ink.points, ink.owner, ink.b)
-    owner = torch.arange(ink.b, device=low.device).repeat_interleave(each)
-    place = torch.rand(len(owner), 2, generator=rng).to(low.device)
-    return Marks(low[owner] + place * (high - low)[owner], owner)
-
-
-def on_canvas(view: View, owner: Tensor) -> Tensor:
-    """(m,) bool: which marks lie on their expression's own canvas in a view."""
-    if view.marks is None:
-        raise ValueError("the view was made without marks")
-    return ((view.marks >= 0) & (view.marks < view.extent[owner])).all(1)
-
-
-def point_classes(batch: Batch, points: Tensor) -> Tensor:
-    """Symbol class (n,) of ink points, -1 if it is not known."""
-    if batch.ink.symbol is None:
-        return torch.full_like(points, -1)
-    symbol = batch.ink.symbol[points]
-    classes = symbol_classes(batch)[batch.ink.owner[points], symbol.clamp(min=0)]
-    return classes.masked_fill(symbol < 0, -1)
-
-
 class ContrastObjective(Objective):
     """`ContrastLoss` on two views; an expression costs two pictures."""
 
     def __init__(self, config: Any, gather: bool = False):
         super().__init__(config, gather)
-        if config.positives not in POSITIVES or config.negatives not in NEGATIVES:
-            raise ValueError(
-                f"positives are one of {POSITIVES}, negatives one of {NEGATIVES}; "
-                f"got {config.positives!r} and {config.negatives!r}"
-            )
         if config.level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}; got {config.level!r}")
-        if config.negatives != "batch" and gather:
-            raise ValueError("negatives are weighted in one process only")
         self.network = Contrast(config.encoder, config.balance, config.level, config.bounded)
         if not config.balance:  # the other head is not trained
             self.gauge = "local_match"
@@ -141,38 +103,13 @@ class ContrastObjective(Objective):
     def embed(self, batch: Batch, rng: torch.Generator) -> Embedded:
         """Two views of each expression, embedded."""
         config, ink = self.config, batch.ink
-        paper = config.positives == "paper"
-        marks = scattered(ink, config.points, rng) if paper else None
-        view = replace(config.view, shuffle=0.0) if paper else config.view  # paper stays in order
-        first, second = views = [make_view(ink, view, rng, marks) for _ in range(2)]
-        if marks is not None:
-            there = on_canvas(first, marks.owner) & on_canvas(second, marks.owner)
-            owner, classes = marks.owner[there], torch.full_like(marks.owner[there], -1)
-            at1, at2 = (v.marks[there] / STRIDE for v in views if v.marks is not None)
-        else:
-            chosen = common_points(first, second, ink, config.points, rng)
-            owner, at1, at2 = ink.owner[chosen], first.cells[chosen], second.cells[chosen]
-            classes = point_classes(batch, chosen) if config.negatives == "labels" else owner
-        shown = [(v.picture, v.valid, ink_cells(v, ink.b, ink.owner)) for v in views]
-        places = (*shown[0], at1), (*shown[1], at2)
-        (z1, z2), (u1, u2) = self.network(places, owner)
-        weights = self.weights(batch, z1 + z2, (u1 + u2)[0], classes)
-        return Embedded(z1, z2, u1, u2, owner, at1, at2, *weights)
-
-    def weights(
-        self, batch: Batch, z: Tensor, u: Tensor, classes: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Weights of negatives: (b, b) between expressions, (n, n) between points.
-
-        From their features or from their labels; None for all alike.
-        """
-        if self.config.negatives == "batch":
-            return None, None
-        if self.config.negatives == "similarity":
-            return similarity_weights(z), similarity_weights(u)
-        same_text = (batch.tokens[:, None] == batch.tokens).all(2)
-        same_class = (classes[:, None] == classes) & (classes >= 0)
-        return (~same_text).float(), (~same_class).float()
+        views = first, second = [make_view(ink, config.view, rng) for _ in range(2)]
+        chosen = common_points(first, second, ink, config.points, rng)
+        owner, at1, at2 = ink.owner[chosen], first.cells[chosen], second.cells[chosen]
+        shown = [(v.picture, v.valid, ink_cells(v, ink.b, ink.owner), at)
+                 for v, at in zip(views, (at1, at2), strict=True)]
+        (z1, z2), (u1, u2) = self.network(shown, owner)
+        return Embedded(z1, z2, u1, u2, owner, at1, at2)
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
         loss, numbers = self.contrast(*self.embed(batch, rng))
