@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from mmlib.data import corpus as corpora
+from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.pack import Pack, normalised, write_pack
+from mmlib.data.sample import collate
 from mmlib.formula.ink import Ink, Symbol
 from mmlib.formula.latex import canonical
 from mmlib.store.files import data_root, project_root
@@ -73,6 +75,23 @@ def small_data(tmp_path_factory):
         torch.set_num_threads(threads)
 
     return small
+
+
+@pytest.fixture(scope="module")
+def corpus(small_data, tmp_path_factory):
+    """A tiny embedded corpus; for its module, results go to a folder of their own."""
+    with small_data(120, 30) as patch:
+        patch.setenv("MMLIB_RESULTS", str(tmp_path_factory.mktemp("results")))
+        yield corpora.load_corpus("synthetic")
+
+
+@pytest.fixture
+def batch(corpus):
+    """Five expressions, some with fractions and scripts."""
+    augmenter = Augmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary)
+    nested = [i for i in corpus.train if {r"\frac", "^"} & set(corpus.pack.tokens(i))][:4]
+    return collate([augmenter.draw(int(i), np.random.default_rng(0))
+                    for i in (corpus.train[0], *nested)])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
 from mmlib.draw.masks import (
     mask_channel,
@@ -88,10 +89,6 @@ def ink(b=12, seed=0, least=4, most=14):
         torch.tensor(owner),
         torch.tensor(np.concatenate(arc)).float(),
     )
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def inside(points, owner, boxes, box_owner):

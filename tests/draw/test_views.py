@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import seeded
 
 from mmlib.draw.views import (
     STRIDE,
@@ -55,10 +56,6 @@ def scribbles(b=3, seed=0, strokes=5):
             for e in range(b)
         ]
     )
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("config", [MILD, HARD, MILD.still()], ids=["mild", "hard", "still"])

@@ -2,22 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers import strokes_of_points
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from mmlib.data import crohme
 from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
-
-strokes_of_points = st.lists(
-    hnp.arrays(
-        np.float32,
-        st.tuples(st.integers(1, 6), st.just(2)),
-        elements=st.floats(-1000, 1000, width=32),
-    ),
-    min_size=1,
-    max_size=8,
-)
 
 
 @pytest.mark.parametrize(

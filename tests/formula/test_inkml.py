@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers import strokes_of_points
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from mmlib.formula.ink import Ink, InkError, Symbol
 from mmlib.formula.inkfile import is_ink, read_ink
@@ -348,17 +348,6 @@ def test_mathwriting_prefers_the_normalised_label_and_drops_an_empty_one():
     assert ink(("label", "x"), ("normalizedLabel", "")).latex == "x"
     for label in ("", " ", "$ $", "{}", r"\,"):
         assert (ink(("truth", label)).latex, ink(("truth", label)).tokens) == (None, None)
-
-
-strokes_of_points = st.lists(
-    hnp.arrays(
-        np.float32,
-        st.tuples(st.integers(1, 6), st.just(2)),
-        elements=st.floats(-1000, 1000, width=32),
-    ),
-    min_size=1,
-    max_size=8,
-)
 
 
 @given(strokes_of_points, st.randoms(use_true_random=False))

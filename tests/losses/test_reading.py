@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
-from mmlib.data.augment import AugmentConfig, Augmenter
-from mmlib.data.corpus import load_corpus
-from mmlib.data.sample import collate, symbol_classes
+from mmlib.data.sample import symbol_classes
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
@@ -14,26 +13,6 @@ from mmlib.models.recogniser import Recogniser
 from mmlib.train.profiles import TINY
 
 VOCABULARY = Vocabulary.crohme()
-
-
-@pytest.fixture(scope="module")
-def corpus(small_data):
-    with small_data(120, 30):
-        yield load_corpus("synthetic")
-
-
-@pytest.fixture
-def batch(corpus):
-    """Five expressions, some with fractions and scripts."""
-    augmenter = Augmenter(corpus.pack, corpus.train, AugmentConfig(), VOCABULARY)
-    nested = [i for i in corpus.train if r"\frac" in corpus.pack.tokens(i)
-              or "^" in corpus.pack.tokens(i)][:4]
-    return collate([augmenter.draw(int(i), np.random.default_rng(0))
-                    for i in (corpus.train[0], *nested)])
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def slow_sample(features, x, y):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
 from mmlib.data.augment import AugmentConfig
-from mmlib.data.corpus import load_corpus
 from mmlib.data.sample import collate
 from mmlib.data.units import unit_vocabulary
 from mmlib.draw.views import make_view, sample
@@ -26,28 +26,13 @@ from mmlib.train.optimiser import OptimConfig
 from mmlib.train.profiles import TINY, preset
 
 READING = ReadingConfig(sequence=1.0, prototypes=12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(small_data, tmp_path_factory):
-    with small_data(120, 30) as patch:
-        patch.setenv("MMLIB_RESULTS", str(tmp_path_factory.mktemp("results")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def corpus(small):
-    return load_corpus("synthetic")
+pytestmark = pytest.mark.usefixtures("corpus")
 
 
 @pytest.fixture
 def batch(corpus):
     augmenter = UnitAugmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary)
     return collate([augmenter.draw(int(i), np.random.default_rng(0)) for i in corpus.train[:4]])
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def student():

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import seeded
 
 from mmlib.data.pack import Pack, normalised, write_pack
 from mmlib.data.sample import collate, from_pack
@@ -48,10 +49,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def made(name, symbol=8.0, **changes):

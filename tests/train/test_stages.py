@@ -6,11 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
 from mmlib.data import corpus as corpora
-from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.corpus import load_corpus
-from mmlib.data.sample import collate
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import BEYOND, Vocabulary
@@ -32,32 +31,7 @@ from mmlib.train.optimiser import OptimConfig
 from mmlib.train.profiles import TINY, preset
 
 VOCABULARY = Vocabulary.crohme()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(small_data, tmp_path_factory):
-    with small_data(120, 30) as patch:
-        patch.setenv("MMLIB_RESULTS", str(tmp_path_factory.mktemp("results")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def corpus(small):
-    return load_corpus("synthetic")
-
-
-@pytest.fixture
-def batch(corpus):
-    """Five expressions, some with fractions and scripts."""
-    augmenter = Augmenter(corpus.pack, corpus.train, AugmentConfig(), VOCABULARY)
-    nested = [i for i in corpus.train if r"\frac" in corpus.pack.tokens(i)
-              or "^" in corpus.pack.tokens(i)][:4]
-    return collate([augmenter.draw(int(i), np.random.default_rng(0))
-                    for i in (corpus.train[0], *nested)])
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("corpus")
 
 
 def tiny(stage, pictures=24, **changes):
