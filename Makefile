@@ -5,13 +5,16 @@ SHELL := /bin/sh
 PROFILE ?= smoke
 DATASET ?= synthetic
 ARGS ?=
+# `make install TORCH=cpu` takes PyTorch's CPU build, where uv can get it; by default what PyPI has.
+TORCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUITABLE := import sys, ssl; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
 PINS := uv pip compile pyproject.toml --extra test --universal --fork-strategy fewest --python-version 3.11 \
-	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
+	--output-file requirements.txt
 
 # One thread for each of two processes: four threads on two cores would wait for one another.
 SUITE := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser
@@ -51,9 +54,9 @@ lint: $(STAMP)  ## Ruff over everything, mypy over the package, and the order of
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
-install: $(STAMP)  ## only make the environment, .venv (some minutes, about 5 GB on Linux)
+install: $(STAMP)  ## only make the environment, .venv (some minutes, about 5 GB on Linux; TORCH=cpu: under 2 GB, needs uv)
 
-pins:  ## resolve requirements.txt anew from pyproject.toml (needs uv)
+pins:  ## resolve requirements.txt anew from pyproject.toml, with hashes (needs uv)
 	@$(PINS)
 
 clean:  ## remove the environment, caches and executed copies; results and data stay
@@ -71,13 +74,18 @@ $(STAMP): requirements.txt pyproject.toml
 		echo "Python 3.11, 3.12, 3.13 or 3.14 is needed, and none that works was found." >&2; \
 		echo "Install one, or name it: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
-	echo "Installing into $(VENV), with $$($$python --version): some minutes, about 5 GB on Linux."; \
+	echo "Installing into $(VENV), with $$($$python --version): some minutes, about 5 GB on Linux (TORCH=cpu: under 2 GB)."; \
 	export UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-300}"; \
 	has_python() { $(BIN)/python -c '$(SUITABLE)' 2>/dev/null; }; \
+	pins() { uv pip install --compile-bytecode --python $(BIN)/python "$$@"; }; \
+	cpu_pins() { \
+		sed -E '/^(cuda-|nvidia-|torch==|torchvision==|triton==)/,/[^\\]$$/d' requirements.txt >$(VENV)/cpu.txt \
+		&& pins --torch-backend cpu -r $(VENV)/cpu.txt $$(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.txt); \
+	}; \
 	with_uv() { \
 		command -v uv >/dev/null && uv --version >/dev/null 2>&1 \
 		&& { has_python || uv venv --quiet --clear --python "$$python" $(VENV); } \
-		&& uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt \
+		&& { { [ "$(TORCH)" = cpu ] && cpu_pins; } || pins -r requirements.txt; } \
 		&& uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .; \
 	}; \
 	with_pip() { \

@@ -25,15 +25,15 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def requirement_lines(path):
-    return [
-        line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")
-    ]
+def pinned():
+    """The requirements of requirements.txt, each with its hashes."""
+    text = (ROOT / "requirements.txt").read_text().replace("\\\n", " ")
+    return [line.partition(" --hash=")[::2] for line in text.splitlines()]
 
 
 def pins():
     """Name to version of requirements.txt."""
-    found = [Requirement(line) for line in requirement_lines(ROOT / "requirements.txt")]
+    found = [Requirement(text) for text, _ in pinned()]
     return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in found}
 
 
@@ -50,9 +50,10 @@ def tracked():
 # --- environment ----------------------------------------------------------------------------------
 
 
-def test_requirements_are_plain_pins():
-    for line in requirement_lines(ROOT / "requirements.txt"):
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*( ; .+)?", line), line
+def test_requirements_are_plain_pins_with_hashes():
+    for text, hashes in pinned():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*( ; .+)?", text.rstrip()), text
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}(\s+--hash=sha256:[0-9a-f]{64})*", hashes), text
 
 
 def test_pins_are_within_the_ranges_of_the_package():
@@ -70,18 +71,25 @@ def test_pins_are_within_the_ranges_of_the_package():
         assert pins()[canonicalize_name(requirement.name)] in requirement.specifier, text
 
 
-def test_conda_gets_the_same_environment():
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    (from_pip,) = (entry["pip"] for entry in dependencies if isinstance(entry, dict))
-    assert "-r requirements.txt" in from_pip
-    from_conda = [entry for entry in dependencies if isinstance(entry, str)]
-    python = next(
-        entry.removeprefix("python=") for entry in from_conda if entry.startswith("python=")
+def test_conda_gets_the_same_ranges():
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert pip == {"pip": ["-e .[notebooks]"]}
+    python, _, *torch = conda
+    assert f"{python.removeprefix('python=')}.0" in SpecifierSet(
+        PYPROJECT["project"]["requires-python"]
     )
-    assert f"{python}.0" in SpecifierSet(PYPROJECT["project"]["requires-python"])
-    for entry in [*from_conda, *(e for e in from_pip if not e.startswith("-"))]:
-        name, _, version = re.sub("=+", "=", entry).partition("=")
-        assert name in ("python", "pip") or pins()[canonicalize_name(name)] == version, entry
+    project = PYPROJECT["project"]
+    ranges = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    assert {text.replace("pytorch-cpu", "torch") for text in torch} <= set(ranges)
+
+
+def test_citation_names_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Mitra", "Chakraborty", "Sahu"]
+    assert paper["title"] in (ROOT / "README.md").read_text().replace("\n", " ")
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -102,6 +110,7 @@ def test_make_knows_its_targets():
     for target in ("reproduce", "test", "figures", "docs", "lab", "lint", "clean", "help"):
         assert f"make {target} " in make("help")
         make("--dry-run", target)
+    assert '[ "cpu" = cpu ] && cpu_pins' in make("-nB", "install", "TORCH=cpu")
     assert "-p profile smoke -p dataset synthetic" in make("-n", "reproduce")
     assert "-p profile desk -p dataset crohme" in make(
         "-n", "reproduce", "PROFILE=desk", "DATASET=crohme"
