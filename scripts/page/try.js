@@ -3,6 +3,8 @@
 
 const BEAM = 5;
 const LARGEST = 2 ** 22; // pixels of a picture that is read; a larger one is scaled down
+const UNDOS = 100, // pages that undo goes back to
+  PICTURES = 3; // of these with a picture, which takes up to 32 MB
 const $ = id => document.getElementById(id);
 const paper = $("paper"),
   heat = $("heat"),
@@ -301,6 +303,8 @@ function light(at) {
 
 function change(next) {
   history.push(page);
+  while (history.length > UNDOS || history.filter(old => old.picture).length > PICTURES)
+    history.shift().picture?.image.close();
   page = next;
   paint();
   ask();
@@ -341,6 +345,7 @@ for (const end of ["pointerup", "pointercancel"]) {
 
 function undo() {
   if (history.length) {
+    page.picture?.image.close();
     page = history.pop();
     paint();
     ask();

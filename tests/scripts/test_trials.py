@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mmlib.store.files import project_root
-from scripts.trials import Campaign, fuzz
+from scripts.trials import Campaign, fuzz, memory
 
 
 def campaign(name, *options, timeout=400):
@@ -97,3 +97,12 @@ def test_a_campaign_goes_on_where_it_was(tmp_path):
     assert found["done"]
     assert found["summary"] == {"n": 4}
     assert Campaign("x", {"seed": 1}, path).cases == []
+
+
+def test_memory_of_readings_is_measured_after_the_warm_up():
+    assert memory.grown([100, 100, *[200] * 16, 210, 210]) == 0.05
+    found = memory.trial("torch", 6, 2)
+    assert found["count"] == 6
+    assert found["changed"] == 0
+    assert [number for number, _ in found["mib"]] == [2, 4, 6]
+    assert all(mib > 100 for _, mib in found["mib"])
