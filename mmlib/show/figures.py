@@ -100,8 +100,8 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
     return fig
 
 
-def ratios_figure(ratios: DataFrame) -> Figure:
-    """Saliency ratios: a row for each class of symbols, a marker for each arm and control."""
+def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
+    """Ratios of maps: a row for each class of symbols, a marker for each arm and control."""
     names = list(dict.fromkeys(ratios.part))
     fig, ax = plt.subplots(figsize=(7, 0.55 * len(names) + 1))
     ax.axvline(1, color=plots.GREY, lw=1, label="uniform over ink")
@@ -114,7 +114,7 @@ def ratios_figure(ratios: DataFrame) -> Figure:
     counts = ratios.groupby("part").n.max()
     ticks = [f"{name} (n = {counts[name]:.0f})" for name in names]
     ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5))
-    ax.set_xlabel("share of the saliency on ink / share of the ink, one seed")
+    ax.set(xlabel="share of a map's mass on ink / share of the ink, one seed", title=title)
     ax.legend(**BESIDE)
     return fig
 

@@ -12,7 +12,7 @@ whole method spends what the profile's presets say. Arms without stage 2 spend i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmlib.train import profiles
@@ -30,56 +30,75 @@ MASKED = "masked ink"  # a question, and how the names of its arms end
 OCCLUSION = (0.1, 0.2, 0.3)  # shares of ink masked when the arms of `MASKED` are read
 
 
-def budget(profile: str = PROFILE) -> tuple[int, ...]:
-    """Pictures that the whole method spends on stages 1, 2 and 3 in a profile."""
-    spent = []
-    for name in STAGES:
-        preset = profiles.preset(name, profile)
-        spent.append(preset.pictures * views_of(name, asdict(preset)))
-    return tuple(spent)
+@dataclass(frozen=True)
+class Budget:
+    """Pictures that the whole method spends on stages 1, 2 and 3, and the chains that spend it."""
 
+    first: int
+    second: int
+    labelled: int
 
-def questions(first: int, second: int, labelled: int) -> dict[str, dict[str, Chain]]:
-    """The arms of each question, by name; stages 1, 2 and 3 cost so many pictures."""
+    @classmethod
+    def of(cls, profile: str = PROFILE) -> Budget:
+        """What the presets of a profile spend."""
+        spent = []
+        for name in STAGES:
+            preset = profiles.preset(name, profile)
+            spent.append(preset.pictures * views_of(name, asdict(preset)))
+        return cls(*spent)
 
-    def whole(attend: Changes = UNCHANGED, finetune: Changes = UNCHANGED, share: float = 1.0,
-              **pretrain: Any) -> Chain:
+    @property
+    def total(self) -> int:
+        return self.first + self.second + self.labelled
+
+    def whole(self, attend: Changes = UNCHANGED, finetune: Changes = UNCHANGED, share: float = 1.0
+              ) -> Chain:
         """The whole method with some choices changed, at a share of the budget."""
-        return {
-            "pretrain": {"pictures": round(share * first / 2), **pretrain},
-            "attend": {"pictures": round(share * second / 2), **attend},
-            "finetune": {"pictures": round(share * labelled), **finetune},
-        }
+        return {"pretrain": {"pictures": round(share * self.first / 2)},
+                "attend": {"pictures": round(share * self.second / 2), **attend},
+                "finetune": {"pictures": round(share * self.labelled), **finetune}}
 
-    def contrast(finetune: Changes = UNCHANGED, views: int = 2, **pretrain: Any) -> Chain:
+    def contrast(self, finetune: Changes = UNCHANGED, views: int = 2, **pretrain: Any) -> Chain:
         """Stage 1 with stage 2's share, then fine-tuning."""
-        return {"pretrain": {"pictures": (first + second) // views, **pretrain},
-                "finetune": {"pictures": labelled, **finetune}}
+        return {"pretrain": {"pictures": (self.first + self.second) // views, **pretrain},
+                "finetune": {"pictures": self.labelled, **finetune}}
 
-    def labels(finetune: Changes = UNCHANGED, share: float = 1.0) -> Chain:
+    def labels(self, finetune: Changes = UNCHANGED, share: float = 1.0) -> Chain:
         """Fine-tuning from random weights, with the whole budget or a share of it."""
-        pictures = round(share * (first + second + labelled))
-        return {"finetune": {"pictures": pictures, **finetune}}
+        return {"finetune": {"pictures": round(share * self.total), **finetune}}
 
-    match_alone, random = ({"reading": {"sequence": 0.0}},
-                           {"reading": {"sequence": 1.0, "targets": "random"}})
-    shares = {"a quarter": 0.25, "half": 0.5, "twice": 2.0}
-    segmented: Changes = {"composed": 1.0, "point_weight": 1.0, "guide_weight": 0.5,
-                          "augment": asdict(RECOMBINED)}
-    masked = {"mask_share": (0.0, 0.5)}
-    # As much is masked over the whole of stage 2 as under the curriculum, from 0.05 to 0.5.
-    fixed = {"ratio": (0.275, 0.275)}
+
+# As much is masked over the whole of stage 2 as under the curriculum, which goes from 0.05 to 0.5.
+FIXED = {"ratio": (0.275, 0.275)}
+RANDOM_PROTOTYPES = {"reading": {"sequence": 1.0, "targets": "random"}}
+MASKS = {"mask_share": (0.0, 0.5)}
+SEGMENTED = {"composed": 1.0, "point_weight": 1.0, "guide_weight": 0.5,
+             "augment": asdict(RECOMBINED)}
+
+
+def questions(budget: Budget) -> dict[str, dict[str, Chain]]:
+    """The arms of each question, by name."""
+    whole, contrast, labels = budget.whole, budget.contrast, budget.labels
+    rates, costs = {}, {}
+    for rate in (1.0, 0.1):
+        tuned = {"encoder_rate": rate}
+        for arm, chain in ((OURS, whole({}, tuned)), ("contrastive", contrast(tuned)),
+                           (LABELS_ALONE, labels(tuned))):
+            rates[f"{arm}, encoder at {rate:g}"] = chain
+    for name, share in (("a quarter", 0.25), ("half", 0.5), ("twice", 2.0)):
+        costs[f"{OURS}, {name} of the pictures"] = whole(share=share)
+        costs[f"{LABELS_ALONE}, {name} of the pictures"] = labels(share=share)
     return {
         "hypotheses": {
             OURS: whole(),
             "contrastive": contrast(),
             LABELS_ALONE: labels(),
-            "supervised": {"finetune": {"pictures": labelled}},
-            "fixed share": whole(fixed),
+            "supervised": {"finetune": {"pictures": budget.labelled}},
+            "fixed share": whole(FIXED),
         },
         "form of stage 2": {
-            "match alone": whole(match_alone),
-            "random prototypes": whole(random),
+            "match alone": whole({"reading": {"sequence": 0.0}}),
+            "random prototypes": whole(RANDOM_PROTOTYPES),
             "nothing masked": whole({"ratio": (0.0, 0.0)}),
             "mask at random": whole({"attended": (0.0, 0.0)}),
         },
@@ -89,34 +108,22 @@ def questions(first: int, second: int, labelled: int) -> dict[str, dict[str, Cha
             "byol": contrast(objective="byol"),
             "mae": contrast(objective="mae", views=1),
         },
-        "rate of the encoder": {
-            f"{arm}, encoder at {rate:g}": chain
-            for rate in (1.0, 0.1)
-            for arm, chain in {
-                OURS: whole(finetune={"encoder_rate": rate}),
-                "contrastive": contrast({"encoder_rate": rate}),
-                LABELS_ALONE: labels({"encoder_rate": rate}),
-            }.items()
-        },
-        "cost": {
-            f"{arm}, {name} of the pictures": chain
-            for name, share in shares.items()
-            for arm, chain in {OURS: whole(share=share), LABELS_ALONE: labels(share=share)}.items()
-        },
+        "rate of the encoder": rates,
+        "cost": costs,
         MASKED: {
-            f"{OURS}, {MASKED}": whole(finetune=masked),
-            f"{LABELS_ALONE}, {MASKED}": labels(masked),
+            f"{OURS}, {MASKED}": whole({}, MASKS),
+            f"{LABELS_ALONE}, {MASKED}": labels(MASKS),
         },
         "segmentation allowed": {
-            f"{OURS}, segmented": whole(finetune=segmented),
-            f"{LABELS_ALONE}, segmented": labels(segmented),
+            f"{OURS}, segmented": whole({}, SEGMENTED),
+            f"{LABELS_ALONE}, segmented": labels(SEGMENTED),
         },
     }
 
 
 def arms(profile: str = PROFILE) -> dict[str, Chain]:
     """All arms by name, at the budget of a profile."""
-    found = questions(*budget(profile))
+    found = questions(Budget.of(profile))
     return {arm: chain for members in found.values() for arm, chain in members.items()}
 
 

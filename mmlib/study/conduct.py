@@ -21,7 +21,7 @@ from mmlib.data.prepare import load_pack
 from mmlib.store.files import RunError
 from mmlib.store.run import Run
 from mmlib.study import records, results
-from mmlib.study.arms import MASKED, OCCLUSION, PROFILE, Chain, Changes, arms, budget, questions
+from mmlib.study.arms import MASKED, OCCLUSION, PROFILE, Budget, Chain, Changes, arms, questions
 from mmlib.study.evaluate import evaluate
 from mmlib.train import attend, finetune, pretrain, profiles
 from mmlib.train.cost import views_of
@@ -49,7 +49,7 @@ def cells(names: Sequence[str] = (), seeds: Sequence[int] = (0,), labels: Sequen
 
     Raises RunError for an unknown name.
     """
-    asked = questions(*budget())
+    asked = questions(Budget.of())
     known = {arm: [arm] for arm in arms()} | {name: [*members] for name, members in asked.items()}
     if unknown := [name for name in names if name not in known]:
         raise RunError(f"the study has no {unknown[0]!r}; questions: {'; '.join(asked)}. "

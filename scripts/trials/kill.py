@@ -32,7 +32,7 @@ from mmlib.data import prepare
 from mmlib.data.pack import read_tensors
 from mmlib.store.run import Run
 from mmlib.study import conduct, records
-from mmlib.study.arms import questions
+from mmlib.study.arms import Budget, questions
 from scripts.reproduce import reproduce
 from scripts.trials import (
     STAGES,
@@ -58,7 +58,7 @@ TIMES = ("minutes", "utc", "run")
 def run_study() -> None:
     """Two arms of the study, in small."""
     small_corpus()
-    small = questions(40, 40, 40)["hypotheses"]
+    small = questions(Budget(40, 40, 40))["hypotheses"]
     conduct.arms = lambda profile: small
     conduct.conduct([conduct.Cell("mask-match"), conduct.Cell("supervised")], "synthetic", "smoke")
 

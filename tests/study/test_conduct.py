@@ -10,7 +10,7 @@ from mmlib.measure.recognition import Score
 from mmlib.store.files import RunError
 from mmlib.store.run import Run
 from mmlib.study import conduct, records, results
-from mmlib.study.arms import ARMS, COMPARED, MASKED, OCCLUSION, arms, budget, questions
+from mmlib.study.arms import ARMS, COMPARED, MASKED, OCCLUSION, Budget, arms, questions
 from mmlib.study.conduct import STAGES, Cell, cells, changed, configs
 from mmlib.study.evaluate import labels_used
 from mmlib.train.cost import training_cost, views_of
@@ -18,8 +18,8 @@ from mmlib.train.loop import Paused
 from mmlib.train.profiles import preset
 from mmlib.train.stage import find_start
 
-QUESTIONS = questions(*budget())
-TOTAL, LABELLED = sum(budget()), budget()[2]
+QUESTIONS = questions(Budget.of())
+TOTAL, LABELLED = Budget.of().total, Budget.of().labelled
 SHARES = {"a quarter": 0.25, "half": 0.5, "twice": 2}
 
 
@@ -63,7 +63,7 @@ def test_other_profiles_compare_equal_budgets(profile):
     assert {name: config.pictures for name, config in ours.items()} == {
         name: preset(stage, profile).pictures for name, stage in STAGES.items()}
     assert same["finetune"].pictures == ours["finetune"].pictures
-    assert total["finetune"].pictures == sum(budget(profile))
+    assert total["finetune"].pictures == Budget.of(profile).total
     for one in (same, total):  # alike but for where they start, or how long they learn
         differ = {k for k, v in vars(ours["finetune"]).items() if v != vars(one["finetune"])[k]}
         assert differ <= {"init", "pictures"}
