@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.measure.intervals import SETTLED, sign_flips
-from mmlib.study import attention_report, results
+from mmlib.measure.intervals import SETTLED, interval, sign_flips
+from mmlib.study import attention_report, records, results
 from mmlib.study.arms import ARMS, LABELS_ALONE, MASKED, OURS, PROFILE
-from mmlib.study.comparisons import NO_RECORD, differences, runs_of, seeds_of, ter_of
+from mmlib.study.comparisons import (
+    NO_RECORD,
+    differences,
+    metric_sums,
+    runs_of,
+    seeds_of,
+    ter_of,
+)
 from mmlib.study.occlusion import occlusion_areas
 
 if TYPE_CHECKING:
@@ -131,6 +138,22 @@ def _attention() -> Iterator[list[str]]:
             ahead = ", ".join(said[attention_report.AHEAD]) or "no class"
             yield [f"attends to operators, scripts, nested parts: {maps}", "six controls",
                    f"ahead of all: {ahead}", "", "not tested: 1 seed"]
+
+
+def pilot() -> DataFrame:
+    """Capped TER of the pilot's arms on validation, with intervals, and what each cost."""
+    import pandas as pd
+
+    frame, rows = records.load(), []
+    for arm, own in seeds_of("valid", labels=LABELS, profile="pilot").items():
+        ter = interval(*metric_sums([*own.values()], "capped"))
+        cost = frame[(frame.arm == arm) & (frame.profile == "pilot") & (frame.metric == "ter")]
+        rows.append({"arm": arm, "capped TER": f"{ter.value:.3f} [{ter.low:.3f}, {ter.high:.3f}]",
+                     "seeds": len(own), "n": f"{ter.n:,}",
+                     "pictures in all": f"{cost.pictures.mean():,.0f}",
+                     "minutes": f"{cost.minutes.mean():.0f}"})
+    columns = ["arm", "capped TER", "seeds", "n", "pictures in all", "minutes"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def first_study() -> DataFrame:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NO_RECORD = "no record yet"
-STUDIES = (PROFILE, "ablate")  # 'ablate' is the first study's
+STUDIES = (PROFILE, "pilot", "ablate")  # 'ablate' is the first study's
 HEADLINE = (*COMPARED, "recogniser")  # and one that was trained for longer, where there is one
 METRICS = {
     "ter": "TER",

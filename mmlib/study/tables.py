@@ -12,7 +12,7 @@ import numpy as np
 from mmlib.store.files import RunError, figures_root, project_root, results_root, write_atomic
 from mmlib.study import records, results
 from mmlib.study.arms import COMPARED
-from mmlib.study.claims import claims_table, first_study
+from mmlib.study.claims import claims_table, first_study, pilot
 from mmlib.study.comparisons import METRICS, NO_RECORD, intervals, scored
 from mmlib.study.results import format_number
 
@@ -177,16 +177,16 @@ def table(name: str) -> DataFrame:
         return main_table()
     if name == "published":
         return published_rows().drop(columns="in main table").fillna("")
-    if name == "claims":
-        return claims_table()
-    if name == "first_study":
-        return first_study()
+    known = {"claims": claims_table, "first_study": first_study, "pilot": pilot}
+    if name in known:
+        return known[name]()
     if name.startswith("arms_"):
         return arms_table(name.removeprefix("arms_"))
     if name == "probes" or name.startswith("probes_"):
         return probes_table(*name.split("_")[1:])
     raise RunError("there is no such table; it would be 'main', 'published', 'claims', "
-                   "'first_study', 'probes', 'probes_' and a profile, or 'arms_' and a split")
+                   "'first_study', 'pilot', 'probes', 'probes_' and a profile, or 'arms_' and a "
+                   "split")
 
 
 def pages() -> list[Path]:

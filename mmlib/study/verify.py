@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
@@ -122,9 +123,11 @@ def _compare(place: str, found: str, wanted: str) -> Iterator[str]:
     if found == wanted:
         return
     old, new = found.splitlines(), wanted.splitlines()
-    for number in range(max(len(old), len(new))):
-        a, b = (lines[number] if number < len(lines) else "nothing" for lines in (old, new))
-        if a != b:
-            yield f"{place}, line {number + 1}: it says {a!r}, the results give {b!r}"
+    same = SequenceMatcher(None, old, new, autojunk=False)
+    for tag, start, stop, first, last in same.get_opcodes():
+        for number in range(max(stop - start, last - first)) if tag != "equal" else ():
+            a = old[start + number] if start + number < stop else "nothing"
+            b = new[first + number] if first + number < last else "nothing"
+            yield f"{place}, line {start + number + 1}: it says {a!r}, the results give {b!r}"
     if old == new:
         yield f"{place}: its line ends differ from what is written"
