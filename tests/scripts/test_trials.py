@@ -35,11 +35,11 @@ def test_a_kill_of_each_stage_and_of_the_packer_leaves_no_trace(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_kill_of_the_grid_leaves_no_trace(tmp_path):
+def test_a_kill_of_the_study_leaves_no_trace(tmp_path):
     found = campaign(
-        "kill", "--times", 1, "--seed", 3, "--targets", "grid", "--out", tmp_path / "kill.json"
+        "kill", "--times", 1, "--seed", 3, "--targets", "study", "--out", tmp_path / "kill.json"
     )
-    assert found["identical"] == found["by_target"]["grid"] == 1
+    assert found["identical"] == found["by_target"]["study"] == 1
 
 
 @pytest.mark.slow

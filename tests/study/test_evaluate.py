@@ -18,8 +18,8 @@ from mmlib.read.reader import Reader
 from mmlib.store.run import Run, find_runs, run_hash
 from mmlib.study import evaluate as module
 from mmlib.study import records, results
+from mmlib.study.conduct import Cell, recorded_cells
 from mmlib.study.evaluate import Config, evaluate, occluded
-from mmlib.study.grid import Cell, recorded_cells
 from mmlib.train.profiles import TINY
 
 VOCABULARY = Vocabulary.crohme()
