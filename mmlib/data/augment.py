@@ -4,8 +4,6 @@ Single symbols, sub-expressions, other hands, other letters, joins. Each takes a
 changes nothing in place; the label stays true to the ink.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Container
 from dataclasses import dataclass, replace

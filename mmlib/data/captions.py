@@ -5,8 +5,6 @@ name files beside them, in `img/` or `images/`, or by a path. Where there is no 
 every picture is read, without a label; ink has the label that stands in its file.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A corpus: the pack that a stage trains on, its split, and what is composed from its symbols."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

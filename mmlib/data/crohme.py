@@ -3,8 +3,6 @@
 Archives are read as they are distributed, or unpacked folders of the same names.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 

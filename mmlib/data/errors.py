@@ -3,8 +3,6 @@
 Free of torch, so that a mistyped name is told at once.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

@@ -1,7 +1,5 @@
 """Photographs and scans imitated from drawings, to measure and to train by: the truth is known."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Lines that nobody wrote: rules, squares, margins and frames."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,8 +3,6 @@
 Its Latin letters are small ones. Those that are written alike, K O U W Z, stand for capitals here.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Container
 from pathlib import PurePosixPath

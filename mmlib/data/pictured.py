@@ -3,8 +3,6 @@
 Each symbol keeps its ink, so that what was traced can be trained on like what was written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

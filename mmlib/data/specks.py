@@ -1,7 +1,5 @@
 """Connected pieces of ink; how large pen and symbols are, by which dust is told from dots."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

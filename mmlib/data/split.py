@@ -4,8 +4,6 @@ A formula that stands on both sides leaks more than a writer does. CROHME's KAIS
 are a few formulas by many hands: a recogniser that has memorised them looks as if it could read.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Set
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Statistics of a pack: sizes, lengths, nesting, symbols, and what three kinds of split leak."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

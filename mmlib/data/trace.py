@@ -1,7 +1,5 @@
 """A picture to ink, its skeleton, so that one way of drawing and warping serves both."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

@@ -9,8 +9,6 @@ The rules use no label. Held against the segmentation of CROHME's training ink, 
 ten are exactly one unit. That was a check of the rules: nothing is trained with it.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Worker processes that read files or draw samples."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import threading

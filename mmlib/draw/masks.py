@@ -5,8 +5,6 @@ means 30 % of what there is to read, however much paper lies around it. Coordina
 x right and y down; pixel (row i, column j) spans [j, j+1) x [i, i+1).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple

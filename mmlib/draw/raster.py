@@ -6,8 +6,6 @@ maximum. Drawing is one scatter-maximum for the whole batch, so its cost follows
 and not the picture's area.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -53,7 +53,7 @@ def _greek(sign: str, known: Container[str]) -> str | None:
     found = re.fullmatch("GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)", unicodedata.name(sign, ""))
     if not found:
         return None
-    name = found[2].replace("LAMDA", "LAMBDA")
+    name = found[2].replace("LAMDA", "LAMBDA")  # Unicode's spelling
     command = "\\" + (name.capitalize() if found[1] == "CAPITAL" else name.lower())
     looks = {"ALPHA": "A", "BETA": "B", "EPSILON": "E", "ZETA": "Z", "ETA": "H", "IOTA": "I",
              "KAPPA": "K", "MU": "M", "NU": "N", "RHO": "P", "TAU": "T", "CHI": "X", "OMICRON": "O"}

@@ -6,8 +6,6 @@ the processes' gradients (DistributedDataParallel) is then the gradient of one p
 the joint batch.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Rows gathered from all processes, with gradients that sum over the processes' losses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
-        dist.all_reduce(grad)
+        dist.all_reduce(grad)  # each process's loss has a gradient on every row
         return grad[dist.get_rank()]
 
 

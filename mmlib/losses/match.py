@@ -6,8 +6,6 @@ with nothing to match (no visible slot, no masked point) is a zero that still ha
 `gather`, negatives come from all processes, and means are over all. Shapes are checked: ValueError.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ prototype. The student sees it masked and under another warp, and must name the 
 Balance (every prototype takes an equal share of the units) rules out the constant answer.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,6 +69,7 @@ class Prototypes(nn.Module):
         n, size = len(teacher), len(self.queue)
         known = self.queue[: min(int(self.filled), size)]
         scores = self.scores(torch.cat([teacher.to(known.dtype), known]))
+        # The newest take the places of the oldest.
         place = (int(self.filled) + torch.arange(min(n, size), device=teacher.device)) % size
         self.queue[place] = teacher[: len(place)].to(self.queue.dtype)
         self.filled += len(place)

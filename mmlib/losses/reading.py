@@ -4,8 +4,6 @@ The class of the symbol at each ink point and the place of each written symbol c
 segmentation of the training ink.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -3,8 +3,6 @@
 With `gather`, means are over all processes. Wrong shapes raise ValueError.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,6 +29,7 @@ def mae_loss(pred: Tensor, target: Tensor, masked: Tensor, gather: bool = False)
     """
     c = require("pred: b c h w, target: b c h w, masked: b 1 h w",
                 pred=pred, target=target, masked=masked)["c"]
+    # What the input shows would be learned by copying.
     masked = masked.to(pred.dtype)
     total = ((pred - target.detach()).square() * masked).sum()
     return mean_over_processes(total, masked.sum() * c, gather)

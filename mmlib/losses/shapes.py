@@ -1,7 +1,5 @@
 """Shape checks with messages that name the tensor, and full precision for losses."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar

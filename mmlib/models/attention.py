@@ -1,7 +1,5 @@
 """The attention network A: features to k maps, and the k slots that the maps pool."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

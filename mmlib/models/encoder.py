@@ -10,8 +10,6 @@ cannot see: which base a script belongs to, where a fraction ends.
 `EncoderConfig.form` chooses other parts: `mmlib.models.residual`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Heads that only training uses: projections for contrast, a predictor for masked ink."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

@@ -1,7 +1,5 @@
 """Pieces that several networks share: devices, zeroed padding, attention, positions."""
 
-from __future__ import annotations
-
 import math
 from typing import TypeVar
 
@@ -40,7 +38,7 @@ def ema_update(old: nn.Module, new: nn.Module, share: float) -> None:
     """Move a module's parameters and running statistics by this share towards the new one's."""
     ours, theirs = (*old.parameters(), *old.buffers()), (*new.parameters(), *new.buffers())
     for average, value in zip(ours, theirs, strict=True):
-        if average.is_floating_point():
+        if average.is_floating_point():  # a batch norm's count of batches is none
             average.lerp_(value, share)
 
 
@@ -96,6 +94,7 @@ def dot_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None,
 
 def positions_2d(h: int, w: int, d: int, device: torch.device | str = "cpu") -> Tensor:
     """Sinusoidal positions (h, w, d): half the channels code the row, half the column, in cells."""
+    # 1,000 and not the usual 10,000: pictures are only some hundred cells wide.
     rate = torch.exp(torch.arange(0, d // 2, 2, device=device) * (-math.log(1000.0) / (d // 2)))
     row, column = (torch.arange(n, device=device)[:, None] * rate for n in (h, w))
     rows = torch.cat([row.sin(), row.cos()], -1)[:, None, :].expand(h, w, -1)

@@ -9,8 +9,6 @@ library makes a kernel for each new shape, which costs as much as a small produc
 A GPU packs nothing: it would wait for the host to count, and has room for the blanks.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

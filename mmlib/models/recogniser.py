@@ -4,8 +4,6 @@ Features are modulated by the saliency, F (1 + gamma a) with gamma learned from 
 join the decoder's memory, so what attention gives can be switched off and measured.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -50,6 +48,7 @@ class Recogniser(nn.Module):
         self.encoder = Encoder(config.encoder)
         self.attention = AttentionNetwork(d, config.maps) if config.maps else None
         self.scalars = nn.ParameterDict({
+            # At 0, attention changes no feature at first.
             "gamma": torch.zeros(()), "slot_gate": torch.tensor(0.1),
             "slot_position": torch.randn(max(config.maps, 1), d) * 0.02})
         self.decoder = Decoder(vocabulary, config.decoder)

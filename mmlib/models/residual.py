@@ -6,8 +6,6 @@ convolution that overlaps and pools, transitions that average (as in a DenseNet,
 and batch norm of F, so that what all cells share does not hide where they differ.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

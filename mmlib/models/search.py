@@ -3,8 +3,6 @@
 Every hypothesis is scored by both directions, whichever search found it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +92,8 @@ def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary
     founds = [_search(model, each, vocabulary, beam, longest, directions) for each in memories]
     for each, found in zip(memories, founds, strict=True):
         _score(model, each, vocabulary, found)
-    if len(memories) > 1:  # the best of each are scored by all
+    if len(memories) > 1:
+        # The best of each are scored by all; sorted, since a set's order is any.
         best = [sorted({h.tokens for sums in texts for h in _ranked(sums)[:beam]})
                 for texts in zip(*founds, strict=True)]
         founds = [[{text: sums.get(text, [math.nan] * directions) for text in texts}
@@ -107,6 +106,7 @@ def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary
 
 def _ranked(sums: Mapping[tuple[int, ...], Sequence[float]]) -> list[Hypothesis]:
     """Texts with their sums of log-probabilities, as hypotheses, best first."""
+    # The end counts as a token: else an empty text would have no score.
     found = [Hypothesis(text, sum(each) / len(each) / (len(text) + 1))
              for text, each in sums.items()]
     return sorted(found, key=lambda h: -h.score)

@@ -111,7 +111,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a power cut could leave the name without the content
         os.replace(temporary, path)
     except OSError as error:
         raise write_failure(path, error) from error
@@ -148,6 +148,6 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     def convert(name: str, value: Any) -> Any:
         if dataclasses.is_dataclass(kinds.get(name)) and isinstance(value, Mapping):
             return from_json(kinds[name], value)
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
 
     return kind(**{name: convert(name, value) for name, value in values.items()})

@@ -1,7 +1,5 @@
 """Where and when a run ran: commit, hardware, versions, time."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import functools

@@ -73,6 +73,7 @@ def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -
     values = {key: value for key, value in known.items()
               if key not in NOT_HASHED and not (key in LATER and value == LATER[key])}
     content = {"stage": stage, "version": version, "config": values, "inputs": dict(inputs)}
+    # Sorted and without spaces: equal configurations have equal text.
     text = to_json(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -182,7 +183,7 @@ class Run:
         """Append a row to metrics.jsonl. Give `step`; numbers that are not finite become null."""
         if not self._writes:
             return
-        for key, value in row.items():
+        for key, value in row.items():  # JSON knows no NaN
             value = value.item() if hasattr(value, "item") else value
             row[key] = None if isinstance(value, float) and not math.isfinite(value) else value
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -314,6 +315,7 @@ class Run:
             "weights": digest(self.weights) if self.weights.is_file() else None,
             "summary": summary,
         }
+        # Last of all files, since it says that the run is done.
         write_atomic(self.folder / "environment.json", to_json(environment, indent=1) + "\n")
         for path in self._checkpoints():
             path.unlink()

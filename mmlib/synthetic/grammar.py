@@ -118,11 +118,9 @@ class Grammar:
         self.singles = _Table((label, 1.0) for label in sorted(allowed.difference(_NEVER_ALONE)))
         if not self.letters.labels or not allowed.issuperset("0123456789+="):
             raise ValueError("a grammar needs letters, all digits, '+' and '='")
-        usable = {
-            kind: (often, least)
-            for kind, (often, least, needs) in (_FACTORS | _BEYOND_FACTORS).items()
-            if allowed.issuperset(needs)
-        }
+        usable = {kind: (often, least)
+                  for kind, (often, least, needs) in (_FACTORS | _BEYOND_FACTORS).items()
+                  if allowed.issuperset(needs)}
         # By what may be spent and by depth.
         self.factors = {
             (most, depth): _Table(
@@ -290,20 +288,18 @@ class _Draw:
         return min(most, 1 + int(self.uniform() ** 2.8 * 6))
 
     def _sup(self, most: int, depth: int) -> list[Node]:
-        base = Node(self.letter() if self.uniform() < 0.85 else self.digit())
-        base.children["Sup"] = self._script(self._script_size(most - 1), True, depth)
-        return [base]
+        base = self.letter() if self.uniform() < 0.85 else self.digit()
+        script = self._script(self._script_size(most - 1), True, depth)
+        return [Node(base, children={"Sup": script})]
 
     def _sub(self, most: int, depth: int) -> list[Node]:
-        base = Node(self.letter())
-        base.children["Sub"] = self._script(self._script_size(most - 1), False, depth)
-        return [base]
+        base, script = self.letter(), self._script(self._script_size(most - 1), False, depth)
+        return [Node(base, children={"Sub": script})]
 
     def _both(self, most: int, depth: int) -> list[Node]:
-        base = Node(self.letter())
-        base.children["Sub"] = self._script(self._script_size(min(most - 2, 2)), False, depth)
-        base.children["Sup"] = self._script(1, True, depth)
-        return [base]
+        base = self.letter()
+        below = self._script(self._script_size(min(most - 2, 2)), False, depth)
+        return [Node(base, children={"Sub": below, "Sup": self._script(1, True, depth)})]
 
     def _prime(self, most: int, depth: int) -> list[Node]:
         marks = [Node(r"\prime") for _ in range(2 if most > 2 and self.uniform() < 0.2 else 1)]

@@ -101,16 +101,14 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
         size = _row_size(known, sure, boxes, expected)
         if size <= 0:
             continue
-        pending += [
-            (inner, size * _SHRINK[side]) for node in row for side, inner in node.children.items()
-        ]
+        pending += [(inner, size * _SHRINK[side])
+                    for node in row for side, inner in node.children.items()]
         middles = []  # of symbols, each with the baseline that it speaks for
         for node in sure or known:
             left, top, right, bottom = boxes[node.ref]
             extent = EXTENT[node.label]
-            middles.append(
-                ((left + right) / 2, (top + bottom - size * (extent[0] + extent[1])) / 2)
-            )
+            middles.append(((left + right) / 2,
+                            (top + bottom - size * (extent[0] + extent[1])) / 2))
         for node in known:
             left, _, right, _ = boxes[node.ref]
             # A row may climb: its baseline at a symbol is the median over the five nearest.
@@ -122,9 +120,8 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
                 yield node.label, glyph
 
 
-def _row_size(
-    known: list[Node], sure: list[Node], boxes: dict[str | None, Box], expected: float | None
-) -> float:
+def _row_size(known: list[Node], sure: list[Node], boxes: dict[str | None, Box],
+              expected: float | None) -> float:
     """Size of a row by its symbols and by the row that it hangs on; 0 where nothing tells it."""
     sizes = [_ratio(boxes[node.ref], node.label) for node in sure]
     if expected is not None:  # as good as one more symbol

@@ -37,7 +37,7 @@ _LETTER_GAP, _BRACKET_GAP = 0.28, 0.19  # of all other kinds; inside brackets
 # Of big operators: median size and its spread, and how often limits stand at the side.
 _BIG_SIZE = {r"\int": (1.15, 0.22), r"\sum": (1.02, 0.2), r"\lim": (1.0, 0.1),
              r"\prod": (1.02, 0.2)}
-_E = 2.718281828
+_E = 2.718281828  # as written here, the ink of a seed stays what it was
 
 
 @dataclass
@@ -66,10 +66,8 @@ class Manner:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Manner":
         z = rng.standard_normal(len(fields(cls))).tolist()
-        drawn = {
-            name: median * _E ** (spread * z.pop())
-            for name, (median, spread) in cls._SPREAD.items()
-        }
+        drawn = {name: median * _E ** (spread * z.pop())
+                 for name, (median, spread) in cls._SPREAD.items()}
         drawn["script"] = min(max(drawn["script"], 0.35), 0.9)
         aside = 0.9 if z.pop() > 0 else 0.1
         slope, sway = 0.018 * z.pop(), 0.05 * abs(z.pop())
@@ -138,10 +136,8 @@ class Layout:
         if not leaves:
             raise ValueError("a tree without symbols has no ink")
         points, stroke = self._pen(leaves)
-        symbols = [
-            ("-" if leaf.label == r"\frac" else leaf.label, int(leaf.glyph.stroke[-1]) + 1)
-            for _, _, leaf in leaves
-        ]
+        symbols = [("-" if leaf.label == r"\frac" else leaf.label, int(leaf.glyph.stroke[-1]) + 1)
+                   for _, _, leaf in leaves]
         return np.split(points, np.flatnonzero(np.diff(stroke)) + 1), symbols
 
     def _pen(self, leaves: list[tuple[float, float, _Leaf]]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,9 +158,8 @@ class Layout:
         x, y, sx, sy, cx, cy, turn, slant = per_point
         points = np.concatenate([leaf.glyph.points for _, _, leaf in leaves])
         across, down = (points[:, 0] - cx) * sx, (points[:, 1] - cy) * sy
-        points = np.stack(
-            [x + cx * sx + across - slant * down, y + cy * sy + down + turn * across], 1
-        )
+        points = np.stack([x + cx * sx + across - slant * down,
+                           y + cy * sy + down + turn * across], 1)
         first = np.cumsum([0] + [int(leaf.glyph.stroke[-1]) + 1 for _, _, leaf in leaves])
         stroke = np.concatenate([leaf.glyph.stroke for _, _, leaf in leaves])
         stroke = stroke + np.repeat(first[:-1], counts)
@@ -274,9 +269,8 @@ class Layout:
         """Numerator and denominator, centred over and under a bar at the height of a minus."""
         manner, children = self.manner, node.children
         sizes = [size * min(self.near(manner.fraction, 0.1), 1.1) for _ in range(2)]
-        above, below = (
-            self.row(children.get(side, ()), own) for side, own in zip(("Above", "Below"), sizes)
-        )
+        above, below = (self.row(children.get(side, ()), own)
+                        for side, own in zip(("Above", "Below"), sizes))
         bar = self.bank.draw(r"\frac", self.rng, self.hand)
         widest = max(above.width, below.width)
         width = max(widest + self.near(manner.overhang, 0.4) * size, 0.5 * size)
@@ -334,8 +328,7 @@ class Layout:
         """Sum, integral or limit, with its limits above and below or at its side."""
         integral = node.label == r"\int"
         glyph = self.glyph(node, size * self.near(*_BIG_SIZE[node.label]))
-        aside_of = {r"\int": self.manner.limits_aside, r"\lim": 0.0}
-        chance = aside_of.get(node.label, 0.05)
+        chance = {r"\int": self.manner.limits_aside, r"\lim": 0.0}.get(node.label, 0.05)
         aside = self.rng.random() < chance
         out = _Box()
         out.add(0.0, 0.0, glyph)
