@@ -2,7 +2,7 @@
 
     python -m scripts.calibrate
 
-Reads every ink of the split, and a picture of each: a third are plain, the others of the kinds of
+Reads every ink of the split, and a picture of each: one in seven plain, the others of the kinds of
 `scripts.imitations`. Writes `confidence.json` beside the recogniser that ships, which its readers
 use, and the record `results/trials/calibration.json`. What was read is kept in the cache.
 """
@@ -40,7 +40,7 @@ Rows = list[dict[str, Any]]  # of a reading: kind, truth and what was found, (to
 
 def picture(corpus: Corpus, index: int, number: int) -> tuple[str, np.ndarray]:
     """A kind of picture and the picture of one expression."""
-    kinds = ["plain"] * 9 + [kind for kind in KINDS if kind != "telephone"]
+    kinds = ["plain"] * 3 + [kind for kind in KINDS if kind != "telephone"]
     kind, rng = kinds[number % len(kinds)], np.random.default_rng([7, index])
     levels = drawing(corpus.pack[index], margin=40, pen=rng.uniform(3, 7))
     return kind, 255 - levels if kind == "plain" else KINDS[kind](levels / 255, rng)

@@ -49,6 +49,20 @@ def colour_pens(ink: Array, rng: np.random.Generator) -> Array:
     return (255 + (pen - 255.0) * ink[..., None]).astype(np.uint8)
 
 
+def ticked(ink: Array, rng: np.random.Generator) -> Array:
+    """A teacher's red tick, and one of a green page's lines, over a dark pen: (H, W, 3)."""
+    high, wide = ink.shape
+    x, y = np.arange(wide), np.arange(high)[:, None]
+    start, fall = rng.uniform(0.3, 0.6) * wide, rng.uniform(0.3, 0.8)
+    tick = (abs(y - 0.9 * high + fall * (x - start) * (high / wide)) < 4) & (x > start)
+    line = abs(y - rng.uniform(0.1, 0.9) * high - 0.03 * (x - wide / 2)) < 2
+    paper, seen = np.array([236.0, 232, 222]), np.ones((high, wide, 3))
+    red, green, black = np.array([(0.9, 0.25, 0.3), (0.35, 0.75, 0.5), (0.2, 0.2, 0.3)])
+    for marks, pen in ((tick, red), (line, green), (ink, black)):
+        seen *= 1 - ndimage.gaussian_filter(marks.astype(float), 0.8)[..., None] * (1 - pen)
+    return np.clip(paper * seen + rng.normal(0, 3, seen.shape), 0, 255).astype(np.uint8)
+
+
 def dim(ink: Array, rng: np.random.Generator) -> Array:
     """Little light."""
     return on_paper(ink, rng, 60, 22, 2, falling(ink.shape, rng, 0.4))
@@ -143,8 +157,8 @@ def telephone(ink: Array, rng: np.random.Generator) -> Array:
 
 
 KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
-    "board": board, "coloured paper": coloured, "coloured pens": colour_pens, "dim": dim,
-    "dark on dark": dark_on_dark, "pencil": pencil, "ruled": ruled, "squared": squared,
+    "board": board, "coloured paper": coloured, "coloured pens": colour_pens, "ticked": ticked,
+    "dim": dim, "dark on dark": dark_on_dark, "pencil": pencil, "ruled": ruled, "squared": squared,
     "specks": specks, "frame": frame, "shadow": shadow, "photograph": photograph,
     "turned photograph": ruled_photograph_turned, "small": small, "telephone": telephone,
     **{f"turned by {degrees}": tilted(degrees) for degrees in (5, 10, 20, 30)},

@@ -25,7 +25,8 @@ Files = Mapping[str, Path | bytes]  # by name; those of a folder are not read be
 # A row of a label file: that file, the file that it names, if there is one, and the label. Without
 # a file, the last is the name that was asked for.
 Row = tuple[str, str | None, str | None]
-SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic",
+            ".heif")
 HIDDEN = ("__MACOSX", "desktop.ini", "Thumbs.db")
 
 

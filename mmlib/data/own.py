@@ -14,7 +14,7 @@ from mmlib.data.pack import VERSION, Pack, PackError
 from mmlib.data.prepare import pack_name, prepare
 from mmlib.store.files import cache_root
 
-READING = 2  # raise it when what is read of a folder changes
+READING = 3  # raise it when what is read of a folder changes
 HELD_SHARE = 0.1  # held out where a split by writers and formulas leaves too little
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from mmlib.data.errors import NothingError
 from mmlib.data.lines import STEEPEST, without_frame, without_rules
 from mmlib.data.pictures import cropped, ink_is_light
-from mmlib.data.specks import pieces, symbol_size, without_specks
+from mmlib.data.specks import pen_width, pieces, symbol_size, without_specks
 
 LONGEST = 1_600  # pixels of the longer side that is worked on
 SMALLEST = 40  # pixels per symbol below which a picture is enlarged
@@ -67,7 +67,8 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
         ink = threshold(contrast, plain)
     if not plain:
         found.append("a photograph or scan")
-    levels, ink, fall = _cleaned(contrast, ink, plain, found)
+    blurred = not plain or enlarge > 1.4
+    levels, ink, fall = _cleaned(contrast, ink, plain, blurred, found)
     if abs(fall) > 1:
         found.append(f"a page turned by {fall:.0f} degrees")
         levels, turn = turned(levels, fall)
@@ -84,7 +85,7 @@ def _resized(grey: np.ndarray, by: float) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(Image.fromarray(grey).resize(size, how)), np.diag([by, by, 1.0])
 
 
-def _cleaned(contrast: np.ndarray, ink: np.ndarray, plain: bool,
+def _cleaned(contrast: np.ndarray, ink: np.ndarray, plain: bool, blurred: bool,
              found: list[str]) -> tuple[np.ndarray, np.ndarray, float]:
     """Levels (H, W) uint8 and ink without what nobody wrote; degrees by which the page falls."""
     from scipy import ndimage
@@ -102,7 +103,8 @@ def _cleaned(contrast: np.ndarray, ink: np.ndarray, plain: bool,
         raise NothingError("the picture is blank")
     # Of a clean drawing the grey levels stay: its own threshold is better than any of ours.
     beyond = (contrast > 0.1) & ~ndimage.binary_dilation(ink, np.ones((9, 9)))
-    untouched = plain and ink is drawn and not beyond.any()
+    untouched = not blurred and ink is drawn and not beyond.any()
+    ink = narrowed(ink, contrast) if blurred else ink
     soft = np.clip(contrast, 0, 1)
     levels = soft if untouched else ink * (soft if plain else 1.0)
     return np.rint(255 * levels).astype(np.uint8), ink, fall
@@ -126,6 +128,18 @@ def _with_others(levels: np.ndarray, ink: np.ndarray, found: list[str],
         says = [*found, "perhaps ink of another line at the edge"]
         others.append(_cropped(np.where(near, 0, levels), says, to_picture))
     return replace(first, others=tuple(others))
+
+
+def narrowed(ink: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    """The ink (H, W) bool without what is half as dark as the ink nearby: blur, which fills loops.
+
+    contrast: (H, W) to the paper.
+    """
+    from scipy import ndimage
+
+    side = 2 * int(np.ceil(pen_width(ink))) + 1
+    dark = ndimage.maximum_filter(np.where(ink, contrast, 0), side)
+    return np.asarray(ink & (contrast > 0.5 * dark))
 
 
 def without_dirt(ink: np.ndarray) -> np.ndarray:

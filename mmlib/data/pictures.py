@@ -27,7 +27,12 @@ OTHERS = {
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Grey (H, W) uint8 of a picture's file, as `grey_of` gives it.
+    """Grey (H, W) uint8 of a picture's file, as `grey_of` gives it. Raises DataError."""
+    return grey_of(opened(content))
+
+
+def opened(content: bytes) -> Image:
+    """A picture's file as a PIL image, upright by its EXIF orientation.
 
     Pillow reads `FORMATS`, and of several frames the first. HEIC needs the package
     pillow-heif. Raises DataError, with the remedy, where it fails.
@@ -45,7 +50,8 @@ def decode(content: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{image.width} x {image.height} pixels are too many")
-            return grey_of(image)
+            image.load()
+            return upright(image)
     except UnidentifiedImageError:
         raise DataError(f"unreadable picture: {_other(content)}") from None
     except Image.DecompressionBombError as error:
@@ -75,11 +81,9 @@ def grey_of(image: Image) -> np.ndarray:
 
     What is transparent becomes white; it becomes black where the opaque part is light and small.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    # A telephone held sideways stores the picture as its sensor saw it, and how to turn it.
-    if image.getexif().get(274, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         levels = np.asarray(image.convert("L"), float)
@@ -97,6 +101,13 @@ def grey_of(image: Image) -> np.ndarray:
     if image.mode in ("1", "L", "LA"):
         return np.array(image.convert("L"))
     return _grey_of_colours(image.convert("RGB"))
+
+
+def upright(image: Image) -> Image:
+    """A PIL image, turned as its EXIF orientation says: a telephone stores what its sensor saw."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image) if image.getexif().get(274, 1) != 1 else image
 
 
 def _grey_of_colours(image: Image) -> np.ndarray:
@@ -119,7 +130,12 @@ def _grey_of_colours(image: Image) -> np.ndarray:
 
 
 def grey_of_array(array: np.ndarray) -> np.ndarray:
-    """Grey (H, W) uint8 of an array (H, W), (H, W, 3) or (H, W, 4).
+    """Grey (H, W) uint8 of an array, as `grey_of` gives it. Raises DataError."""
+    return grey_of(image_of_array(array))
+
+
+def image_of_array(array: np.ndarray) -> Image:
+    """A PIL image of an array (H, W), (H, W, 3) or (H, W, 4).
 
     Values are integers up to 255, floats up to 1, or booleans. Raises DataError for anything else.
     """
@@ -132,7 +148,7 @@ def grey_of_array(array: np.ndarray) -> np.ndarray:
         raise DataError("a picture must have pixels, all of them finite")
     if array.dtype.kind in "fb" and array.max() <= 1:
         array = array * 255.0
-    return grey_of(Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)))
+    return Image.fromarray(np.clip(array, 0, 255).astype(np.uint8))
 
 
 def ink_is_light(grey: np.ndarray) -> bool:

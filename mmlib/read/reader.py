@@ -11,24 +11,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmlib.data.errors import DataError
 from mmlib.data.photo import Seen
 from mmlib.data.sample import unlabelled
 from mmlib.draw.views import ViewConfig
-from mmlib.formula.ink import Ink
+from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.read.batch import read_samples
 from mmlib.read.confidence import CONFIDENCE, Calibration
 from mmlib.read.rows import box_of, rows_of, touching
-from mmlib.read.source import named, seen_in, strokes_of
+from mmlib.read.source import Strokes, named, seen_in, strokes_of
 from mmlib.store.files import RunError, from_json, results_root, shipped_weights
 from mmlib.store.weights import load_weights
 
 # Of a careful reading: 12, 14 and 16 pixels per typical symbol, where 14 is the view's own.
 THREE_SIZES = (0.86, 1.0, 1.14)
-DOUBTFUL = -0.1  # score below which another way to see a picture is tried
-BETTER = 0.05  # by which its score must be higher
+DOUBTFUL = -0.05  # score below which another way to see a picture is tried
+BETTER = 0.02  # by which its score must be higher
+LARGER = 1.2  # size, relative to the first, at which a picture is then read, too
 EXPORTED = "model.safetensors"  # of `mmlib export`, as of Hugging Face, with config.json beside it
 
 
@@ -153,15 +155,32 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
         found = reader.read([strokes_of(part, source) for part in parts], beam, sizes)
         _save(parts, show, name)
         return [Row(box_of(part), readings, touching(part)) for part, readings in zip(parts, found)]
-    best = reader.read([strokes_of(seen, source)], beam, sizes)[0]
-    # Where the first way to see a picture reads badly, another may read well.
-    if isinstance(seen, Seen) and seen.others and _worth(best) < DOUBTFUL:
-        others = reader.read([strokes_of(other, source) for other in seen.others], beam, sizes)
-        for other, readings in zip(tuple(seen.others), others):
+    ways = _ways(seen, source)
+    (seen, ink), *others = ways
+    best = reader.read([ink], beam, sizes)[0]
+    # Where the first way to see a picture reads badly, another or a larger drawing may read well.
+    if isinstance(seen, Seen) and _worth(best) < DOUBTFUL:
+        larger = [LARGER * size for size in sizes]
+        found = reader.read([ink for _, ink in others], beam, sizes)
+        found += reader.read([ink for _, ink in ways], beam, larger)
+        for (way, _), readings in zip([*others, *ways], found, strict=True):
             if _worth(readings) > _worth(best) + BETTER:
-                seen, best = other, readings
+                seen, best = way, readings
     _save([seen], show, name)
     return best
+
+
+def _ways(seen: Seen | Ink, source: Any) -> list[tuple[Seen | Ink, Strokes]]:
+    """The ways to see one formula in a picture, with their strokes; the first error if none is."""
+    found, errors = [], []
+    for way in (seen, *(seen.others if isinstance(seen, Seen) else ())):
+        try:
+            found.append((way, strokes_of(way, source)))
+        except (DataError, InkError) as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
 
 
 def _worth(readings: list[Reading]) -> float:

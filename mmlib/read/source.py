@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmlib.data.errors import DataError, existing_file
+from mmlib.data.colours import main_pen
+from mmlib.data.errors import DataError, NothingError, existing_file
 from mmlib.data.photo import Seen, see
-from mmlib.data.pictures import decode, grey_of, grey_of_array
+from mmlib.data.pictures import grey_of, image_of_array, opened, upright
 from mmlib.data.trace import trace_picture
 from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
 from mmlib.formula.inkfile import is_ink, read_ink
@@ -46,17 +48,31 @@ def seen_in(source: Any, photo: bool | None = None) -> Seen | Ink:
         return source
     try:
         if isinstance(source, str | Path):
-            grey = decode(content)
+            image = opened(content)
         elif isinstance(source, np.ndarray):
-            grey = grey_of_array(source)
+            image = image_of_array(source)
         elif hasattr(source, "convert"):
-            grey = grey_of(source)
+            image = upright(source)
         else:
             raise DataError(f"cannot read a {type(source).__name__}; "
                             "give a path, a PIL image, an array or an Ink")
-        return see(grey, photo)
+        seen = see(grey_of(image), photo)
+        return seen if photo is False else replace(seen, others=(*_of_one_pen(image), *seen.others))
     except DataError as error:
         raise type(error)(f"{named(source, 'picture')}: {error}") from None
+
+
+def _of_one_pen(image: Any) -> list[Seen]:
+    """What the picture shows of the pen that wrote most, where there are two of them."""
+    if (found := main_pen(image)) is None:
+        return []
+    grey, shrink = found
+    try:
+        alone = see(grey, photo=True)
+    except NothingError:
+        return []
+    return [replace(alone, found=(*alone.found, "without ink of another colour"), others=(),
+                    to_picture=np.diag([shrink, shrink, 1.0]) @ alone.to_picture)]
 
 
 def strokes_of(seen: Seen | Ink, source: Any = None) -> Strokes:

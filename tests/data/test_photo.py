@@ -65,6 +65,20 @@ def test_every_step_says_what_it_finds(drawings, kind, found):
     assert sum(found in " ".join(s.found) for s in seen) >= len(seen) - 1
 
 
+def test_small_loops_stay_open_in_a_blurred_picture():
+    """A ring of 16 pixels, photographed: its hole is seen."""
+    y, x = np.mgrid[:60, :240]
+    ink = np.zeros((60, 240))
+    for middle in range(40, 220, 40):
+        ink[abs(np.hypot(y - 30, x - middle) - 5) < 2] = 1
+    grain = np.random.default_rng(0).normal(0, 3, ink.shape)
+    seen = see((230 - 180 * ndimage.gaussian_filter(ink, 1.7) + grain).astype(np.uint8))
+    holes = ndimage.label(seen.levels < 128)[1]
+    assert "a photograph or scan" in seen.found
+    assert components(seen.levels) == 5
+    assert holes >= 6
+
+
 def test_ink_is_what_is_locally_the_minority():
     stroke = np.zeros((80, 200), bool)
     stroke[38:42, 20:180] = stroke[20:60, 98:102] = True

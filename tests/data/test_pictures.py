@@ -84,6 +84,17 @@ def test_own_folder_without_captions(tmp_path):
     assert (picture.id, picture.latex, picture.tokens) == ("photo", None, None)
 
 
+def test_own_folder_takes_every_form_of_picture_that_can_be_read(tmp_path):
+    forms = {"a.gif": "GIF", "b.webp": "WEBP", "c.tif": "TIFF", "d.TIFF": "TIFF"}
+    for name, form in forms.items():
+        options = {"lossless": True} if form == "WEBP" else {}
+        (tmp_path / name).write_bytes(encoded(255 - LEVELS, form, **options))
+    (tmp_path / "labels.txt").write_text("".join(f"{name} x\n" for name in forms))
+    found = list(read_folder(tmp_path))
+    assert [p.id for p in found] == ["a", "b", "c", "d"]
+    assert all(np.array_equal(p.array, CROPPED) and p.tokens == ("x",) for p in found)
+
+
 def test_photographs_in_a_folder_are_cleaned(tmp_path):
     levels = np.zeros((120, 260), np.uint8)
     levels[40:80, 60:66] = levels[57:63, 100:150] = levels[40:80, 190:196] = 255  # 1 - 1

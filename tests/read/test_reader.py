@@ -14,7 +14,9 @@ from PIL import Image
 
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.errors import DataError
+from mmlib.data.photo import Seen
 from mmlib.draw.raster import rasterise
+from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink, InkError, typical_size
 from mmlib.formula.inkml import write_inkml
 from mmlib.formula.latex import canonical
@@ -317,3 +319,40 @@ def test_readings_have_a_confidence_where_one_was_calibrated(reader, ink, weight
         assert (found[0].confidence is not None) == known
         assert found[0].doubts == (list(found[0].tokens) if known else [])
         assert found[1].confidence is None
+
+
+def test_a_doubtful_picture_is_read_in_other_ways_and_larger(monkeypatch):
+    """Of all ways to see it and both sizes the best reading counts; a sure one is read once."""
+    import mmlib.read.reader as module
+
+    seen = Seen(np.zeros((3, 3), np.uint8), (), np.eye(3))
+    other = replace(seen, found=("turned",))
+    refused = replace(seen, found=("refused",))
+    asked = []
+
+    def strokes(way, source):
+        if way is refused:
+            raise InkError("2 rows")
+        return way.found
+
+    class Stub(Reader):
+        def read(self, inks, beam=5, sizes=(1.0,)):
+            asked.append((list(inks), list(sizes)))
+            return [[Reading(("x",), "x", scores[found, sizes[0]])] for found in inks]
+
+    monkeypatch.setattr(module, "seen_in", lambda *_: replace(seen, others=(refused, other)))
+    monkeypatch.setattr(module, "strokes_of", strokes)
+    stub = Stub(None, VOCABULARY, ViewConfig(), {}, None, "toy", 0, 0.0)
+    scores = {((), 1.0): -0.3, (("turned",), 1.0): -0.2, ((), 1.2): -0.1, (("turned",), 1.2): -0.4}
+    assert recognize("a.png", reader=stub)[0].score == -0.1
+    assert asked == [([()], [1.0]), ([("turned",)], [1.0]), ([(), ("turned",)], [1.2])]
+    scores[(), 1.0] = -0.01
+    assert recognize("a.png", reader=stub)[0].score == -0.01
+    assert len(asked) == 4
+    monkeypatch.setattr(module, "seen_in", lambda *_: replace(refused, others=(other,)))
+    monkeypatch.setattr(module, "strokes_of", lambda way, _: strokes(
+        refused if way.found == ("refused",) else way, _))
+    assert recognize("a.png", reader=stub)[0].score == -0.2
+    monkeypatch.setattr(module, "seen_in", lambda *_: refused)
+    with pytest.raises(InkError, match="2 rows"):
+        recognize("a.png", reader=stub)
