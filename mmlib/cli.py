@@ -22,7 +22,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import mmlib
 
-Profile = Literal["smoke", "study", "desk", "paper"]
+Profile = Literal["smoke", "study", "desk", "flagship", "paper"]
 Dataset = Literal["crohme", "synthetic"]
 # Errors whose message is made for the user: one line instead of a traceback. By name, since
 # importing them would import torch.
