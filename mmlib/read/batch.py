@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from mmlib.store.machine import one_thread, settle_threads
 Mask = Callable[[View, InkBatch, np.ndarray, float], Tensor]
 
 
-@torch.no_grad()
 def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocabulary,
                  view: ViewConfig, beam: int = 5, both: bool = True,
                  device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
@@ -39,12 +39,14 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
             scored by all.
         mask: gives another picture to read, with masked ink.
     """
-    found: list[list[Hypothesis]] = [[] for _ in samples]
     extents = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
     cpu = torch.device(device).type == "cpu"
-    if cpu:
-        settle_threads(anew=False)
-    for group in batches_by_area(extents, area, most):
+    groups = batches_by_area(extents, area, most)
+    groups.sort(key=lambda group: -len(group) * extents[group].max(0).prod())  # long ones first
+    threads = min(len(groups), settle_threads(anew=False)) if cpu else 1
+
+    @torch.no_grad()
+    def read(group: np.ndarray) -> list[list[Hypothesis]]:
         ink = collate([samples[i] for i in group]).ink.to(device)
         memories = []
         for size in sizes:
@@ -54,9 +56,14 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
             with autocast(device), one_thread(cpu and len(group) <= FEW):
                 memories.append(model.encode(picture, seen.valid).memory)
         with autocast(device):
-            read = beam_search(model, memories, vocabulary, beam, longest, both)
-        for place, hypotheses in zip(group, read, strict=True):
-            found[place] = hypotheses
+            return beam_search(model, memories, vocabulary, beam, longest, both)
+
+    found: list[list[Hypothesis]] = [[] for _ in samples]
+    # Threads that share a batch wait for one another at each product: each reads its own.
+    with one_thread(threads > 1), ThreadPoolExecutor(threads) as pool:
+        for group, hypotheses in zip(groups, (pool.map if threads > 1 else map)(read, groups)):
+            for place, of_one in zip(group, hypotheses, strict=True):
+                found[place] = of_one
     return found
 
 

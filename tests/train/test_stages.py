@@ -384,6 +384,13 @@ def test_a_pack_is_read_in_its_order(corpus):
     for tokens, hypotheses in zip(best_tokens(found, VOCABULARY), found):
         assert VOCABULARY.encode(tokens) == list(hypotheses[0].tokens)
     assert best_tokens([[]], VOCABULARY) == [[]]
+    # Batches that two threads read at once are the same batches.
+    torch.set_num_threads(2)
+    both = read_pack(model, corpus.pack, indices, VOCABULARY, view, beam=2, longest=5, most=2)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    one = read_pack(model, corpus.pack, indices, VOCABULARY, view, beam=2, longest=5, most=2)
+    assert both == one
 
 
 def test_attention_can_be_switched_off_without_touching_the_model():
