@@ -19,7 +19,8 @@ from mmlib.formula.ink import Ink, Symbol
 from mmlib.formula.latex import canonical
 from mmlib.store.files import data_root, project_root
 
-hypothesis.settings.register_profile("here", deadline=None)  # a busy machine is no fault
+# A busy machine is no fault, and half of the usual examples cost half of the time.
+hypothesis.settings.register_profile("here", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("here")
 
 INKML = """<ink xmlns="http://www.w3.org/2003/InkML">

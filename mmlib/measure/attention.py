@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import align, to_tree
@@ -157,7 +159,11 @@ def on_ink(saliency: np.ndarray, points: np.ndarray, length: np.ndarray, stride:
 def _splat(points: np.ndarray, shape: tuple[int, int], stride: float
            ) -> tuple[np.ndarray, np.ndarray]:
     """The four cells (4, n) around each point, as places in the flattened grid, and its shares."""
-    points, (h, w) = _checked(points, shape, stride), shape
+    points, (h, w) = np.asarray(points, np.float64), shape
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise ValueError(f"points must be (n, 2) with n > 0, got {points.shape}")
+    if points.min() < -stride or (points.max(0) > stride * (np.array(shape[::-1]) + 1)).any():
+        raise ValueError(f"points lie off the grid {tuple(shape)} of stride {stride}")
     x, y = np.clip(points / stride - 0.5, 0, (w - 1, h - 1)).T
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, bottom = np.minimum(left + 1, w - 1), np.minimum(top + 1, h - 1)
@@ -174,15 +180,6 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
     kernel: np.ndarray = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= 3 * sigma)
     kernel /= kernel.sum(0)
     return kernel
-
-
-def _checked(points: np.ndarray, shape: tuple[int, int], stride: float) -> np.ndarray:
-    points = np.asarray(points, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        raise ValueError(f"points must be (n, 2) with n > 0, got {points.shape}")
-    if points.min() < -stride or (points.max(0) > stride * (np.array(shape[::-1]) + 1)).any():
-        raise ValueError(f"points lie off the grid {tuple(shape)} of stride {stride}")
-    return points
 
 
 # --- shares of symbols and classes ----------------------------------------------------------------
@@ -237,14 +234,7 @@ def mean_map(saliencies: Sequence[np.ndarray], shape: tuple[int, int]) -> np.nda
     """A control that knows positions only: the mean of the maps, each stretched to (h, w)."""
     total = np.zeros(shape)
     for saliency in saliencies:
-        h, w = (_stretch(n, m) for n, m in zip(np.shape(saliency), shape, strict=True))
-        total += h @ (saliency / np.sum(saliency)) @ w.T
+        own = torch.from_numpy(np.asarray(saliency, np.float64) / np.sum(saliency))[None, None]
+        total += F.interpolate(own, shape, mode="bilinear")[0, 0].numpy()
     total /= total.sum()
     return total
-
-
-def _stretch(n: int, m: int) -> np.ndarray:
-    """(m, n) matrix that interpolates n cell centres linearly at m."""
-    at = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
-    weights: np.ndarray = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
-    return weights

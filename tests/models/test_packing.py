@@ -156,7 +156,7 @@ def compare(monkeypatch, model, call):
 
 
 @pytest.mark.parametrize("config",
-                         [EncoderConfig(),
+                         [EncoderConfig(blocks=(1, 1), context=1),
                           EncoderConfig(widths=(32, 48), blocks=(2, 1), context=0, d=32),
                           SMALL.encoder,
                           EncoderConfig(widths=(32, 48), kernels=(6, 4), blocks=(1, 2), context=1,
