@@ -30,6 +30,7 @@ from mmlib.data.pictures import decode
 from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.inkml import read_inkml
 from mmlib.formula.latex import LatexError, canonical
+from mmlib.read.formats import FormatError
 from mmlib.read.reader import Reader
 from mmlib.store.files import RunError, project_root
 from mmlib.store.run import Run
@@ -248,7 +249,7 @@ def test_a_number_that_is_none_is_refused_in_one_line(capsys):
 def test_the_documented_errors_exist():
     kinds = {kind.__name__
              for kind in (UsageError, InkError, LatexError, DataError, PackError, RunError,
-                          FileNotFoundError, PermissionError)}
+                          FormatError, FileNotFoundError, PermissionError)}
     assert kinds == DOCUMENTED
 
 
