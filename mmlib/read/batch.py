@@ -43,7 +43,7 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
     cpu = torch.device(device).type == "cpu"
     groups = batches_by_area(extents, area, most)
     groups.sort(key=lambda group: -len(group) * extents[group].max(0).prod())  # long ones first
-    threads = min(len(groups), settle_threads(anew=False)) if cpu else 1
+    threads = min(len(groups) or 1, settle_threads(anew=False)) if cpu else 1
 
     @torch.no_grad()
     def read(group: np.ndarray) -> list[list[Hypothesis]]:

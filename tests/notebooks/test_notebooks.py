@@ -57,7 +57,8 @@ def faults(request, copied_results, tmp_path_factory):
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
         texts = [fault.text for kind in ("failure", "error") for fault in case.iter(kind)]
-        found.setdefault(case.get("classname").rpartition(".")[2], []).extend(texts)
+        (stem,) = (path.stem for path in asked if path.stem in case.get("classname"))
+        found.setdefault(stem, []).extend(texts)
     return found
 
 

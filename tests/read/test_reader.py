@@ -193,6 +193,10 @@ def test_several_inks_are_read_at_once(reader, ink, levels):
         assert [r.tokens for r in readings] == [r.tokens for r in reader.read([source], beam=2)[0]]
 
 
+def test_of_no_ink_there_are_no_readings(reader):
+    assert reader.read([]) == []
+
+
 def test_a_picture_is_read_at_several_sizes(reader, ink):
     """The search sees the ink at each, one size alone is what a view of that size gives, and order
     does not matter.
