@@ -51,7 +51,7 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
         return ink, 0.0, 0.0
     found.append(f"{len(across) + len(upright)} printed lines")
     left = _erased(ink, contrast, across, full)
-    left = _erased(left.T, contrast.T, upright, full).T
+    left = without_like(_erased(left.T, contrast.T, upright, full).T, contrast, across, full)
     slopes = [line.slope for line in across] or [-line.slope for line in upright]
     angle = float(np.degrees(np.arctan(np.median(slopes))))
     middles = np.sort([line.row[len(line.row) // 2] for line in across])
@@ -188,6 +188,27 @@ def _erased(ink: np.ndarray, contrast: np.ndarray, lines: list[Line], full: floa
             sides.append(ndimage.binary_dilation(there, iterations=1 + round(line.width / 2)))
         left &= ~band | (sides[0] & sides[1])[None]
     return left
+
+
+def without_like(ink: np.ndarray, contrast: np.ndarray, lines: list[Line],
+                  full: float) -> np.ndarray:
+    """The ink (H, W) bool without pieces of further lines: as level, thin and pale as these are.
+
+    On a turned page a line may be short, where it leaves the picture at a corner.
+    """
+    if len(lines) < 2 or not ink.any():
+        return ink
+    slope, width, pale = np.median([(line.slope, line.width, line.contrast) for line in lines], 0)
+    if pale > PALER * full:
+        return ink
+    found, size = pieces(ink), symbol_size(ink)
+    like = np.zeros(len(found.boxes), bool)
+    for number, (top, left, bottom, right) in enumerate(found.boxes):
+        if right - left > 0.7 * size:
+            y, x = np.nonzero(found.label[top:bottom, left:right] == number + 1)
+            thin = np.ptp(np.quantile(y - slope * x, (0.02, 0.98))) < 2 * width + 2
+            like[number] = thin and np.median(contrast[y + top, x + left]) < (pale + full) / 2
+    return ink & ~found.pixels(like)
 
 
 def _at_the_side(ink: np.ndarray, line: Line) -> bool:

@@ -1,5 +1,7 @@
 """Pictures of every kind, imitated from ink: what is seen is what was drawn, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -7,6 +9,7 @@ from scipy import ndimage
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.errors import NothingError
 from mmlib.data.imitate import imitate
+from mmlib.data.lines import Line, without_like
 from mmlib.data.photo import see
 from mmlib.data.pictures import grey_of_array, ink_is_light, ink_levels
 from mmlib.formula.ink import InkError
@@ -77,6 +80,19 @@ def test_small_loops_stay_open_in_a_blurred_picture():
     assert "a photograph or scan" in seen.found
     assert components(seen.levels) == 5
     assert holes >= 6
+
+
+def test_short_pieces_of_pale_lines_go_where_longer_ones_went():
+    """What is as level, thin and pale as the lines; not a minus sign, which is as dark as ink."""
+    contrast = np.zeros((100, 300))
+    contrast[40:80, 38:42] = contrast[58:62, 20:60] = contrast[58:61, 100:150] = 0.8
+    contrast[20:22, 200:290] = 0.25
+    lines = [Line(np.full(300, row), 2.0, 0.0, 0.0, 0.25, True) for row in (5.0, 90.0)]
+    left = without_like(contrast > 0, contrast, lines, 0.8)
+    assert np.array_equal(left, contrast > 0.5)
+    assert np.array_equal(without_like(contrast > 0, contrast, lines[:1], 0.8), contrast > 0)
+    turned = [replace(line, slope=0.2) for line in lines]
+    assert np.array_equal(without_like(contrast > 0, contrast, turned, 0.8), contrast > 0)
 
 
 def test_ink_is_what_is_locally_the_minority():
