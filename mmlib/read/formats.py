@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 Format = Literal["latex", "mathml", "sympy"]
+# SymPy's grammar lacks two letters of ours; two that no reading has stand in for them.
+STANDS_IN = {r"\pi": r"\kappa", r"\Delta": r"\zeta"}
 
 
 class FormatError(ValueError):
@@ -35,13 +37,15 @@ def _mathml(latex: str) -> str:
 
 def _sympy(latex: str) -> str:
     import lark  # noqa: F401  # SymPy's own message would not name our extra
-    from sympy import Basic
+    from sympy import Basic, Symbol, pi
     from sympy.parsing.latex import parse_latex
 
+    for sign, other in STANDS_IN.items():
+        latex = latex.replace(sign, other)
     try:
         found = parse_latex(latex, backend="lark")
     except Exception as error:  # its transformer raises what SymPy's classes raise
         raise FormatError(f"SymPy does not parse {latex}") from error
     if not isinstance(found, Basic):  # it gives a tree where several meanings are possible
         raise FormatError(f"SymPy finds several meanings of {latex}")
-    return str(found)
+    return str(found.subs({Symbol("kappa"): pi, Symbol("zeta"): Symbol("Delta")}))

@@ -155,10 +155,21 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
         found = reader.read([strokes_of(part, source) for part in parts], beam, sizes)
         _save(parts, show, name)
         return [Row(box_of(part), readings, touching(part)) for part, readings in zip(parts, found)]
+    seen, best = best_way(seen, reader, beam, sizes, source)
+    _save([seen], show, name)
+    return best
+
+
+def best_way(seen: Seen | Ink, reader: Reader, beam: int = 5, sizes: Sequence[float] = (1.0,),
+             source: Any = None) -> tuple[Seen | Ink, list[Reading]]:
+    """The way to see a picture of one formula that reads best, and its readings.
+
+    Where the first way reads badly, another or a larger drawing may read well. Raises InkError or
+    DataError, naming the source.
+    """
     ways = _ways(seen, source)
     (seen, ink), *others = ways
     best = reader.read([ink], beam, sizes)[0]
-    # Where the first way to see a picture reads badly, another or a larger drawing may read well.
     if isinstance(seen, Seen) and _worth(best) < DOUBTFUL:
         larger = [LARGER * size for size in sizes]
         found = reader.read([ink for _, ink in others], beam, sizes)
@@ -166,8 +177,7 @@ def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = N
         for (way, _), readings in zip([*others, *ways], found, strict=True):
             if _worth(readings) > _worth(best) + BETTER:
                 seen, best = way, readings
-    _save([seen], show, name)
-    return best
+    return seen, best
 
 
 def _ways(seen: Seen | Ink, source: Any) -> list[tuple[Seen | Ink, Strokes]]:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
 from mmlib.draw.masks import mask_ratio
 from mmlib.draw.views import STRIDE, InkBatch, View, make_view, sample
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import canonical
+from mmlib.losses.contrast import local_info_nce, nt_xent
 from mmlib.measure.recognition import outcomes
 from mmlib.show import readings
 from mmlib.show import style as plots
@@ -253,6 +254,98 @@ def _write(ax: Axes, y: float, shown: Shown) -> None:
     losses = "tokens both ways; the symbol at each ink point; cross-attention on the symbol"
     _note(ax, 7.1, at - 0.47, beam, ha="right")
     _note(ax, 0.1, at - 0.72, f"losses: {losses} being written")
+
+
+# --- what a loss asks -----------------------------------------------------------------------------
+
+
+def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
+    """What the two terms of stage 1 ask, and what they would be without negatives.
+
+    No network: a free angle for each view of six expressions, and for each ink point of two views
+    of one. They begin nearly alike. The former are drawn as places on a circle, the latter as hues.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    shown = Shown.make(seed)
+    both = shown.first.kept & shown.second.kept
+    there = torch.nonzero(both)[:, 0][:: max(1, int(both.sum()) // 60)]
+    owner = torch.zeros_like(there)
+    cells = shown.first.cells[there], shown.second.cells[there]
+
+    def moved(start: torch.Tensor, loss: Any) -> torch.Tensor:
+        """Angles (2, n) of two views of each, from angles (n,), after some steps down a loss."""
+        angle = (start + 0.05 * torch.randn(2, len(start), generator=rng)).requires_grad_()
+        optimiser = torch.optim.Adam([angle], 0.05)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            loss(*torch.stack([angle.cos(), angle.sin()], 2)).backward()
+            optimiser.step()
+        return angle.detach()
+
+    alike, along = 0.02 * torch.arange(6), shown.first.points[there].sum(1)
+    pulled = {"pull alone": lambda a, b: -(a * b).sum(1).mean()}
+    with plots.style():
+        fig, axes = plt.subplots(2, 2, figsize=(7, 4.6), width_ratios=(1, 1))
+        losses = pulled | {"pull and push: the global term": lambda a, b: nt_xent(a, b, 0.2)}
+        for ax, (name, loss) in zip(axes[0], losses.items()):
+            for angle, marker in zip(moved(alike, loss).numpy(), "os"):
+                ax.scatter(np.cos(angle), np.sin(angle), c=plots.COLOURS[:6], marker=marker, s=55,
+                           alpha=0.7)
+            ax.add_patch(Circle((0, 0), 1, fill=False, ec="0.8"))
+            ax.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.3), aspect="equal", title=name)
+            ax.axis("off")
+        losses = pulled | {"pull and push: the local term": lambda a, b: local_info_nce(
+            a, b, owner, *cells, 1.0, 0.1)}
+        for ax, (name, loss) in zip(axes[1], losses.items()):
+            hue = moved(0.3 * along / along.max(), loss)[0].numpy() % (2 * np.pi)
+            draw_ink(ax, view_ink(shown.first, shown.batch, 0), "0.85", 1.0)
+            ax.scatter(*shown.first.points[there].T.numpy(), c=hue, cmap="hsv", vmin=0,
+                       vmax=2 * np.pi, s=22, zorder=3)
+            ax.set_title(name)
+    return fig
+
+
+def slots(view: View, ink: InkBatch, features: torch.Tensor, which: int = 0) -> Figure:
+    """How maps make slots: cells in the colours of their features, and each map's mean colour.
+
+    The maps are made by hand here: each lies on one symbol. features: (b, d, h, w). Colours are the
+    features' first three principal components, so a slot's colour is the mean of its cells'.
+    """
+    assert ink.symbol is not None
+    w, h = (view.extent[which] / STRIDE).int().tolist()
+    cells = features[which, :, :h, :w].flatten(1).T
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        raw = (cells - cells.mean(0)) @ torch.pca_lowrank(cells, 3)[2]
+    low, high = raw.quantile(0.02, 0), raw.quantile(0.98, 0)
+    colours = ((raw - low) / (high - low)).clamp(0, 1)
+    own = ink.owner == which
+    chosen = np.linspace(0, int(ink.symbol[own].max()), 4).round().astype(int)
+    with plots.style():
+        fig, axes = plt.subplots(2, 5, figsize=(10, 2.1), height_ratios=(3, 1))
+        for ax in axes.flat:
+            ax.axis("off")
+        for column, (ax, below) in enumerate(axes.T):
+            inked = view.cells[own].long()
+            alpha, title = torch.full((h * w,), 0.2), "each cell's features as a colour"
+            alpha[inked[:, 1].clamp(0, h - 1) * w + inked[:, 0].clamp(0, w - 1)] = 1.0
+            if column:
+                there = view.cells[own & (ink.symbol == chosen[column - 1])].long()
+                alpha = torch.zeros(h * w)
+                alpha[there[:, 1].clamp(0, h - 1) * w + there[:, 0].clamp(0, w - 1)] = 1.0
+                mean = (alpha[:, None] * colours).sum(0) / alpha.sum()
+                below.add_patch(Rectangle((0.3, 0.1), 0.4, 0.8, color=mean.tolist()))
+                below.text(0.5, 0, f"slot {column}", ha="center", va="top", fontsize=8)
+                title = f"map {column}"
+            draw_ink(ax, view_ink(view, ink, which), plots.BLACK, 0.8)
+            image = torch.cat([colours, alpha[:, None]], 1).view(h, w, 4)
+            ax.imshow(image.numpy(), extent=(0, STRIDE * w, STRIDE * h, 0), zorder=0,
+                      interpolation="nearest")
+            frame = Rectangle((0, 0), STRIDE * w, STRIDE * h, fill=False, ec="0.7", lw=1)
+            ax.add_patch(frame)
+            ax.set(xlim=(-2, STRIDE * w + 2), ylim=(STRIDE * h + 2, -2))
+            ax.set_title(title, fontsize=8, loc="center")
+    return fig
 
 
 # --- method ---------------------------------------------------------------------------------------

@@ -134,9 +134,9 @@ def as_ink(sample: Sample, vocabulary: Vocabulary) -> Ink:
     return Ink(sample.points, sample.stroke, symbols, tokens=tokens)
 
 
-def as_batch(ink: Ink) -> InkBatch:
-    """An Ink as a batch of one: points from its corner, in typical symbols."""
-    points = (ink.points - ink.points.min(0)) / typical_size(ink.points, ink.stroke)
+def as_batch(ink: Ink, size: float | None = None) -> InkBatch:
+    """An Ink as a batch of one: points from its corner, in typical symbols of `size` each."""
+    points = (ink.points - ink.points.min(0)) / (size or typical_size(ink.points, ink.stroke))
     stroke = torch.from_numpy(ink.stroke.astype(np.int64))
     owner = torch.zeros_like(stroke)
     return InkBatch(torch.from_numpy(points.astype(np.float32)), stroke, owner, 1)

@@ -1,193 +1,357 @@
-"""A pad to write on: the recogniser reads what is drawn, or an uploaded picture."""
+"""To try at once: write, or send a picture; see what was read and how sure the reader is; copy it.
+
+`TryIt` is made of two widgets: `Pad`, which takes ink and pictures in, and `Answer`, which shows a
+reading. Their JavaScript stands beside this file.
+"""
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anywidget
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 import traitlets
+from matplotlib.patches import Rectangle
+from PIL import Image
 
+from mmlib.data.errors import DataError
+from mmlib.data.photo import Seen
 from mmlib.data.pictures import decode
 from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.inkml import write_inkml
-from mmlib.read.reader import Reader, Reading, recognize
-from mmlib.show import readings
+from mmlib.formula.latex import LatexError, canonical
+from mmlib.read.formats import Format, FormatError, written
+from mmlib.read.reader import Reader, Reading, best_way, pretty
+from mmlib.read.rows import box_of, rows_of
+from mmlib.read.source import seen_in, strokes_of
 from mmlib.show import style as plots
-from mmlib.show.ink import draw_ink
+from mmlib.show.ink import drawing
+from mmlib.show.readings import AttendedReading, attended_reading
 from mmlib.show.widgets import png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+MARGIN = 10  # pixels of paper around the ink that was seen
 
 
 class Pad(anywidget.AnyWidget):
-    """Paper for mouse, pen or finger; `strokes` are lists of [x, y] in pixels of the pad."""
+    """Paper for mouse, pen or finger, and three ways in for a picture: file, clipboard, drop.
+
+    `strokes` are lists of [x, y] in pixels of the paper. A picture comes as a message with its
+    bytes.
+    """
 
     strokes: traitlets.List[list[list[float]]] = traitlets.List().tag(sync=True)
     width = traitlets.Int(720).tag(sync=True)
     height = traitlets.Int(220).tag(sync=True)
-
-    _esm = """
-    export default { render({ model, el }) {
-        const canvas = document.createElement("canvas"), ctx = canvas.getContext("2d");
-        canvas.width = model.get("width"); canvas.height = model.get("height");
-        canvas.className = "mmlib-pad";
-        let current = null;
-        const draw = () => {
-            ctx.clearRect(0, 0, canvas.width, canvas.height);
-            ctx.lineWidth = 3; ctx.lineCap = ctx.lineJoin = "round";
-            ctx.strokeStyle = ctx.fillStyle = "#222";
-            for (const stroke of [...model.get("strokes"), ...(current ? [current] : [])]) {
-                ctx.beginPath();
-                if (stroke.length === 1) {
-                    ctx.arc(...stroke[0], 1.5, 0, 7); ctx.fill(); continue; }
-                stroke.forEach(([x, y], k) => k ? ctx.lineTo(x, y) : ctx.moveTo(x, y));
-                ctx.stroke();
-            }
-        };
-        const at = e => { const box = canvas.getBoundingClientRect();
-            return [(e.clientX - box.left) * canvas.width / box.width,
-                    (e.clientY - box.top) * canvas.height / box.height]; };
-        canvas.addEventListener("pointerdown", e => {
-            if (e.button) return;
-            canvas.setPointerCapture(e.pointerId);
-            current = [at(e)]; draw(); e.preventDefault(); });
-        canvas.addEventListener("pointermove", e => {
-            if (!current) return;
-            const seen = e.getCoalescedEvents?.() ?? [];
-            current.push(...(seen.length ? seen : [e]).map(at)); draw(); });
-        const up = () => { if (!current) return;
-            model.set("strokes", [...model.get("strokes"), current]);
-            current = null; model.save_changes(); draw(); };
-        canvas.addEventListener("pointerup", up); canvas.addEventListener("pointercancel", up);
-        model.on("change:strokes", draw); draw();
-        el.append(canvas);
-    } };
-    """
-    _css = """.mmlib-pad { background: #fff; border: 1px solid #999; border-radius: 6px;
-        touch-action: none; cursor: crosshair; max-width: 100%; }"""
+    _esm, _css = HERE / "pad.js", HERE / "pad.css"
 
 
-class Draw(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
-    """Write with mouse, pen or finger, or upload a picture; read what the recogniser makes of it.
+class Answer(anywidget.AnyWidget):
+    """What was read, as `TryIt` describes it in `found`; clicks come back as messages."""
+
+    found: traitlets.Dict[str, Any] = traitlets.Dict({"message": ""}).tag(sync=True)
+    _esm, _css = HERE / "answer.js", HERE / "pad.css"
+
+
+class Choice(NamedTuple):
+    """A reading, and how sure the reader is of it: the chance that all of it is right."""
+
+    tokens: tuple[str, ...]
+    sure: float
+    each: tuple[float, ...]  # the chance that a token is right
+
+
+@dataclass(eq=False)
+class Part:
+    """One formula of what was sent: its ink, a picture of it, and its readings, best first."""
+
+    seen: Seen | Ink
+    ink: Ink
+    size: float  # of a typical symbol, in the ink's unit
+    picture: np.ndarray  # (H, W) uint8, dark ink on white
+    scale: float  # pixels of the picture for a unit of the ink
+    shift: np.ndarray  # (2,) pixels: where the ink's origin lies in the picture
+    choices: list[Choice]
+    tokens: tuple[str, ...] = ()  # of the reading that is shown
+
+
+class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
+    """Write with mouse, pen or finger, or send a picture, and see what the reader makes of it.
+
+    Nothing is written to disk before *Keep* is pressed.
 
     Args:
         reader: a recogniser; by default the one that ships.
-        start: ink to begin with.
+        start: ink or a picture (H, W) uint8 to begin with.
         beam: hypotheses in each direction.
-        save_as: file that the button *save* writes, as InkML.
+        folder: where *Keep* puts readings, in the form that notebook 07 trains on.
     """
 
-    def __init__(self, reader: Reader | None = None, start: Ink | None = None, beam: int = 5,
-                 save_as: str = "drawn.inkml"):
-        self.reader, self.beam, self.save_as = reader or Reader.load(), beam, save_as
-        self.found: list[Reading] = []
-        self.pad = Pad(strokes=on_pad(start) if start is not None else [])
-        self.latex, self.table = ipywidgets.HTMLMath(), ipywidgets.HTML()
-        hidden = ipywidgets.Layout(max_width="100%", display="none")
-        self.picture = ipywidgets.Image(format="png", layout=hidden)
-        actions = {
-            "undo": lambda: setattr(self.pad, "strokes", self.pad.strokes[:-1]),
-            "clear": lambda: setattr(self.pad, "strokes", []),
-            "save": self.save,
-            "look": self.look,
-        }
-        self.buttons = {}
-        for name, action in actions.items():
-            button = ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="90px"))
-            button.on_click(lambda _, action=action: action())
-            self.buttons[name] = button
-        self.buttons["look"].tooltip = "where the recogniser looked when it wrote each token"
-        self.upload = ipywidgets.FileUpload(accept=".png,.jpg,.jpeg,.bmp", description="a picture")
-        self.pad.observe(lambda _: self.read(), "strokes")
-        self.upload.observe(lambda change: self.read_file(change["new"]), "value")
-        row = ipywidgets.HBox([*self.buttons.values(), self.upload])
-        super().__init__([self.pad, row, self.latex, self.table, self.picture])
-        self.read()
-
-    @property
-    def ink(self) -> Ink | None:
-        """What is on the pad; None for an empty one."""
-        return Ink.from_strokes(self.pad.strokes, id="drawn") if self.pad.strokes else None
-
-    def read(self) -> None:
-        """Read the pad."""
-        self.picture.layout.display = "none"
-        if self.ink is None:
-            self.found = []
-            self._say("Write a formula above.")
+    def __init__(self, reader: Reader | None = None, start: Ink | np.ndarray | None = None,
+                 beam: int = 5, folder: str | Path = "my_formulas"):
+        self.reader, self.beam = reader or Reader.load(), beam
+        self.parts: list[Part] = []
+        self.row = 0
+        self.sent: np.ndarray | None = None  # the picture (H, W) that was sent; None: written ink
+        self.pad, self.answer = Pad(), Answer()
+        self.folder = ipywidgets.Text(str(folder), description="folder")
+        self.keep_button = ipywidgets.Button(description="Keep this reading")
+        self.kept = ipywidgets.Label()
+        self.pad.observe(lambda _: self.read_pad(), "strokes")
+        self.pad.on_msg(lambda _, content, buffers: self.sent_by_pad(content, buffers))
+        self.answer.on_msg(lambda _, content, buffers: self.asked(content))
+        self.keep_button.on_click(lambda _: self.keep())
+        row = ipywidgets.HBox([self.folder, self.keep_button, self.kept],
+                              layout=ipywidgets.Layout(flex_flow="row wrap"))
+        super().__init__([self.pad, self.answer, row])
+        if isinstance(start, Ink):
+            self.pad.strokes = on_pad(start)
+        elif start is not None:
+            self.sent = start
+            self.read(start, "a picture")
         else:
-            self._show(self.ink)
+            self.clear()
 
-    def read_file(self, files: Sequence[Mapping[str, Any]]) -> None:
-        """Read an uploaded picture."""
-        for file in files:
-            self.pad.strokes = []  # what is read is no longer what is written
-            try:
-                self._show(decode(bytes(file["content"])))
-            except (ValueError, RuntimeError) as error:
-                self._say(f"{file['name']}: {error}")
+    # --- what comes in ----------------------------------------------------------------------------
 
-    def _say(self, text: str) -> None:
-        """A line of text in place of a reading."""
-        self.latex.value, self.table.value = html.escape(text), ""
+    def clear(self) -> None:
+        """Take away what is written or was sent."""
+        self.sent, self.pad.strokes = None, []
+        self.say("Write a formula, or send a picture of one.")
 
-    def _show(self, source: Any) -> None:
-        """Read an ink or a picture, and show the best readings."""
-        started = time.perf_counter()
+    def read_pad(self) -> None:
+        """Read what is written."""
+        if self.pad.strokes:
+            self.sent = None
+            ink = Ink.from_strokes(self.pad.strokes, id="written")
+            self.read(ink, f"{len(self.pad.strokes)} strokes")
+        elif self.sent is None:
+            self.clear()
+
+    def sent_by_pad(self, content: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+        """A message of the pad: to clear it, or the name and the bytes of a picture's file."""
+        if "clear" in content:
+            self.clear()
+        else:
+            self.read_picture(str(content["picture"]), bytes(buffers[0]))
+
+    def read_picture(self, name: str, content: bytes) -> None:
+        """Read the file of a picture."""
         try:
-            self.found = recognize(source, self.beam, self.reader)
-        except (InkError, RuntimeError) as error:
-            self.found = []
-            self._say(str(error))
+            self.sent = decode(content)
+        except (ValueError, RuntimeError) as error:
+            self.say(f"{name}: {error}")
             return
-        took = 1000 * (time.perf_counter() - started)
-        what = f"{len(self.pad.strokes)} strokes" if isinstance(source, Ink) else "a picture"
-        best = self.found[0].latex if self.found else ""
-        self.latex.value = f"<div style='font-size:170%; margin:8px'>${html.escape(best)}$</div>"
-        rows = "".join(
-            f"<tr><td>{np.exp(r.score):.2f}</td><td><code>{html.escape(r.latex)}</code></td></tr>"
-            for r in self.found[:5]
-        )
-        self.table.value = ("<table class='mmlib-read'><tr><th>p per token</th><th>LaTeX</th></tr>"
-                            f"{rows}</table><small>{what} read in {took:.0f} ms</small>")
+        self.pad.strokes = []  # what is read is no longer what is written
+        self.read(self.sent, name)
 
-    def look(self) -> None:
-        """Draw where the decoder looked for each token."""
-        if self.ink is None or not self.found:
+    def read(self, source: Any, name: str) -> None:
+        """Read ink or a picture (H, W), each formula of it, and show the first."""
+        began = time.perf_counter()
+        try:
+            seen = seen_in(source)
+            parts: list[Seen | Ink] = [*rows_of(seen)] if isinstance(seen, Seen) else [seen]
+            if len(parts) == 1:
+                parts[0], readings = best_way(parts[0], self.reader, self.beam)
+                found = [readings]
+            else:
+                found = self.reader.read([strokes_of(part) for part in parts], self.beam)
+            self.parts = [_part(part, self.choices(one)) for part, one in zip(parts, found)]
+        except (InkError, DataError, RuntimeError) as error:
+            self.say(str(error))
             return
-        with plots.style(), torch.no_grad():
-            reading = readings.attended_reading(self.reader, self.ink, self.found[0].tokens)
-            self.picture.value = png(readings.tokens_figure(self.ink, reading))
-        self.picture.layout.display = ""
+        took = 1000 * (time.perf_counter() - began)
+        rows = f", {len(parts)} formulas" if len(parts) > 1 else ""
+        self.row = 0
+        self.show(f"{name}{rows}: read in {took:.0f} ms")
 
-    def save(self) -> None:
-        """Write the pad's ink as InkML, with what was read as its label."""
-        if self.ink is not None:
-            latex = self.found[0].latex if self.found else None
-            write_inkml(replace(self.ink, latex=latex), self.save_as)
-            self.table.value += f"<br><small>saved as {html.escape(self.save_as)}</small>"
+    def choices(self, readings: Sequence[Reading]) -> list[Choice]:
+        """Readings with their calibrated confidence, the surest first; all can be typeset."""
+        scored = [(reading.tokens, reading.score) for reading in readings]
+        found = []
+        for k, (tokens, score) in enumerate(scored):
+            if self.reader.calibration:
+                others = [*scored[:k], *scored[k + 1 :]]
+                told = self.reader.calibration.confidence([scored[k], *others])
+                found.append(Choice(tokens, told["confidence"], told["token_confidence"]))
+            else:  # the score is the mean over the tokens and the end of the formula
+                each = float(np.exp(score))
+                found.append(Choice(tokens, each ** (len(tokens) + 1), (each,) * len(tokens)))
+        return sorted(found, key=lambda choice: -choice.sure)
+
+    def asked(self, content: Mapping[str, Any]) -> None:
+        """A click in the answer: another formula or reading, a token corrected, or SymPy's code."""
+        part = self.parts[self.row]
+        if "row" in content:
+            self.row = int(content["row"])
+            self.show(f"formula {self.row + 1} of {len(self.parts)}")
+        elif "reading" in content:
+            part.tokens = part.choices[int(content["reading"])].tokens
+            self.show("another reading")
+        elif "sympy" in content:  # only when asked: its parser takes seconds
+            self.answer.send({"sympy": in_form(pretty(part.tokens), "sympy")})
+        else:
+            self.correct(int(content["token"]), str(content["text"]))
+
+    def correct(self, place: int, text: str) -> None:
+        """Write LaTeX instead of one token; an empty text takes the token away."""
+        part = self.parts[self.row]
+        tokens = [*part.tokens[:place], text, *part.tokens[place + 1 :]]
+        try:
+            corrected = tuple(canonical(" ".join(tokens)))
+            if unknown := [token for token in corrected if token not in self.reader.vocabulary]:
+                raise LatexError(f"the reader does not know {unknown[0]}")
+        except LatexError as error:
+            self.show(f"not changed: {error}")
+            return
+        part.tokens = corrected
+        self.show("corrected")
+
+    def keep(self) -> None:
+        """Write the formula and its LaTeX into the folder, which is made if it is not there."""
+        if not self.parts or not self.parts[self.row].tokens:
+            return
+        part, folder = self.parts[self.row], Path(self.folder.value).expanduser()
+        (folder / "img").mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for file in folder.rglob("kept-*"))
+        name, latex = f"kept-{number:03d}", pretty(part.tokens)
+        if isinstance(part.seen, Ink):
+            write_inkml(replace(part.ink, latex=latex), folder / f"{name}.inkml")
+        else:
+            Image.fromarray(part.picture).save(folder / "img" / f"{name}.png")
+            with (folder / "caption.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{name}\t{latex}\n")
+        self.kept.value = f"{number} kept in {folder.name}"
+
+    # --- what is shown ----------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """A line of text in place of a reading."""
+        self.parts = []
+        self.answer.found = {"message": text}
+
+    def show(self, message: str) -> None:
+        """Show the formula that is chosen."""
+        part = self.parts[self.row]
+        if not part.tokens:
+            self.say("nothing was read")
+            return
+        looked = attended_reading(self.reader, part.ink, part.tokens, size=part.size)
+        latex, by_hand = pretty(part.tokens), Choice(part.tokens, 1.0, (1.0,) * len(part.tokens))
+        chosen = next((one for one in part.choices if one.tokens == part.tokens), by_hand)
+        self.answer.found = {
+            "message": message, "sent": None if self.sent is None else data_url(self.sent),
+            "seen": data_url(part.picture), "boxes": self.boxes(), "row": self.row,
+            "mathml": typeset(latex), "tokens": list(zip(part.tokens, chosen.each)),
+            "sure": "corrected by hand" if chosen is by_hand else f"{chosen.sure:.0%} sure",
+            "copies": {"LaTeX": latex, "MathML": in_form(latex, "mathml")},
+            "others": [{"mathml": typeset(pretty(one.tokens)), "sure": one.sure,
+                        "chosen": one is chosen} for one in part.choices],
+            **_heat(part, looked),
+        }
+
+    def boxes(self) -> list[list[float]]:
+        """Left, top, width and height of each formula, as shares of the picture that was sent."""
+        if self.sent is None or len(self.parts) < 2:
+            return []
+        high, wide = self.sent.shape
+        found = [box_of(part.seen) for part in self.parts]
+        return [[left / wide, top / high, (right - left) / wide, (bottom - top) / high]
+                for left, top, right, bottom in found]
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        with plots.style():
-            fig, ax = plt.subplots(figsize=(6, 2))
-            ax.axis("off")
-            if self.ink is not None:
-                draw_ink(ax, self.ink, plots.BLACK)
-                tokens = self.found[0].tokens if self.found else ()
-                ax.set_title(f"read as  {plots.mathtext(tokens)}", loc="left", fontsize=12)
         bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
-        return bundle | {"image/png": png(fig)}
+        return bundle | {"image/png": png(self.drawn())}
+
+    def drawn(self) -> Figure:
+        """A picture of the widget, for pages without a kernel."""
+        with plots.style():
+            widths = (1, 1, 1.2)[self.sent is None :]
+            fig, axes = plt.subplots(1, len(widths), figsize=(9, 2.4), width_ratios=widths)
+            for ax in axes:
+                ax.axis("off")
+            *_, middle, right = axes
+            if self.sent is not None:
+                axes[0].imshow(self.sent, cmap="gray", vmin=0, vmax=255)
+                axes[0].set_title("as sent", fontsize=9)
+                high, wide = self.sent.shape
+                for k, (x, y, w, h) in enumerate(self.boxes()):
+                    color = plots.RED if k == self.row else plots.BLUE
+                    axes[0].add_patch(Rectangle((x * wide, y * high), w * wide, h * high, lw=1.5,
+                                                fill=False, ec=color))
+            if self.parts:
+                part = self.parts[self.row]
+                middle.imshow(part.picture, cmap="gray", vmin=0, vmax=255)
+                middle.set_title("as seen", fontsize=9)
+                for k, one in enumerate(part.choices[:5]):
+                    said = f"{one.sure:.0%}   {plots.mathtext(one.tokens)}"
+                    right.text(0, 0.85 - 0.19 * k, said, fontsize=14 if k == 0 else 10,
+                               in_layout=False)
+        return fig
 
 
-def on_pad(
-    ink: Ink, height: float = 130.0, corner: tuple[float, float] = (40.0, 45.0)
-) -> list[list[list[float]]]:
+def _part(seen: Seen | Ink, choices: list[Choice]) -> Part:
+    """A formula of what was sent; the reading that is surest is shown first."""
+    points, stroke, size = strokes_of(seen)
+    if isinstance(seen, Ink):
+        ink, scale = seen, 48.0 / size
+        small = replace(ink, points=((points - points.min(0)) / size).astype(np.float32))
+        picture, shift = 255 - drawing(small, scale=48.0), 20 - points.min(0) * scale
+    else:
+        ink, scale = Ink(points, stroke.astype(np.int32)), 1.0
+        picture, shift = 255 - np.pad(seen.levels, MARGIN), np.array([MARGIN, MARGIN])
+    tokens = choices[0].tokens if choices else ()
+    return Part(seen, ink, size, picture, scale, shift, choices, tokens)
+
+
+def _heat(part: Part, looked: AttendedReading) -> dict[str, Any]:
+    """Where the reader looked at each token, as bytes, and where these cells lie on the picture."""
+    most = looked.cross.max((1, 2), keepdims=True)
+    levels = (160 * looked.cross / np.maximum(most, 1e-9)).astype(np.uint8)
+    left, right, bottom, top = looked.extent
+    corner = np.array([left, top]) * part.scale + part.shift
+    size = np.array([right - left, bottom - top]) * part.scale
+    high, wide = part.picture.shape
+    return {"attention": base64.b64encode(levels.tobytes()).decode(),
+            "cells": list(levels.shape[1:]),
+            "place": [float(x) for x in (*(corner / (wide, high)), *(size / (wide, high)))]}
+
+
+def in_form(latex: str, form: Format) -> str:
+    """A formula in another language; nothing where it has no such form."""
+    try:
+        return written(latex, form)
+    except FormatError:
+        return ""
+
+
+def typeset(latex: str) -> str:
+    """A formula in display style as HTML; as code where it cannot be typeset."""
+    return in_form(latex, "mathml") or f"<code>{html.escape(latex)}</code>"
+
+
+def data_url(picture: np.ndarray) -> str:
+    """A picture (H, W) as a PNG that a page can show, at most 700 pixels wide."""
+    image, file = Image.fromarray(picture), io.BytesIO()
+    image.thumbnail((700, 500))
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def on_pad(ink: Ink, height: float = 130.0,
+           corner: tuple[float, float] = (40.0, 45.0)) -> list[list[list[float]]]:
     """Strokes of an ink in the pad's pixels."""
     left, top, right, bottom = ink.bounds()
     scale = min(height / max(bottom - top, 1e-6), 640.0 / max(right - left, 1e-6))

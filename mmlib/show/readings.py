@@ -14,6 +14,7 @@ from mmlib.draw.views import STRIDE, make_view
 from mmlib.formula.ink import Ink, typical_size
 from mmlib.read.reader import Reader
 from mmlib.show.ink import as_batch, heat_over_ink
+from mmlib.store.machine import one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,16 +38,20 @@ class AttendedReading:
 
 @torch.no_grad()
 def attended_reading(reader: Reader, ink: Ink, tokens: Sequence[str] | None = None,
-                     beam: int = 3) -> AttendedReading:
-    """Read an ink, or take these tokens as read, and keep where the recogniser attended."""
-    size = typical_size(ink.points, ink.stroke)
+                     beam: int = 3, size: float | None = None) -> AttendedReading:
+    """Read an ink, or take these tokens as read, and keep where the recogniser attended.
+
+    size: of a typical symbol in the ink's unit, if it is known, as that of a traced picture.
+    """
+    size = size or typical_size(ink.points, ink.stroke)
     left, top = ink.points.min(0)
     if tokens is None:
         tokens = reader.read([(ink.points, ink.stroke, size)], beam)[0][0].tokens
-    view = make_view(as_batch(ink), reader.view.still(), torch.Generator().manual_seed(0))
+    view = make_view(as_batch(ink, size), reader.view.still(), torch.Generator().manual_seed(0))
     vocabulary = reader.vocabulary
     inputs = torch.tensor([[[vocabulary.sos, *vocabulary.encode(list(tokens))]]])
-    _, cross, encoded = reader.model(view.picture, view.valid, inputs)
+    with one_thread():
+        _, cross, encoded = reader.model(view.picture, view.valid, inputs)
     h, w = view.valid.shape[2:]
     cross = cross[0, 0, : len(tokens), : h * w].reshape(-1, h, w)
     cell, margin = (x / reader.view.symbol * size for x in (STRIDE, reader.view.margin))

@@ -196,6 +196,40 @@ def views(pack: Pack, which: Sequence[int], config: ViewConfig) -> Panel:
     return Panel(controls, draw)
 
 
+# --- contrast -------------------------------------------------------------------------------------
+
+
+def similarity(embedded: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+               temperature: float = 0.2) -> Panel:
+    """Which view finds its partner: cosines, and the softmax that a temperature makes of them.
+
+    embedded: for each encoder, z (n, d) of the first and of the second views of n expressions.
+    """
+    controls = {
+        "encoder": ipywidgets.ToggleButtons(options=list(embedded)),
+        "temperature": ipywidgets.FloatLogSlider(value=temperature, min=-2, max=0.5, step=0.05,
+                                                 continuous_update=False),
+    }
+
+    def draw(encoder: str, temperature: float) -> Figure:
+        a, b = (torch.nn.functional.normalize(z, dim=1) for z in embedded[encoder])
+        cosine = a @ b.T
+        chance = (cosine / temperature).softmax(1)
+        loss = float(-chance.diagonal().log().mean())
+        found = float((cosine.argmax(1) == torch.arange(len(a))).float().mean())
+        fig, axes = plt.subplots(1, 2, figsize=(8, 3.4))
+        titles = ("cosines", f"softmax of each row, temperature {temperature:.2g}: loss {loss:.2f}")
+        for ax, values, title in zip(axes, (cosine, chance), titles):
+            image = ax.imshow(values.numpy(), cmap="Blues", vmin=float(values.min()), vmax=1)
+            ax.set(title=title, xlabel="second view of an expression",
+                   ylabel="first view of an expression", xticks=[], yticks=[])
+            fig.colorbar(image, ax=ax, shrink=0.8)
+        fig.suptitle(f"{found:.0%} of the first views are nearest to their own second view")
+        return fig
+
+    return Panel(controls, draw)
+
+
 # --- attention ------------------------------------------------------------------------------------
 
 

@@ -141,8 +141,10 @@ class Loop:
         previous = _catch_signals(stop)
         batches = self.batches(self.step + self.counts["ahead"])
         shown = self.progress and self.accelerator.is_main_process
-        bar = tqdm(total=self.total, initial=self.pictures, unit="pic", desc=self.run.stage,
-                   mininterval=2, disable=not shown)
+        where = self.accelerator.device.type
+        where = f"threads: {torch.get_num_threads()}" if where == "cpu" else where
+        bar = tqdm(total=self.total, initial=self.pictures, unit="pic", mininterval=2,
+                   desc=f"{self.run.stage} ({where})", disable=not shown)
         try:
             if self.step == 0:
                 self._look_early()

@@ -7,7 +7,6 @@ A stage says what is its own (`Stage`): the network, the loss of a batch, the va
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -25,7 +24,7 @@ from mmlib.draw.views import ViewConfig
 from mmlib.models.encoder import Encoder
 from mmlib.models.layers import native_bfloat16
 from mmlib.store.files import results_root
-from mmlib.store.machine import AT_START, settle_threads
+from mmlib.store.machine import settle_threads
 from mmlib.store.run import Run
 from mmlib.train.health import EARLY, Gate, failed_gates
 from mmlib.train.loop import Loop, LossAndNumbers
@@ -166,9 +165,7 @@ def train(
         return stage.loss(batch.to(tools.device), rng, spent(pictures))
 
     if tools.device.type == "cpu" and tools.num_processes == 1:
-        threads = settle_threads()
-        if progress:
-            print(f"{run.name}: on {threads} of {AT_START} threads", file=sys.stderr)
+        settle_threads()
     with run.lock(tools.is_main_process):
         torch.manual_seed(config.seed)
         stage.build()

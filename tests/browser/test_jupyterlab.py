@@ -7,6 +7,7 @@ With `MMLIB_SCREENSHOTS=FOLDER` each notebook is photographed from top to bottom
 at.
 """
 
+import base64
 import json
 import os
 import secrets
@@ -17,8 +18,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
+from mmlib.data.corpus import load_corpus
+from mmlib.show.diagrams import written
+from mmlib.show.ink import drawing
 from scripts.reproduce import find_notebooks
 from scripts.site import build
 
@@ -36,7 +42,7 @@ MINUTES = 10  # for one notebook
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 SETUP = """
 from mmlib.show import widgets
-from mmlib.show.pad import Draw
+from mmlib.show.pad import TryIt
 from mmlib.data.corpus import synthetic_pack
 from mmlib.train import attend
 from mmlib.train import pretrain
@@ -53,7 +59,7 @@ PANELS = {  # in the order of their cells
     ),
     "attention": "widgets.attention({'random': network}, attend.WINDOW, pack, some)",
     "errors": "widgets.errors([pack[i] for i in some], [pack.tokens(i)[1:] for i in some])",
-    "draw": "Draw()",
+    "try": "TryIt(folder='mine')",
 }
 # Cells are on the page whether in sight or not, so that what is missing can be told from what is
 # not yet drawn.
@@ -89,7 +95,7 @@ FAULTS = """() => {
 
 @pytest.fixture(scope="module")
 def lab(copied_results, tmp_path_factory):
-    """JupyterLab on a free port over copies of the notebooks: its address and token."""
+    """JupyterLab on a free port over copies of the notebooks: its address, token and folder."""
     folder = tmp_path_factory.mktemp("lab")
     notebooks = folder / "notebooks"
     notebooks.mkdir()
@@ -136,7 +142,7 @@ def lab(copied_results, tmp_path_factory):
                 time.sleep(0.5)
             assert about, (folder / "log").read_text()[-3000:]
             assert server.poll() is None, (folder / "log").read_text()[-3000:]
-            yield json.loads(about.read_text())["url"], token
+            yield json.loads(about.read_text())["url"], token, notebooks
         finally:
             server.terminate()
             server.wait(30)
@@ -159,7 +165,7 @@ def browser():
 
 def opened(browser, lab, name):
     """The page of a notebook of the lab, ready to be run."""
-    address, token = lab
+    address, token, _ = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(60_000)
     page.errors = []
@@ -253,7 +259,7 @@ def panel_of(page, name):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in PANELS if name != "draw"])
+@pytest.mark.parametrize("name", [name for name in PANELS if name != "try"])
 def test_each_control_changes_the_picture(widgets_page, name):
     """Sliders by their handles, lists and buttons by choosing the next: the picture is another one
     each time. Each goes back before the next is tried, so that filters do not add up to nothing.
@@ -320,37 +326,48 @@ def test_ink_is_whole_until_it_is_replayed(widgets_page):
     )
 
 
-def test_drawn_strokes_are_read(widgets_page):
-    """Write x^2 with the mouse, read LaTeX back, undo, clear; and how long it takes from pen-up to
+@pytest.fixture
+def pad(widgets_page):
+    """The pad's page and panel, with nothing on it, and what waits for its next message."""
+    page, panel = widgets_page, panel_of(widgets_page, "try")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    panel.get_by_role("button", name="Clear").click()
+    status = panel.locator(".mmlib-answer > p[role=status]")
+    status.filter(has_text="Write a formula").wait_for()
+
+    def after(act):
+        """What the panel says when it has answered an action, and the seconds that took."""
+        old, began = status.inner_text(), time.perf_counter()
+        act()
+        page.wait_for_function(
+            "([e, old]) => e.querySelector('.mmlib-answer > p').innerText !== old",
+            arg=[panel.element_handle(), old],
+            polling=10,
+        )
+        return status.inner_text(), time.perf_counter() - began
+
+    return page, panel, after
+
+
+def tokens_of(panel):
+    return panel.locator(".mmlib-token").all_inner_texts()
+
+
+def test_drawn_strokes_are_read(pad):
+    """Write x^2 with the mouse, read LaTeX back, undo; and how long it takes from pen-up to
     LaTeX.
     """
-    page, panel = widgets_page, panel_of(widgets_page, "draw")
-    pad = panel.locator(".mmlib-pad")
-    pad.scroll_into_view_if_needed()
-    box = pad.bounding_box()
-
-    def read():
-        return (
-            panel.locator(".mmlib-read code").first.inner_text()
-            if panel.locator(".mmlib-read code").count()
-            else ""
-        )
+    page, panel, after = pad
+    paper = panel.locator(".mmlib-pad")
+    paper.scroll_into_view_if_needed()
+    box = paper.bounding_box()
 
     def write(*points):
         page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
         page.mouse.down()
         for x, y in points[1:]:
             page.mouse.move(box["x"] + x, box["y"] + y, steps=4)
-        shown = panel.locator("small").inner_text() if panel.locator("small").count() else ""
-        started = time.perf_counter()
-        page.mouse.up()
-        page.wait_for_function(
-            "([e, old]) => e.querySelector('small')?.innerText"
-            " && e.querySelector('small').innerText !== old",
-            arg=[panel.element_handle(), shown],
-            polling=10,
-        )
-        return time.perf_counter() - started
+        return after(page.mouse.up)[1]
 
     strokes = (
         ((60, 80), (110, 150)),
@@ -359,19 +376,65 @@ def test_drawn_strokes_are_read(widgets_page):
     )
     waited = [write(*points) for points in strokes]
     print("seconds from pen-up to LaTeX:", [round(x, 3) for x in waited])
-    assert "x" in read().lower()
-    assert "2" in read()
+    assert "2" in tokens_of(panel)
     assert max(waited) < 5  # a bar for machines under load; at rest it is a tenth of a second
-    typeset = panel.locator("mjx-container, .MathJax").count()
-    assert typeset, "the LaTeX is typeset"
-    two = read()
-    panel.get_by_role("button", name="undo").click()
-    page.wait_for_function(
-        "([e, old]) => e.querySelector('.mmlib-read code').innerText !== old",
-        arg=[panel.element_handle(), two],
-    )
-    panel.get_by_role("button", name="clear").click()
-    page.wait_for_function("e => !e.querySelector('.mmlib-read')", arg=panel.element_handle())
+    assert panel.locator(".mmlib-formula math").count(), "the LaTeX is typeset"
+    after(panel.get_by_role("button", name="Undo").click)
+    assert "2" not in tokens_of(panel)
+
+
+def test_a_page_is_read_corrected_by_keyboard_copied_and_kept(pad, lab, tmp_path):
+    """A picture by upload and by paste; its rows; attention; a token; other readings; copies."""
+    page, panel, after = pad
+    rows = [255 - drawing(written(latex, 3)) for latex in ("x^2+1", "y-3")]
+    wide = max(row.shape[1] for row in rows)
+    rows = [np.pad(r, ((60, 60), (0, wide - r.shape[1])), constant_values=255) for r in rows]
+    Image.fromarray(np.concatenate(rows)).save(tmp_path / "page.png")
+
+    upload = panel.locator("input[type=file]")
+    said, _ = after(lambda: upload.set_input_files(tmp_path / "page.png"))
+    assert said.startswith("page.png, 2 formulas")
+    after(panel.get_by_role("button", name="formula 2").click)
+    assert tokens_of(panel) == ["y", "-", "3"]
+    after(panel.get_by_role("button", name="formula 1").click)
+    assert tokens_of(panel) == ["x", "^", "{", "2", "}", "+", "1"]
+
+    heat = "e => e.getContext('2d').getImageData(0, 0, e.width, e.height).data.some(x => x)"
+    assert not panel.locator(".mmlib-heat").evaluate(heat)
+    panel.locator(".mmlib-token").nth(3).focus()
+    assert panel.locator(".mmlib-heat").evaluate(heat)
+
+    def correct():
+        page.keyboard.press("Enter")
+        page.keyboard.type("3")
+        page.keyboard.press("Enter")
+
+    assert after(correct)[0] == "corrected"
+    assert tokens_of(panel)[3] == "3"
+    panel.get_by_role("button", name="Copy LaTeX").click()
+    page.wait_for_function("() => navigator.clipboard.readText().then(t => t === 'x^{3}+1')")
+    panel.get_by_role("button", name="Copy MathML").click()
+    page.wait_for_function("() => navigator.clipboard.readText().then(t => t.startsWith('<math'))")
+    panel.get_by_role("button", name="Copy SymPy").click()
+    page.wait_for_function("() => navigator.clipboard.readText().then(t => t === 'x**3 + 1')")
+
+    keep = panel.get_by_role("button", name="Keep this reading")
+    kept = panel.locator(".widget-label")
+    for number in range(1, 11):
+        keep.click()
+        kept.filter(has_text=f"{number} kept in mine").wait_for()
+    assert len(load_corpus(str(lab[2] / "mine")).pack) == 10  # as notebook 07 takes it
+
+    assert after(panel.locator(".mmlib-other").nth(1).click)[0] == "another reading"
+    data = base64.b64encode((tmp_path / "page.png").read_bytes()).decode()
+    paste = """(e, data) => {
+        const bytes = Uint8Array.from(atob(data), sign => sign.charCodeAt(0));
+        const clipboardData = new DataTransfer();
+        clipboardData.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
+        e.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+    }"""
+    said, _ = after(lambda: panel.locator(".mmlib-paste").evaluate(paste, data))
+    assert said.startswith("pasted.png, 2 formulas")
 
 
 # --- the site -------------------------------------------------------------------------------------

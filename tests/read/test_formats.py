@@ -10,6 +10,7 @@ from mmlib.read.formats import FormatError, written
 @pytest.mark.parametrize(("latex", "sympy"), [
     ("x^{2}+3x-4=0", "Eq(x**2 + 3*x - 4, 0)"), (r"\int_{1}^{2}x dx", "Integral(x, (x, 1, 2))"),
     (r"\frac{1-4^{x}}{1-4x}", "(1 - 4**x)/(1 - 4*x)"),
+    (r"\Delta^{2}=2\pi r", "Eq(Delta**2, 2*pi*r)"),
 ])
 def test_a_formula_in_each_language(latex, sympy):
     assert written(latex) == latex

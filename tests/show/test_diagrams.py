@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -9,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from mmlib.draw.masks import mask_ratio, masked_share
 from mmlib.draw.raster import arc_length
-from mmlib.draw.views import STRIDE
+from mmlib.draw.views import STRIDE, ViewConfig, make_view
 from mmlib.formula.ink import Ink
 from mmlib.read.reader import Reader
 from mmlib.show import diagrams, readings
@@ -41,6 +43,27 @@ def test_masks_take_what_the_curriculum_asks(shown):
             asked, abs=0.04
         )
         assert not picture[0][picture[1] > 0].any(), "no ink under a mask"
+
+
+def test_without_a_push_all_stay_alike_and_with_one_they_spread():
+    fig = diagrams.contrast_terms(0, steps=150)
+    spread = [np.ptp(np.concatenate([dots.get_offsets() for dots in ax.collections]), axis=0).max()
+              for ax in fig.axes[:2]]
+    plt.close(fig)
+    assert spread[0] < 0.5 < 1.5 < spread[1]
+
+
+def test_each_map_has_its_slot():
+    torch.manual_seed(0)
+    ink = diagrams.written(r"a+b=c")
+    batch = replace(as_batch(ink), symbol=torch.from_numpy(ink.stroke.astype(np.int64)))
+    view = make_view(batch, ViewConfig(), torch.Generator().manual_seed(0))
+    features = torch.randn(1, 8, *view.valid.shape[2:])
+    fig = diagrams.slots(view, batch, features)
+    assert [text.get_text() for ax in fig.axes[6:] for text in ax.texts] == [
+        f"slot {k}" for k in range(1, 5)
+    ]
+    plt.close(fig)
 
 
 def test_colours_of_ink_and_masks():

@@ -1,6 +1,5 @@
 """Widgets without a browser: each follows its controls, and each has its picture."""
 
-import html
 import io
 
 import ipywidgets
@@ -11,14 +10,12 @@ from PIL import Image
 
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig
-from mmlib.formula.ink import Ink
-from mmlib.formula.inkml import read_inkml
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.recognition import token_errors
 from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import widgets
-from mmlib.show.pad import Draw, on_pad
+from mmlib.show.pad import TryIt
 from mmlib.train import attend
 from mmlib.train.attend import WINDOW
 from mmlib.train.pretrain import HARD
@@ -135,6 +132,13 @@ def test_attention_shows_each_map_of_each_checkpoint(pack, some, network):
         assert follows(panel, name, value), name
 
 
+def test_similarity_follows_the_temperature_and_the_encoder():
+    z = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0))
+    panel = widgets.similarity({"one": (z[0], z[1]), "the same": (z[0], z[0])})
+    assert follows(panel, "temperature", 1.0)
+    assert follows(panel, "encoder", "the same")
+
+
 def test_changes_are_the_fewest_edits_and_make_one_of_the_other():
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -161,53 +165,7 @@ def test_errors_are_sorted_and_filtered(pack, some):
 
 
 def test_a_picture_stands_beside_each_widget(pack, some, reader):
-    for widget in (widgets.browse(pack, some), Draw(reader, start=pack[some[0]])):
+    for widget in (widgets.browse(pack, some), TryIt(reader, start=pack[some[0]])):
         bundle = widget._repr_mimebundle_()
         assert bundle["image/png"].startswith(b"\x89PNG")
         assert "application/vnd.jupyter.widget-view+json" in bundle
-
-
-def test_draw_reads_undoes_clears_and_saves(reader, tmp_path):
-    panel = Draw(reader, save_as=str(tmp_path / "drawn.inkml"), beam=2)
-    assert panel.ink is None
-    panel.look()
-    panel.save()  # nothing to look at, nothing to save
-    assert not (tmp_path / "drawn.inkml").exists()
-    panel.pad.strokes = [[[10, 10], [40, 60]], [[40, 10], [10, 60]]]
-    assert panel.found
-    assert html.escape(panel.found[0].latex) in panel.latex.value
-    panel.look()
-    assert panel.picture.layout.display == ""
-    panel.buttons["save"].click()
-    kept = read_inkml(tmp_path / "drawn.inkml")
-    assert [s.tolist() for s in kept.strokes()] == panel.pad.strokes
-    panel.found = []
-    panel.look()  # nothing was read
-    panel.buttons["undo"].click()
-    assert len(panel.ink.strokes()) == 1
-    panel.buttons["clear"].click()
-    assert panel.ink is None
-    assert panel.picture.layout.display == "none"
-
-
-def test_draw_takes_a_picture_and_says_what_is_none(reader):
-    panel = Draw(reader, beam=1)
-    picture = np.full((60, 90), 255, np.uint8)
-    picture[20:40, 30:34] = 0
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    panel.read_file([{"name": "one.png", "content": memoryview(file.getvalue())}])
-    assert panel.found
-    panel.pad.strokes = [[[10, 10], [40, 60]]]
-    panel.read_file([{"name": "one.png", "content": memoryview(file.getvalue())}])
-    assert panel.ink is None  # the picture's LaTeX is no label of what was on the pad
-    panel.read_file([{"name": "<b>.png", "content": memoryview(b"not a picture")}])
-    assert panel.latex.value.startswith("&lt;b&gt;.png: ")
-
-
-def test_ink_lies_on_the_pad():
-    wide = Ink.from_strokes([[[0, 0], [1_000, 10]], [[500, 5], [500, 5]]])
-    x, y = np.concatenate(on_pad(wide)).T
-    assert 0 <= x.min() <= x.max() <= 720
-    assert 0 <= y.min() <= y.max() <= 220
-    assert isinstance(on_pad(wide)[0][0][0], float)
