@@ -208,7 +208,7 @@ def without_like(ink: np.ndarray, contrast: np.ndarray, lines: list[Line],
             y, x = np.nonzero(found.label[top:bottom, left:right] == number + 1)
             thin = np.ptp(np.quantile(y - slope * x, (0.02, 0.98))) < 2 * width + 2
             like[number] = thin and np.median(contrast[y + top, x + left]) < (pale + full) / 2
-    return ink & ~found.pixels(like)
+    return found.pixels(~like)
 
 
 def _at_the_side(ink: np.ndarray, line: Line) -> bool:

@@ -41,8 +41,12 @@ def pen_width(ink: np.ndarray) -> float:
 def symbol_size(ink: np.ndarray) -> float:
     """Typical symbol of the ink (H, W) bool in pixels, as pieces show it; specks do not count."""
     _, boxes, area = pieces(ink)
-    boxes = boxes[area > 0.02 * np.quantile(area, 0.95)]
-    # Each box stands for a stroke between two of its corners.
+    return size_of_boxes(boxes[area > 0.02 * np.quantile(area, 0.95)])
+
+
+def size_of_boxes(boxes: np.ndarray) -> float:
+    """Typical symbol in pixels, by the boxes (n, 4) of pieces."""
+    # It is defined on strokes: each box stands for one between two of its corners.
     corners = boxes[:, [1, 0, 3, 2]].reshape(-1, 2).astype(np.float32)
     return typical_size(corners, np.repeat(np.arange(len(boxes)), 2))
 

@@ -7,7 +7,8 @@ import numpy as np
 from mmlib.data.captions import Picture
 from mmlib.data.errors import DataError
 from mmlib.data.pack import MOST_STEPS, RESOLUTION
-from mmlib.formula.ink import Ink, typical_size
+from mmlib.data.specks import pieces, size_of_boxes
+from mmlib.formula.ink import Ink
 
 # Typical component of a picture over typical symbol of its ink: median of CROHME's training set.
 COMPONENTS = 1.08
@@ -22,7 +23,6 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     where there is no ink.
     """
     from skimage.filters import threshold_otsu
-    from skimage.measure import label, regionprops
     from skimage.morphology import skeletonize
 
     levels = np.asarray(levels)
@@ -46,11 +46,7 @@ def trace_picture(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     y, x = np.nonzero(padded & ~joined)  # dots
     dots = np.stack([np.stack([x, y], 1)] * 2, 1)
     strokes = np.concatenate([edges, dots]) - 0.5  # the padding off, a pixel's centre at +1/2
-    # The typical size is defined on strokes; connected pieces of the skeleton stand in for them.
-    boxes = np.array([r.bbox for r in regionprops(label(skeleton, connectivity=2))])
-    corners = np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]] - 1], 1).reshape(-1, 2)
-    corners = corners.astype(np.float32)
-    size = typical_size(corners, np.repeat(np.arange(len(boxes)), 2)) / COMPONENTS
+    size = size_of_boxes(pieces(skeleton).boxes - (0, 0, 1, 1)) / COMPONENTS
     points = strokes.reshape(-1, 2).astype(np.float32)
     return points, np.repeat(np.arange(len(strokes)), 2), size
 
