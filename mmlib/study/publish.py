@@ -100,7 +100,7 @@ LaTeX. Load it with `mmlib.read.reader.Reader.load()`.
   are traced and drawn again.
 - **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the
   CROHME papers. The code is MIT.
-- **Beside it** lie the study's small encoder after stage 1 (`pretrain.safetensors`) and its attention
+- **Beside it** lie the study's small encoder after stage 1 (`pretrain.safetensors`) and attention
   network after stage 2 (`attend.safetensors`), trained without labels, for notebooks 02 and 03.
 - **Not for** full pages, several lines, matrices, or symbols outside CROHME's 101 classes. A
   photograph is cleaned first (shading, ruled lines, a tilted page): crop it to one upright formula.

@@ -17,6 +17,7 @@ from mmlib.models.encoder import EncoderConfig
 from mmlib.models.recogniser import ModelConfig
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train.attend import WINDOW
+from mmlib.train.masked_reading import ReadingConfig
 from mmlib.train.optimiser import OptimConfig
 from mmlib.train.pretrain import SHUFFLED
 
@@ -71,7 +72,8 @@ PROFILES = {
         pretrain.Config(pictures=35_000, eval_pictures=17_500, encoder=SMALL.encoder,
                         optim=OptimConfig(warmup=1_000, hold=24_000)),
         attend.Config(pictures=15_000, eval_pictures=5_000, encoder=SMALL.encoder,
-                      decoder=SMALL.decoder, optim=OptimConfig(warmup=1_000, hold=24_000)),
+                      decoder=SMALL.decoder, reading=ReadingConfig(sequence=1.0),
+                      optim=OptimConfig(warmup=1_000, hold=24_000)),
         finetune.Config(init="attend", pictures=100_000, eval_pictures=10_000, model=SMALL,
                         composed=0.0, point_weight=0.0, guide_weight=0.0, augment=AugmentConfig(),
                         encoder_rate=0.3, encoder_ramp=10_000,
