@@ -19,7 +19,7 @@ from mmlib.study.results import format_number
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MAIN = ("mask-match", "supervised-total", "recogniser", "recogniser, three sizes")
+MAIN = ("recogniser", "recogniser, three sizes")
 SPLITS = {"test_2014": "2014", "test_2016": "2016", "test_2019": "2019"}  # of ink
 PROBED = {"untrained": "random weights", "contrastive": "stage 1", "mask-match": "stages 1 and 2"}
 PROBES = {
