@@ -71,7 +71,8 @@ Found = list[dict[tuple[int, ...], list[float]]]  # a picture's texts, with a su
 
 @torch.inference_mode()
 def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary: Vocabulary,
-                beam: int = 5, longest: int = 120, both: bool = True) -> list[list[Hypothesis]]:
+                beam: int = 5, longest: int = 120, both: bool = True,
+                best: bool = False) -> list[list[Hypothesis]]:
     """Read the b pictures of a memory.
 
     Args:
@@ -81,6 +82,7 @@ def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary
         beam: hypotheses kept for each picture and direction; 1 is greedy.
         longest: tokens at most.
         both: search in both directions and score every hypothesis by both; else l2r alone.
+        best: only the best hypothesis counts; of one memory, those that cannot be it are left out.
 
     Returns for each picture its hypotheses, best first, without repeats. Raises ValueError for a
     beam below 1.
@@ -90,14 +92,16 @@ def beam_search(model: Recogniser, memory: Memory | Sequence[Memory], vocabulary
     memories = [memory] if isinstance(memory, Memory) else list(memory)
     directions = 2 if both else 1
     founds = [_search(model, each, vocabulary, beam, longest, directions) for each in memories]
+    if best and len(memories) == 1:
+        _leave_hopeless(model, memories[0], vocabulary, founds[0])
     for each, found in zip(memories, founds, strict=True):
         _score(model, each, vocabulary, found)
     if len(memories) > 1:
         # The best of each are scored by all; sorted, since a set's order is any.
-        best = [sorted({h.tokens for sums in texts for h in _ranked(sums)[:beam]})
+        kept = [sorted({h.tokens for sums in texts for h in _ranked(sums)[:beam]})
                 for texts in zip(*founds, strict=True)]
         founds = [[{text: sums.get(text, [math.nan] * directions) for text in texts}
-                   for texts, sums in zip(best, found, strict=True)] for found in founds]
+                   for texts, sums in zip(kept, found, strict=True)] for found in founds]
         for each, found in zip(memories, founds, strict=True):
             _score(model, each, vocabulary, found)
     return [_ranked({text: [total for sums in texts for total in sums[text]] for text in texts[0]})
@@ -198,6 +202,24 @@ def _search(model: Recogniser, memory: Memory, vocabulary: Vocabulary, beam: int
                 groups = (stay[:, None] * directions + both).flatten()
             cache.select(parent.flatten(0, 1), groups)
     return beams.found
+
+
+def _leave_hopeless(model: Recogniser, memory: Memory, vocabulary: Vocabulary,
+                    found: Found) -> None:
+    """Leave out the texts that cannot become a picture's best, whatever they lack.
+
+    A sum that is not known adds at most 0: so what is known bounds a text's mean. That with the
+    highest bound is scored first, and all with a bound below its mean are out.
+    """
+    def bound(item: tuple[tuple[int, ...], list[float]]) -> float:
+        return sum(total for total in item[1] if not math.isnan(total)) / (len(item[0]) + 1)
+
+    likely = [dict([max(texts.items(), key=bound)] if texts else []) for texts in found]
+    _score(model, memory, vocabulary, likely)  # the lists of sums are those of `found`
+    for texts, first in zip(found, likely, strict=True):
+        least = max(map(bound, first.items()), default=0.0)
+        for text in [text for text, sums in texts.items() if bound((text, sums)) < least]:
+            del texts[text]
 
 
 def _score(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: Found) -> None:

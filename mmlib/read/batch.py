@@ -29,7 +29,7 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
                  view: ViewConfig, beam: int = 5, both: bool = True,
                  device: torch.device | str = "cpu", area: float = 6_000.0, most: int = 64,
                  longest: int = 120, sizes: Sequence[float] = (1.0,),
-                 mask: Mask | None = None) -> list[list[Hypothesis]]:
+                 mask: Mask | None = None, best: bool = False) -> list[list[Hypothesis]]:
     """Hypotheses of samples (points in typical symbols), in the samples' order, best first.
 
     Args:
@@ -38,6 +38,7 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
         sizes: relative to the view's own, at which each sample is drawn; the hypotheses of all are
             scored by all.
         mask: gives another picture to read, with masked ink.
+        best: only the best hypothesis of each counts, which is quicker.
     """
     extents = np.array([np.ptp(s.points, axis=0) + 0.4 for s in samples]).reshape(-1, 2)
     cpu = torch.device(device).type == "cpu"
@@ -56,7 +57,7 @@ def read_samples(model: Recogniser, samples: Sequence[Sample], vocabulary: Vocab
             with autocast(device), one_thread(cpu and len(group) <= FEW):
                 memories.append(model.encode(picture, seen.valid).memory)
         with autocast(device):
-            return beam_search(model, memories, vocabulary, beam, longest, both)
+            return beam_search(model, memories, vocabulary, beam, longest, both, best)
 
     found: list[list[Hypothesis]] = [[] for _ in samples]
     # Threads that share a batch wait for one another at each product: each reads its own.

@@ -212,7 +212,7 @@ def _read(reader: Reader, part: Part, config: Config) -> tuple[list[list[str]], 
     device = reader.model.scalars["gamma"].device
     found = read_samples(model, part.samples, reader.vocabulary, reader.view, config.beam,
                          config.both, device, most=reader.most, sizes=config.sizes,
-                         mask=mask if config.occlusion else None)
+                         mask=mask if config.occlusion else None, best=True)
     scores = [hypotheses[0].score if hypotheses else float("nan") for hypotheses in found]
     return best_tokens(found, reader.vocabulary), scores
 

@@ -216,6 +216,20 @@ def test_a_wide_beam_finds_the_best_of_all(reader):
 
 
 @torch.no_grad()
+def test_the_best_alone_is_the_best_of_all(reader):
+    left_out = 0
+    for seed in range(4):
+        memory = memory_of(reader, b=4, seed=seed)
+        whole = beam_search(reader, memory, VOCABULARY, 4, 6)
+        for every, few in zip(whole, beam_search(reader, memory, VOCABULARY, 4, 6, best=True)):
+            assert few[0].tokens == every[0].tokens
+            assert few[0].score == pytest.approx(every[0].score, abs=1e-5)
+            assert {h.tokens for h in few} <= {h.tokens for h in every}
+            left_out += len(every) - len(few)
+    assert left_out > 0
+
+
+@torch.no_grad()
 def test_nothing_special_is_read(reader):
     for hypotheses in beam_search(reader, memory_of(reader, b=4, seed=2), VOCABULARY, 5, 7):
         assert hypotheses
