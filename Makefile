@@ -43,7 +43,7 @@ test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs
 figures: $(STAMP)  ## redraw figures and tables from the committed results alone (2 min)
 	@$(BIN)/python -m scripts.figures $(ARGS)
 
-docs: $(STAMP)  ## the README and the executed notebooks as pages that open offline, in site/ (1 min)
+docs: $(STAMP)  ## README, docs, executed notebooks, API and the page that reads, offline in site/ (1 min)
 	@$(BIN)/python -m scripts.site $(ARGS)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab

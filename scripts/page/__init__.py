@@ -26,7 +26,8 @@ RUNTIME = "ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thread
 # In this order, after the runtime.
 WORKER = "ink.js", "trace.js", "wellformed.js", "search.js", "engine.js"
 LICENCES = {"onnxruntime-web": "https://github.com/microsoft/onnxruntime",
-            "katex": "https://github.com/KaTeX/KaTeX"}
+            "katex": "https://github.com/KaTeX/KaTeX",
+            "iframe-worker": "https://github.com/squidfunk/iframe-worker"}  # of the site's search
 
 
 class PageError(RuntimeError):
@@ -39,7 +40,7 @@ def modules() -> Path:
     Raises PageError where npm is missing or fails.
     """
     found = HERE / "node_modules"
-    if not (found / "katex").is_dir() or not (found / "onnxruntime-web").is_dir():
+    if not all((found / name).is_dir() for name in LICENCES):
         try:
             subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"],
                            cwd=HERE, check=True)

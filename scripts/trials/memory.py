@@ -41,6 +41,7 @@ from scripts.trials import OUTCOMES
 READERS = ("torch", "onnx", "page")
 PROBES = 8  # pictures that are read again and again
 SHORT = 6  # tokens of a formula, at most
+WARM = range(1_000, 2_001)  # pictures after which caches are full: what growth is counted from
 FLAT = 0.05  # growth that still counts as flat
 # Reads a picture of base64 in the page; resolves to the LaTeX when the page shows it.
 PAGE_READS = """async text => {
@@ -133,15 +134,20 @@ def trial(name: str, count: int, every: int, minutes: float = math.inf) -> dict[
                 print(name, *measured[-1], file=sys.stderr, flush=True)
                 if time.monotonic() - started > 60 * minutes:
                     break
-    return {"count": number, "growth": grown([mib for _, mib in measured]), "changed": changed,
+    return {"count": number, "growth": grown(measured), "changed": changed,
             "minutes": round((time.monotonic() - started) / 60, 1), "mib": measured}
 
 
-def grown(mib: Sequence[float]) -> float:
-    """Growth after the warm-up: the last tenth's median over the second tenth's, minus 1."""
+def grown(measured: Sequence[Sequence[float]]) -> float:
+    """Growth after the warm-up: the last tenth's median over that of `WARM`, minus 1.
+
+    measured: (pictures read, MiB). A trial that ends before `WARM` is compared with its second
+    tenth.
+    """
+    mib = [each for _, each in measured]
     tenth = max(1, len(mib) // 10)
-    before, after = (statistics.median(part) for part in (mib[tenth : 2 * tenth], mib[-tenth:]))
-    return round(after / before - 1, 4)
+    warm = [each for number, each in measured if number in WARM] or mib[tenth : 2 * tenth]
+    return round(statistics.median(mib[-tenth:]) / statistics.median(warm) - 1, 4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,131 +1,97 @@
-"""Pages that open offline: nothing on them comes from elsewhere, and nothing of the notebook is
-missing.
-"""
+"""The site opens offline: nothing comes from elsewhere, no link leads nowhere."""
 
 import re
 from html.parser import HTMLParser
 
 import nbformat
 import pytest
+from mkdocs.exceptions import Abort
 
 from mmlib.store.files import project_root
-from scripts import site
+from scripts import page, site
 from scripts.reproduce import find_notebooks
 
 
 class Loads(HTMLParser):
-    """What a page would fetch, and its pictures."""
+    """What a page would fetch, its pictures and its links."""
 
-    def __init__(self, page):
+    def __init__(self, text):
         super().__init__()
-        self.fetched, self.pictures, self.links, self.scripts = [], [], [], 0
-        self.feed(page)
+        self.fetched, self.pictures, self.links = [], [], []
+        self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.scripts += tag == "script"
         if tag == "a":
             self.links.append(attributes.get("href", ""))
         elif tag == "img":
             self.pictures.append(attributes["src"])
         elif tag in ("script", "link", "iframe", "source", "video", "object", "embed"):
-            self.fetched += [
-                value for name, value in attributes.items() if name in ("src", "href", "data")
-            ]
+            self.fetched += [value for name, value in attributes.items()
+                             if name in ("src", "href", "data")]
+
+
+def unavailable(*_):
+    raise page.PageError("it has its own tests")
 
 
 @pytest.fixture(scope="module")
-def notebook():
-    return next(path for path in find_notebooks() if path.stem.startswith("04"))
-
-
-@pytest.fixture(scope="module")
-def page(notebook):
-    return site.Pages().page(notebook)
-
-
-def test_a_page_loads_nothing_and_shows_every_picture(notebook, page):
-    loads = Loads(page)
-    assert loads.scripts == 0
-    assert loads.fetched == []
-    assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", page), "a style from elsewhere"
-    cells = nbformat.read(notebook, as_version=4).cells
-    committed = [
-        output.data["image/png"].replace("\n", "")
-        for cell in cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    ]
-    assert committed
-    shown = [picture.partition("base64,")[2].replace("\n", "") for picture in loads.pictures]
-    assert [picture for picture in shown if picture] == committed
-
-
-def test_formulas_are_set_and_none_is_left_as_source(page):
-    assert page.count('class="math display"') >= 4
-    prose = re.sub(
-        r"<svg.*?</svg>|<pre.*?</pre>|<code.*?</code>|<style.*?</style>", "", page, flags=re.DOTALL
-    )
-    assert not re.search(r"\$[^$\n]*\\[a-z]+", prose)
-
-
-@pytest.mark.parametrize(
-    "tex",
-    [
-        r"\tfrac12",
-        r"\frac1n",
-        r"\big[x\big]",
-        r"\lVert x \rVert",
-        r"\bigl(",
-        r"\operatorname{clip}",
-    ],
-)
-def test_formulas(tex):
-    if tex == r"\bigl(":
-        with pytest.raises(ValueError, match="bigl"):
-            site.formula(tex)
-    else:
-        assert 'aria-label="' in site.formula(tex)
-
-
-def test_a_fraction_on_its_own_line_is_larger_and_an_inline_formula_sits_on_the_line():
-    def measure(svg, what):
-        return float(re.search(what + r":(-?[\d.]+)em", svg)[1])
-
-    assert measure(site.formula(r"\frac{a}{b}", True), "height") > measure(
-        site.formula(r"\frac{a}{b}"), "height"
-    )
-    assert (
-        measure(site.formula("y"), "vertical-align")
-        < measure(site.formula("x"), "vertical-align")
-        <= 0.01
-    )
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "build", unavailable)
+        patch.setattr(site.Sources, "api", lambda sources: sources.page_of("losses"))
+        site.build(folder, strict=False)
+    return folder
 
 
 @pytest.mark.slow
-def test_the_site_is_whole(tmp_path, monkeypatch):
-    """Each link of each page leads to a file of the site, or to the web by its full name."""
-    few = find_notebooks(["05"])
-    monkeypatch.setattr(site, "find_notebooks", lambda: few)
-    first = site.build(tmp_path)
-    assert first == tmp_path / "index.html"
-    pages = {path.name: Loads(path.read_text()) for path in tmp_path.glob("*.html")}
-    assert {"index.html", "results_checkpoints_README.html"} <= set(pages)
-    for path in find_notebooks():
-        assert f"{path.stem}.html" in pages, (
-            "the README links to each notebook, so each is converted"
-        )
-    for name, loads in pages.items():
-        for link in [*loads.links, *loads.pictures]:
-            if not re.match(r"https?:|data:|#|mailto:", link):
-                assert (tmp_path / link.partition("#")[0]).is_file(), (name, link)
+def test_pages_load_nothing_and_each_link_leads_to_a_file(built):
+    pages = {path: Loads(path.read_text("utf-8")) for path in built.rglob("*.html")
+             if path.name != "404.html"}
+    for path in (*find_notebooks(), project_root() / "docs" / "anywhere.md"):
+        assert built / path.relative_to(project_root()).with_suffix(".html") in pages
+    for path, loads in pages.items():
+        for url in [*loads.fetched, *loads.pictures]:
+            assert not re.match(r"(https?:)?//", url), (path, url)
+        for link in {*loads.links, *loads.pictures}:
+            local = not re.match(r"https?:|data:|#|mailto:|\.$", link)
+            if local and "api/" not in link:
+                assert (path.parent / link.partition("#")[0]).exists(), (path, link)
 
 
-def test_links_to_what_a_page_cannot_show_are_left_out():
-    pages = site.Pages()
-    assert pages.linked("results/outcomes") is None
-    assert pages.linked("../elsewhere.md") is None
-    assert pages.linked("https://example.org/a") == "https://example.org/a"
-    assert pages.linked("notebooks/04_finetuning.ipynb#part") == "04_finetuning.html#part"
-    assert pages.files == {project_root() / "notebooks" / "04_finetuning.ipynb"}
+@pytest.mark.slow
+def test_a_notebook_shows_its_pictures_and_a_docstring_its_module(built):
+    notebook = find_notebooks(["04"])[0]
+    cells = nbformat.read(notebook, as_version=4).cells
+    drawn = sum("image/png" in output.get("data", {})
+                for cell in cells for output in cell.get("outputs", ()))
+    shown = Loads((built / "notebooks" / f"{notebook.stem}.html").read_text("utf-8")).pictures
+    assert len([name for name in shown if "_files/" in name]) == drawn > 0
+    assert "nt_xent" in (built / "api" / "losses.html").read_text("utf-8")
+    assert (built / "search" / "search_index.js").is_file()  # from files, without a server
+
+
+def test_links_lead_to_what_the_site_has(tmp_path):
+    sources, file = site.Sources(tmp_path), project_root() / "docs" / "x.md"
+    assert sources.linked(file, "[a](../site/try.html)") == "a"  # it could not be built
+    (tmp_path / "try.html").touch()
+    for link, there in {
+        "[a](../mmlib/losses/match.py)": "[a](../api/losses.md#mmlib.losses.match)",
+        "[a](../mmlib/losses)": "[a](../api/losses.md)",
+        "[a](../notebooks/04_finetuning.ipynb#x)": "[a](../notebooks/04_finetuning.md#x)",
+        "[a](../site/try.html)": "[a](../try.html)",
+        "[a](../results/outcomes)": "a",
+        "[a](https://example.org/a)": "[a](https://example.org/a)",
+        "[![a](formula.png)](formula.png)": "[![a](formula.png)](formula.png)",
+    }.items():
+        assert sources.linked(file, link) == there
+    assert (tmp_path / "docs" / "formula.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "build", unavailable)
+    monkeypatch.setattr(site.Sources, "api", lambda sources: [])
+    with pytest.raises(Abort):  # the links into the API, which is left out
+        site.build(tmp_path, find_notebooks(["05"]))

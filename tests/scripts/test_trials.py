@@ -100,7 +100,9 @@ def test_a_campaign_goes_on_where_it_was(tmp_path):
 
 
 def test_memory_of_readings_is_measured_after_the_warm_up():
-    assert memory.grown([100, 100, *[200] * 16, 210, 210]) == 0.05
+    rising = [(500, 100.0), (1000, 200.0), (2000, 200.0), (9000, 200.0), (10_000, 210.0)]
+    assert memory.grown(rising) == 0.05
+    assert memory.grown([(k, 100.0 + k) for k in range(20)]) > 0.1
     found = memory.trial("torch", 6, 2)
     assert found["count"] == 6
     assert found["changed"] == 0
