@@ -24,14 +24,13 @@ from sklearn.model_selection import GroupKFold
 
 from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.errors import DataError
-from mmlib.data.places import cache_root
 from mmlib.data.sample import from_pack
 from mmlib.formula.ink import InkError
 from mmlib.read.batch import read_samples
 from mmlib.read.confidence import CONFIDENCE, features
 from mmlib.read.reader import Reader, recognize
 from mmlib.show.ink import drawing
-from mmlib.store.files import results_root, write_atomic
+from mmlib.store.files import cache_root, results_root, write_atomic
 from scripts.imitations import KINDS
 
 BEAM, BINS, FOLDS = 5, 10, 10

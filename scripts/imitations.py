@@ -226,11 +226,15 @@ def main() -> None:
         exact[kind] = sum(read(picture, reader) == t for picture, (t, _) in zip(drawn, truth))
         print(f"{kind:20} {exact[kind]} exact, {exact[kind] / plain:4.0%} of plain", flush=True)
     if options.record:
+        path = results_root() / "trials" / "imitations.json"
+        before = json.loads(path.read_text("utf-8"))
+        if before["formulas"] != len(truth) or before["exact"]["plain"] != plain:
+            before = {"exact": {}, "commits": {}}  # shares of another plain number
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
                                 text=True, check=True).stdout.strip()
-        kept = {"formulas": len(truth), "beam": 5, "commit": commit, "exact": exact,
-                "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-        path = results_root() / "trials" / "imitations.json"
+        commits = before["commits"] | dict.fromkeys(exact, commit)
+        kept = {"formulas": len(truth), "beam": 5, "exact": before["exact"] | exact,
+                "commits": commits, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
         path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

@@ -45,8 +45,8 @@ class Calibration:
 def features(found: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
     """What the confidence is a map of: (2,) of the first hypothesis and (n, 2) of its n tokens.
 
-    The logarithm of minus its score; and the log odds of its share of the likelihood of all that
-    were found, or of the share of those with this token in this place.
+    The logarithm of minus its log-probability, for a token of the mean per token; and the log odds
+    of its share of the likelihood of all that were found, or of those with this token here.
     """
     total = np.array([score * (len(tokens) + 1) for tokens, score in found])
     share = np.exp(total - np.logaddexp.reduce(total))
@@ -58,4 +58,5 @@ def features(found: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
     odds = np.clip(np.array([share[0], *agree]), LEAST, 1 - LEAST)
     bad = math.log(max(-found[0][1], 1e-3))
     rows = np.stack([np.full(len(odds), bad), np.log(odds / (1 - odds))], 1)
+    rows[0, 0] += math.log(len(first) + 1)
     return rows[0], rows[1:]

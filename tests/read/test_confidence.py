@@ -20,7 +20,7 @@ def test_features_are_the_score_and_the_share_that_agrees():
     found = [(["x", "+", "1"], -0.1), (["x", "+", "l"], -0.3)]
     share = 1 / (1 + np.exp(4 * (-0.3 + 0.1)))
     whole, tokens = features(found)
-    assert whole == pytest.approx([np.log(0.1), odds(share)])
+    assert whole == pytest.approx([np.log(0.4), odds(share)])
     assert tokens[2] == pytest.approx([np.log(0.1), odds(share)])
     assert tokens[:2, 1] == pytest.approx(odds(1 - 1e-4))  # both have these
 
