@@ -129,11 +129,6 @@ def _grey_of_colours(image: Image) -> np.ndarray:
     return np.array(image.convert("L"))
 
 
-def grey_of_array(array: np.ndarray) -> np.ndarray:
-    """Grey (H, W) uint8 of an array, as `grey_of` gives it. Raises DataError."""
-    return grey_of(image_of_array(array))
-
-
 def image_of_array(array: np.ndarray) -> Image:
     """A PIL image of an array (H, W), (H, W, 3) or (H, W, 4).
 

@@ -81,11 +81,5 @@ def _write(tree: list[Node], bank: GlyphBank, rng: np.random.Generator, hand: st
     )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
-def _hershey() -> HersheyBank:
-    return HersheyBank()
-
-
-@lru_cache(maxsize=8)
-def _grammar(labels: frozenset[str], beyond: bool) -> Grammar:
-    return Grammar(labels, beyond)
+# Kept, since their tables take longer to make than an expression.
+_hershey, _grammar = lru_cache(maxsize=1)(HersheyBank), lru_cache(maxsize=8)(Grammar)

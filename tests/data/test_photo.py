@@ -11,7 +11,7 @@ from mmlib.data.errors import NothingError
 from mmlib.data.imitate import imitate
 from mmlib.data.lines import Line, without_like
 from mmlib.data.photo import see
-from mmlib.data.pictures import grey_of_array, ink_is_light, ink_levels
+from mmlib.data.pictures import grey_of, image_of_array, ink_is_light, ink_levels
 from mmlib.formula.ink import InkError
 from mmlib.read.reader import recognize
 from mmlib.read.source import ink_of
@@ -52,7 +52,7 @@ def test_what_was_drawn_is_what_is_left(drawings, kind):
     drawn = left = 0
     for number, levels in enumerate(drawings):
         picture = KINDS[kind](levels / 255, np.random.default_rng(number))
-        found = see(grey_of_array(picture)).levels
+        found = see(grey_of(image_of_array(picture))).levels
         drawn, left = drawn + components(levels), left + components(found)
         assert abs(found.shape[1] / ink_levels(255 - levels).shape[1] - 1) < 0.2
     assert abs(left - drawn) <= max(1, 0.1 * drawn)
@@ -63,7 +63,7 @@ def test_what_was_drawn_is_what_is_left(drawings, kind):
     ("frame", "a frame"), ("shadow", "photograph"), ("turned photograph", "a page turned"),
 ])
 def test_every_step_says_what_it_finds(drawings, kind, found):
-    seen = [see(grey_of_array(KINDS[kind](levels / 255, np.random.default_rng(number))))
+    seen = [see(grey_of(image_of_array(KINDS[kind](levels / 255, np.random.default_rng(number)))))
             for number, levels in enumerate(drawings)]
     assert sum(found in " ".join(s.found) for s in seen) >= len(seen) - 1
 

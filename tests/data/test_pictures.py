@@ -11,7 +11,7 @@ from mmlib.data.errors import DataError
 from mmlib.data.imitate import imitate
 from mmlib.data.own import load_own
 from mmlib.data.photo import see
-from mmlib.data.pictures import MAX_PIXELS, decode, grey_of, grey_of_array, ink_levels
+from mmlib.data.pictures import MAX_PIXELS, decode, grey_of, image_of_array, ink_levels
 
 LEVELS = np.zeros((6, 9), np.uint8)
 LEVELS[2:5, 3:8] = [[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 60]]
@@ -219,6 +219,6 @@ def test_coloured_ink_is_seen_where_grey_hides_it(paper, pen):
     ink = np.zeros((60, 120), bool)
     ink[28:32, 20:100] = ink[15:45, 58:62] = True
     array = np.where(ink[..., None], pen, paper).astype(np.uint8)
-    levels = see(grey_of_array(array)).levels
+    levels = see(grey_of(image_of_array(array))).levels
     assert levels.shape == (30, 80)
     assert (levels > 100).mean() == ink[15:45, 20:100].mean()
