@@ -132,19 +132,13 @@ class Loop:
 
         Raises Paused at a limit or on SIGINT or SIGTERM, and RunError if the training came apart.
         """
-        from tqdm.auto import tqdm
-
         self.resume()
         made, began, saved = 0, time.monotonic(), time.monotonic()
         last: dict[str, float] = {}
         stop = threading.Event()
         previous = _catch_signals(stop)
         batches = self.batches(self.step + self.counts["ahead"])
-        shown = self.progress and self.accelerator.is_main_process
-        where = self.accelerator.device.type
-        where = f"threads: {torch.get_num_threads()}" if where == "cpu" else where
-        bar = tqdm(total=self.total, initial=self.pictures, unit="pic", mininterval=2,
-                   desc=f"{self.run.stage} ({where})", disable=not shown)
+        bar = self._bar()
         try:
             if self.step == 0:
                 self._look_early()
@@ -154,6 +148,7 @@ class Loop:
                 before, (loss, rate) = self.pictures, self._make_step(count, batch)
                 made += 1
                 bar.update(count)
+                # All processes go back, or none: each has seen only its share of the batch.
                 if self._agreed(self._jumped(loss), made):
                     self._rewind()
                     bar.n = self.pictures
@@ -187,6 +182,16 @@ class Loop:
         counted = {key: len(self.counts[key]) for key in ("skipped", "rewound")}
         ends = {"pictures": self.pictures, "steps": self.step}
         return {**last, **self.counts["early"], **ends, **counted}
+
+    def _bar(self) -> Any:
+        """The progress bar, which says where the training runs."""
+        from tqdm.auto import tqdm
+
+        shown = self.progress and self.accelerator.is_main_process
+        where = self.accelerator.device.type
+        where = f"threads: {torch.get_num_threads()}" if where == "cpu" else where
+        return tqdm(total=self.total, initial=self.pictures, unit="pic", mininterval=2,
+                    desc=f"{self.run.stage} ({where})", disable=not shown)
 
     def _passed(self, before: int, every: int, end: bool = False) -> bool:
         """Whether the last step passed a multiple of `every` pictures, or `end` at the end."""
