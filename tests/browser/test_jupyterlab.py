@@ -456,6 +456,6 @@ def test_the_site_opens_offline(browser, tmp_path):
             == 0
         ), path.name
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert errors == []
     context.close()
