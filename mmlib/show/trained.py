@@ -9,6 +9,7 @@ from mmlib.models.encoder import EncoderConfig
 from mmlib.store.files import from_json, results_root
 from mmlib.store.run import Run
 from mmlib.store.weights import load_weights
+from mmlib.study import attention_report
 from mmlib.train import attend
 from mmlib.train.objectives.contrast import Contrast
 
@@ -39,8 +40,5 @@ def trained_contrast(run: Run) -> tuple[Contrast, ViewConfig, str]:
 def trained_student(run: Run) -> tuple[attend.Student, ViewConfig, str]:
     """Stage 2's network, the view that it was trained with, and whose it is."""
     path, whose = weights_of(run)
-    weights, metadata = load_weights(path)
-    config = metadata["config"]
-    network = attend.Student(from_json(EncoderConfig, config["encoder"]), config["maps"])
-    network.load_state_dict({k: v.float() for k, v in weights.items()})
-    return network.eval(), from_json(ViewConfig, config["view"]), whose
+    network, view = attention_report.network_of(*load_weights(path))
+    return network, view, whose

@@ -37,14 +37,13 @@ from mmlib.models.encoder import EncoderConfig
 from mmlib.store.files import from_json, results_root
 from mmlib.store.run import Run
 from mmlib.study import records, results
-from mmlib.study.arms import PROFILE
+from mmlib.study.arms import OURS, PROFILE
 from mmlib.train import attend
 from mmlib.train.cost import training_cost
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-OURS = "mask-match"
 CHOICE = 400  # training expressions on which the best map for a class is chosen
 FEW = 20  # expressions: of a class that fewer have, nothing is concluded
 BLUR = 0.5  # cells: a map may lie one cell beside the ink, and so may the map uniform over ink
@@ -75,7 +74,12 @@ class Seen:
 
 def load(run: Run) -> tuple[attend.Student, ViewConfig]:
     """A finished stage 2's network (its EMA teacher) and the view that it was trained with."""
-    weights, metadata = run.load_weights()
+    return network_of(*run.load_weights())
+
+
+def network_of(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+               ) -> tuple[attend.Student, ViewConfig]:
+    """Stage 2's network and its view, from a weights file's content."""
     config = metadata["config"]
     student = attend.Student(from_json(EncoderConfig, config["encoder"]), config["maps"])
     # Masked reading leaves a decoder, too, which no map needs.
@@ -173,8 +177,12 @@ class Expressions:
     def shares(self, maps: Sequence[np.ndarray], seen: Sequence[Seen], blur: float
                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Shares (n, classes) of the maps' mass on ink and of the ink; the mass (n,) on ink."""
-        symbols, on = _shares(maps, seen, self.counts, blur)
-        own = [class_shares(s, c) for s, c in zip(symbols, self.classes, strict=True)]
+        own, on = [], np.empty(len(seen))
+        for i, (a, s) in enumerate(zip(maps, seen, strict=True)):
+            values = on_ink(a, s.points, s.length, STRIDE, blur)
+            on[i] = (values * s.length).sum() / s.length.sum()
+            symbols = symbol_shares(values / on[i], s.length, s.symbol, self.counts[i])
+            own.append(class_shares(symbols, self.classes[i]))
         mass, ink = (np.array([getattr(s, name) for s in own]) for name in Shares._fields)
         return mass, ink, on
 
@@ -255,17 +263,6 @@ def _by_class(arm: str, c: int, mass: np.ndarray, ink: np.ndarray, ours: np.ndar
         if arm != OURS:
             less = paired_difference(ours[:, c], mass[:, c], ink[:, c], n_boot=n_boot)
             yield _row(arm, f"{prefix}lead", CLASSES[c], less, n)
-
-
-def _shares(maps: Sequence[np.ndarray], seen: Sequence[Seen], counts: np.ndarray, blur: float
-            ) -> tuple[list[Shares], np.ndarray]:
-    """Shares by symbol of each expression's saliency on ink, and the share (n,) that is on ink."""
-    shares, on = [], np.empty(len(seen))
-    for i, (a, s, count) in enumerate(zip(maps, seen, counts, strict=True)):
-        values = on_ink(a, s.points, s.length, STRIDE, blur)
-        on[i] = (values * s.length).sum() / s.length.sum()
-        shares.append(symbol_shares(values / on[i], s.length, s.symbol, count))
-    return shares, on
 
 
 def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ validation, where an expression has at most as many errors as its label has toke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from mmlib.study.comparisons import (
 from mmlib.study.occlusion import occlusion_areas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pandas import DataFrame
 
@@ -58,47 +58,50 @@ def claims_table() -> DataFrame:
     """A row per claim: the rival's capped TER minus the method's, its seeds, and what follows."""
     import pandas as pd
 
-    rows, holds = [], True  # all hypotheses so far
+    rows, runs, holds = [], results.run_rows(), True  # whether all hypotheses so far hold
     for claim in CLAIMS:
-        row, settled = _tested(claim, holds)
+        row, settled = _tested(claim, holds, runs)
         holds = holds and (settled or not claim.ordered)
         rows.append([claim.text, claim.rival, *row])
     return pd.DataFrame([*rows, _masked(), *_attention()], columns=COLUMNS)
 
 
 def arm_differences() -> DataFrame:
-    """Capped TER of each arm minus ours, over the seeds that both have, the pilot's included."""
+    """Capped TER of each arm minus ours, over the seeds that both have."""
     pairs = [(arm, OURS) for arm in ARMS if arm != OURS]
     return differences(pairs, "valid", "capped", labels=LABELS, profile=PROFILE)
 
 
-def failed_gates(run: str) -> list[str]:
-    """What failed in a run and in all that it started from: see `mmlib.train.health`."""
-    rows, found = results.run_rows(), []
+def chain_faults(run: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The gates (`mmlib.train.health`) that a run failed, and all that it started from.
+
+    rows: of `results.run_rows`.
+    """
+    found = []
     while run in rows:
         found += rows[run]["summary"].get("gates", [])
         run = rows[run]["start"]
     return found
 
 
-def _tested(claim: Claim, holds: bool) -> tuple[list[str], bool]:
+def _tested(claim: Claim, holds: bool, rows: Mapping[str, Mapping[str, Any]]
+            ) -> tuple[list[str], bool]:
     """Difference, seeds in favour and verdict; whether ours is better.
 
-    holds: whether all hypotheses before this one hold.
+    holds: whether all hypotheses before this one hold. rows: of `results.run_rows`.
     """
-    own = {arm: {seed: one for seed, one in found.items() if seed in SEEDS}
-           for arm, found in seeds_of("valid", labels=LABELS, profile=PROFILE).items()}
-    ours, theirs = (ter_of(own.get(arm, {}), capped=True) for arm in (OURS, claim.rival))
-    common = sorted(ours.keys() & theirs.keys())
-    if not common:
+    pair = [(claim.rival, OURS)]
+    found = differences(pair, "valid", "capped", labels=LABELS, profile=PROFILE, seeds=SEEDS)
+    if found.empty:
         return [NO_RECORD, "", NO_RECORD], False
+    seeds = seeds_of("valid", labels=LABELS, profile=PROFILE)
+    ours, theirs = (ter_of(seeds[arm], capped=True) for arm in (OURS, claim.rival))
+    common = [seed for seed in SEEDS if seed in ours and seed in theirs]
     less = np.array([theirs[seed] - ours[seed] for seed in common])
-    p = sign_flips(less)
-    (row,) = differences([(claim.rival, OURS)], "valid", "capped", labels=LABELS, profile=PROFILE,
-                         seeds=SEEDS).itertuples()
+    p, (row,) = sign_flips(less), found.itertuples()
     runs = runs_of("valid", labels=LABELS, profile=PROFILE)
     gates = [fault for arm in (OURS, claim.rival) for seed in common
-             for fault in failed_gates(runs[arm][seed])]
+             for fault in chain_faults(runs[arm][seed], rows)]
     said = f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}], p {p:.3f}"
     better = p < SETTLED and less.mean() > 0
     won = f"{(less > 0).sum()} of {len(less)}"

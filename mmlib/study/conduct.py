@@ -33,7 +33,7 @@ TESTS = {"crohme": ("test_2014", "test_2016", "test_2019"), "synthetic": ("test"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: an arm by a seed, at a share of the labels."""
+    """One cell of the study: an arm by a seed, at a share of the labels."""
 
     arm: str
     seed: int = 0

@@ -138,11 +138,12 @@ def test_an_arm_that_fails_a_gate_tests_nothing():
                   trained=run.name, **SHARED)
     assert claims.claims_table().verdict[0] == "no difference found", "five seeds: p is 1/16"
     rows = study_results.run_rows()
-    assert claims.failed_gates(tuned["mask-match", claims.SEEDS[0]].name) == []
+    ours = tuned["mask-match", claims.SEEDS[0]].name
+    assert claims.chain_faults(ours, rows) == []
     rows[second.name]["summary"]["gates"] = ["too few updates"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_results, "run_rows", lambda: rows)
-        assert claims.failed_gates(tuned["mask-match", claims.SEEDS[0]].name) == ["too few updates"]
+        assert claims.chain_faults(ours, rows) == ["too few updates"]
         assert claims.claims_table().verdict[0] == "not tested: too few updates"
 
 
