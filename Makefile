@@ -26,7 +26,7 @@ help:  ## this list
 
 reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synthetic|crohme (smoke: up to 10 min on 2 cores)
 	@echo "Notebooks 01 to 07, PROFILE=$(PROFILE) DATASET=$(DATASET)."
-	@$(BIN)/python -m scripts.reproduce -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
+	@$(BIN)/python -m scripts.reproduce --at-once 2 -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
 test: $(STAMP)  ## all tests, notebooks too (about 10 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
 	@OMP_NUM_THREADS=1 $(BIN)/python $(SUITE) $(ARGS)

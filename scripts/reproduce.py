@@ -14,8 +14,11 @@ import hashlib
 import io
 import json
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +90,14 @@ def _value(text: Any, annotation: str) -> Any:
 
 
 def reproduce(notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | None = None,
-              out: Path | None = None, keep: bool = False) -> dict[str, float]:
+              out: Path | None = None, keep: bool = False, at_once: int = 1) -> dict[str, float]:
     """Execute notebooks (default: all, in order); returns their names with the seconds each took.
 
     `parameters` go to the notebooks that declare them; text is read as a Python literal unless the
     notebook annotates the parameter as `str`. Executed copies are kept in `out` (default
     `results/executed/`). With `keep` and no parameters, an executed copy also takes the notebook's
-    own place, as what is committed.
+    own place, as what is committed. Of several `at_once`, the first works from the front, since a
+    notebook uses what those before it trained, and the others from the back.
 
     Raises RunError before anything runs for an unknown notebook or a parameter that none of them
     declares, and at the first failing cell, naming notebook and cell.
@@ -110,25 +114,36 @@ def reproduce(notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | Non
         )
     out = Path(out or results_root() / "executed")
     out.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
-    for number, path in enumerate(paths, 1):
-        own = declared[path]
-        given = {name: _value(text, own[name]) for name, text in parameters.items() if name in own}
-        print(f"[{number}/{len(paths)}] {path.stem} {given or ''}", flush=True)
-        start = time.monotonic()
-        _execute(path, out / path.name, given)
-        if keep:
-            write_atomic(path, clean((out / path.name).read_text(encoding="utf-8")))
-        seconds[path.stem] = time.monotonic() - start
-        took = f"{seconds[path.stem]:.0f} s"
-        print(f"[{number}/{len(paths)}] {path.stem} done in {took}", flush=True)
-    minutes = sum(seconds.values()) / 60
+    began, seconds, failed = time.monotonic(), dict[str, float](), threading.Event()
+    left = deque(paths)
+
+    def work(lane: int) -> None:
+        while left and not failed.is_set():
+            path = left.pop() if lane else left.popleft()
+            own, start = declared[path], time.monotonic()
+            given = {n: _value(text, own[n]) for n, text in parameters.items() if n in own}
+            print(f"{path.stem} {given or ''}", flush=True)
+            try:
+                _execute(path, out / path.name, given, lane)
+            except RunError:
+                failed.set()
+                raise
+            if keep:
+                write_atomic(path, clean((out / path.name).read_text(encoding="utf-8")))
+            seconds[path.stem] = time.monotonic() - start
+            done = f"[{len(seconds)}/{len(paths)}] {path.stem} done"
+            print(f"{done} in {seconds[path.stem]:.0f} s", flush=True)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for ended in as_completed([pool.submit(work, lane) for lane in range(at_once)]):
+            ended.result()
+    minutes = (time.monotonic() - began) / 60
     print(f"{len(paths)} notebooks in {minutes:.1f} min; executed copies in {out}", flush=True)
-    return seconds
+    return {path.stem: seconds[path.stem] for path in paths}
 
 
-def _execute(path: Path, copy: Path, given: Mapping[str, Any]) -> None:
-    """Execute one notebook into its copy; RunError where it fails."""
+def _execute(path: Path, copy: Path, given: Mapping[str, Any], lane: int) -> None:
+    """Execute one notebook into its copy, its bar on line `lane`; RunError where it fails."""
     every = 0.1 if sys.stderr.isatty() else 20  # few lines in a log file
     try:
         papermill.execute_notebook(
@@ -136,7 +151,8 @@ def _execute(path: Path, copy: Path, given: Mapping[str, Any]) -> None:
             copy,
             given,
             kernel_name="python3",
-            progress_bar={"mininterval": every, "leave": False, "desc": path.stem},
+            progress_bar={"mininterval": every, "leave": False, "desc": path.stem,
+                          "position": lane},
             cwd=project_root(),
             extra_arguments=["--log-level=ERROR"],  # else each kernel warns about its transport
         )
@@ -220,9 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("scripts.reproduce", description=__doc__)
     parser.add_argument("notebooks", nargs="*", help="such as 02; default: all")
     add_options(parser)
+    parser.add_argument("--at-once", type=int, default=1, help="so many at the same time (1)")
     args = parser.parse_args(argv)
     try:
-        reproduce(args.notebooks, dict(args.parameters), args.out, args.keep)
+        reproduce(args.notebooks, dict(args.parameters), args.out, args.keep, args.at_once)
     except RunError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2

@@ -22,6 +22,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -157,22 +158,27 @@ class Run:
     def lock(self, writes: bool = True) -> Iterator[Run]:
         """Hold the folder for writing, and write what was asked.
 
-        Of several processes that train one run, one writes: with `writes=False` nothing is held,
-        and `log`, `save_checkpoint`, `save_weights` and `finish` do nothing. Raises RunError if
-        another process holds the folder.
+        Where another command holds the folder, this one says so and waits: the run may then be
+        done. Of several processes that train one run together, one writes: with `writes=False`
+        nothing is held, and `log`, `save_checkpoint`, `save_weights` and `finish` do nothing.
         """
         self._writes, self._since = writes, time.monotonic()
         if not writes:
             yield self
             return
         make_folder(self.folder)
+        lock = FileLock(self.folder / ".lock")
         try:
-            lock = FileLock(self.folder / ".lock", timeout=0).acquire()
-        except Timeout as error:
-            raise RunError(f"another process is writing {self.folder}") from error
+            try:
+                held = lock.acquire(timeout=0)
+            except Timeout:
+                said = f"{self.folder}: another process works on it; waiting for its end"
+                print(said, file=sys.stderr, flush=True)
+                held = lock.acquire()
         except OSError as error:
             raise write_failure(self.folder, error) from error
-        with lock:
+        self._since = time.monotonic()
+        with held:
             for left in self.folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink()
             asked = {key: getattr(self, key) for key in ASKED}

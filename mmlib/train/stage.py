@@ -167,6 +167,9 @@ def train(
     if tools.device.type == "cpu" and tools.num_processes == 1:
         settle_threads()
     with run.lock(tools.is_main_process):
+        tools.wait_for_everyone()  # before it is seen whether another command has trained it
+        if run.done:
+            return run
         torch.manual_seed(config.seed)
         stage.build()
         stage.prepare_validation()

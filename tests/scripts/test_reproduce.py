@@ -107,6 +107,20 @@ def test_the_first_failure_stops_the_row_and_names_notebook_and_cell(project):
     assert (project / "results" / "executed" / "01_data.ipynb").exists()
 
 
+def test_two_at_once_come_from_both_ends_and_meet(project):
+    wait = """import time
+from pathlib import Path
+Path("{0}").touch()
+while not Path("{1}").exists(): time.sleep(0.05)"""
+    for name, other in (("01", "03"), ("02", "02"), ("03", "01")):
+        notebook(project / "notebooks" / f"{name}_some.ipynb", wait.format(name, other))
+    seconds = reproduce(at_once=2)  # one at a time, the first would wait for the last for ever
+    assert list(seconds) == ["01_some", "02_some", "03_some"]
+    notebook(project / "notebooks" / "03_some.ipynb", "1 / 0")
+    with pytest.raises(RunError, match=r"03_some\.ipynb failed .*ZeroDivisionError"):
+        reproduce(at_once=2)
+
+
 def test_a_kernel_that_dies_is_an_error_too(project):
     notebook(project / "notebooks" / "01_data.ipynb", "import os; os._exit(1)")
     with pytest.raises(RunError, match=r"01_data\.ipynb failed.*died"):

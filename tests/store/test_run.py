@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -289,7 +290,7 @@ def _hold(folder, held, let_go):
         let_go.wait(30)
 
 
-def test_two_processes_cannot_write_one_run(run):
+def test_two_processes_cannot_write_one_run(run, capsys):
     with run.lock():
         pass
     context = multiprocessing.get_context("spawn")
@@ -298,13 +299,13 @@ def test_two_processes_cannot_write_one_run(run):
     process.start()
     try:
         assert held.wait(60)
-        with pytest.raises(RunError, match="another process"), run.lock():
-            pass
+        threading.Timer(0.5, let_go.set).start()
+        with run.lock():
+            assert let_go.is_set(), "it waits until the other lets go"
+        assert "another process works on it" in capsys.readouterr().err
     finally:
         let_go.set()
         process.join(30)
-    with run.lock():
-        pass
 
 
 def test_importing_runs_needs_only_the_training_packages():
