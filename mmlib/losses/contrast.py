@@ -128,7 +128,7 @@ class ContrastLoss(nn.Module):
             terms["global"] = nt_xent(z1, z2, self.global_temperature, self.gather)
             total = total + self.balance * terms["global"]
         if self.balance < 1:
-            levels = zip(*(u.reshape(-1, *u.shape[-2:]) for u in (u1, u2)), strict=True)
+            levels = zip(*(u if u.dim() == 3 else u[None] for u in (u1, u2)), strict=True)
             each = [local_info_nce(here, there, owner, position1, position2, self.radius,
                                    self.local_temperature, self.gather)
                     for here, there in levels]

@@ -199,6 +199,16 @@ def test_no_points_give_a_zero_that_has_a_gradient():
     assert loss.detach() == 0
 
 
+@pytest.mark.parametrize("levels", [(), (2,)])
+def test_a_batch_whose_views_share_no_ink_leaves_the_global_term(levels):
+    z, none = torch.randn(2, 4), torch.zeros(0, 2)
+    u = torch.zeros(*levels, 0, 4, requires_grad=True)
+    total, parts = ContrastLoss(0.5)(z, z, u, u, torch.zeros(0, dtype=torch.long), none, none)
+    total.backward()
+    assert parts["local"] == 0
+    assert total == 0.5 * parts["global"] > 0
+
+
 # the rivals
 
 
