@@ -11,6 +11,7 @@ TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COPIES := $(patsubst %,my_%,$(wildcard notebooks/*.ipynb))
 SUITABLE := import sys, ssl; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
 PINS := uv pip compile pyproject.toml --extra test --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
@@ -46,8 +47,11 @@ figures: $(STAMP)  ## redraw figures and tables from the committed results alone
 docs: $(STAMP)  ## README, docs, executed notebooks, API and the page that reads, offline in site/ (1 min)
 	@$(BIN)/python -m scripts.site $(ARGS)
 
-lab: $(STAMP)  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab $(ARGS) notebooks
+lab: $(STAMP) $(COPIES)  ## open copies of the notebooks, in my_notebooks/, in JupyterLab: git stays clean
+	@$(BIN)/jupyter lab $(ARGS) my_notebooks
+
+my_notebooks/%.ipynb: notebooks/%.ipynb  # newer than your copy: that is kept under another name
+	@mkdir -p my_notebooks; [ ! -e $@ ] || mv $@ my_notebooks/$*.before.ipynb; cp $< $@
 
 lint: $(STAMP)  ## Ruff over everything, mypy over the package, and the order of the rooms (1 min)
 	@$(BIN)/ruff check . $(ARGS)

@@ -112,9 +112,31 @@ def test_make_knows_its_targets():
         make("--dry-run", target)
     assert '[ "cpu" = cpu ] && cpu_pins' in make("-nB", "install", "TORCH=cpu")
     assert "-p profile smoke -p dataset synthetic" in make("-n", "reproduce")
+    copies = [line for line in make("-nB", "lab").splitlines() if "cp notebooks/" in line]
+    assert len(copies) == len(NOTEBOOKS)
     assert "-p profile desk -p dataset crohme" in make(
         "-n", "reproduce", "PROFILE=desk", "DATASET=crohme"
     )
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_what_runs_in_the_lab_is_a_copy_that_git_ignores(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "a.ipynb").write_text("committed")
+    copy = tmp_path / "my_notebooks" / "a.ipynb"
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    for ours, theirs in (("", "committed"), ("run", "run"), ("older", "committed")):
+        if ours:
+            copy.write_text(ours)
+        if ours == "older":
+            os.utime(copy, (0, 0))
+        subprocess.run(["make", "-s", "my_notebooks/a.ipynb"], cwd=tmp_path, check=True)
+        assert copy.read_text() == theirs
+    assert copy.with_name("a.before.ipynb").read_text() == "older"
+    listed = subprocess.run(["git", "status", "--short"], cwd=tmp_path, capture_output=True)
+    assert b"my_notebooks" not in listed.stdout
 
 
 def test_ci_runs_the_readmes_test_command():
