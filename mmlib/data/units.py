@@ -85,16 +85,17 @@ def relation(a_low: np.ndarray, a_high: np.ndarray, b_low: np.ndarray, b_high: n
     return int(np.round(np.arctan2(-dy, dx) / (np.pi / 4))) % 8
 
 
-def with_units(sample: Sample, unit: np.ndarray | None = None) -> Sample:
+def with_units(sample: Sample, unit: np.ndarray | None = None, named: np.ndarray | None = None
+               ) -> Sample:
     """The sample with its units in place of its symbols, and nothing of its label.
 
     `symbol` (n,) is each point's unit, numbered in the order of the pen; there are no tokens.
-    unit: (s,) of each stroke, where it is known.
+    unit: (s,) of each stroke, where it is known; named: each unit's class, -1 if not given.
     """
     unit = units(sample.points, sample.stroke) if unit is None else unit
     none, unknown = np.zeros(0, np.int64), np.full(unit.max(initial=-1) + 1, -1, np.int64)
-    return replace(sample, symbol=unit[sample.stroke], labels=unknown, tokens=none,
-                   token_symbols=none)
+    return replace(sample, symbol=unit[sample.stroke], tokens=none, token_symbols=none,
+                   labels=unknown if named is None else named)
 
 
 @lru_cache

@@ -38,6 +38,7 @@ def slot_info_nce(student: Tensor, teacher: Tensor, visible: Tensor, temperature
     b, k, device = size["b"], size["k"], student.device
     teacher, start = gather_rows(F.normalize(teacher.detach(), dim=2), gather)
     logits = torch.einsum("bkd,cld->bkcl", F.normalize(student, dim=2), teacher) / temperature
+    # With several processes, our expressions stand from `start` on among those of all.
     own, slot = start + torch.arange(b, device=device), torch.arange(k, device=device)
     same = (own[:, None] == torch.arange(len(teacher), device=device))[:, None, :, None]
     left_out = same & (slot[:, None] != slot)[None, :, None, :]
@@ -87,9 +88,11 @@ def map_agreement(student_at_points: Tensor, teacher_at_points: Tensor, owner: T
     def over_points(x: Tensor) -> Tensor:
         return x.new_zeros(b, k).scatter_add(0, index, x)  # (b, k)
 
+    # What lies between the sampled points is not compared: only what both views show is.
     mass_s, mass_t = over_points(student).clamp_min(TINY), over_points(teacher).clamp_min(TINY)
     p = teacher / mass_t[owner]
     difference = p.clamp_min(TINY).log() - (student / mass_s[owner]).clamp_min(TINY).log()
+    # An expression without a sampled point has nothing to agree on, and does not count.
     present = p.new_zeros(b).index_fill(0, owner.long(), 1.0)
     return mean_over_processes((p * difference).sum(), present.sum() * k, gather)
 

@@ -35,6 +35,7 @@ from mmlib.train.masked_reading import (
     ReadingConfig,
     ReadingStudent,
     UnitAugmenter,
+    ink_clusters,
     name_units,
     reading_loss,
 )
@@ -185,6 +186,10 @@ class Attend(Stage):
         if self.reads:
             model = ModelConfig(config.encoder, config.decoder, config.maps)
             student = ReadingStudent(model, config.reading)
+        self.centres = None
+        if self.reads and config.reading.targets == "ink":
+            known = self.corpus.pack, self.corpus.train
+            self.centres = ink_clusters(*known, config.reading, config.seed)
         # What no loss reaches is frozen: several processes wait for every gradient.
         student.predictor.requires_grad_(config.match.points > 0)
         if self.start:
@@ -207,8 +212,8 @@ class Attend(Stage):
                          factor=self.config.encoder_rate)
 
     def augmenter(self, indices: np.ndarray) -> Augmenter:
-        kind = UnitAugmenter if self.config.reading.sequence else Augmenter
-        return kind(self.corpus.pack, indices, AugmentConfig(), self.corpus.vocabulary)
+        given = self.corpus.pack, indices, AugmentConfig(), self.corpus.vocabulary
+        return UnitAugmenter(*given, centres=self.centres) if self.reads else Augmenter(*given)
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
         config, ink = self.config, batch.ink

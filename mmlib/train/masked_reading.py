@@ -1,10 +1,11 @@
 """Masked reading: stage 2's label-free twin of what stage 3 does with labels.
 
 The expression is written down as a sequence of units and relations (`mmlib.data.units`), in both
-directions, by the decoder that fine-tuning goes on with. A unit's name is its prototype
-(`mmlib.losses.prototypes`), which the teacher finds in an unmasked view. The student sees a masked
-view, so it must say what stands under the mask. One head's cross-attention is taught to lie on the
-ink of the unit being written, which needs no label.
+directions, by the decoder that fine-tuning goes on with. A unit's name is its prototype: the
+cluster of its ink (`mmlib.data.unit_shapes`), or what the teacher finds in an unmasked view
+(`mmlib.losses.prototypes`). The student sees a masked view, so it must say what stands under the
+mask. One head's cross-attention is taught to lie on the ink of the unit being written, which needs
+no label.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 from mmlib.data.augment import Augmenter
-from mmlib.data.sample import Batch, Sample
+from mmlib.data.pack import Indices, Pack
+from mmlib.data.sample import Batch, Sample, from_pack
+from mmlib.data.unit_shapes import clusters, describe, nearest
 from mmlib.data.units import unit_vocabulary, units, with_units, write_units
 from mmlib.draw.views import InkBatch, View, sample
 from mmlib.losses.prototypes import Prototypes, naming_loss
@@ -27,7 +30,8 @@ from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import prefixes
 
 UNIT_CHANNELS = 128  # of what is compared with the prototypes
-TARGETS = ("teacher", "random")
+TARGETS = ("teacher", "ink", "random")
+CLUSTERED = 2_000  # training expressions whose units make the clusters of ink
 
 
 @dataclass(frozen=True)
@@ -40,25 +44,42 @@ class ReadingConfig:
     prototypes: int = 192
     temperature: float = 0.1  # of naming
     input_noise: float = 0.15  # share of the decoder's input tokens replaced by random ones
-    targets: str = "teacher"  # or 'random': a control that can teach to scan, and no symbol
+    # What names a unit: 'teacher'; 'ink', its cluster; or 'random', a control that can teach to scan,
+    # and no symbol.
+    targets: str = "teacher"
 
     def __post_init__(self) -> None:
         if self.targets not in TARGETS:
             raise ValueError(f"targets are one of {', '.join(TARGETS)}; got {self.targets!r}")
 
 
-class UnitAugmenter(Augmenter):
-    """Samples with units in place of symbols; the units of an expression are found once."""
+def ink_clusters(pack: Pack, indices: Indices, config: ReadingConfig, seed: int) -> np.ndarray:
+    """Centres of the clusters of ink, from some of the expressions `indices`."""
+    rng = np.random.default_rng(seed)
+    samples = (from_pack(pack, int(i)) for i in rng.permutation(np.asarray(indices))[:CLUSTERED])
+    described = [describe(s.points, s.stroke, units(s.points, s.stroke)) for s in samples]
+    return clusters(np.concatenate(described), config.prototypes, rng)
 
-    def __init__(self, *arguments: Any, **options: Any):
+
+class UnitAugmenter(Augmenter):
+    """Samples with units in place of symbols; the units of an expression are found once.
+
+    centres: of the clusters of ink; with them, each unit's label is its cluster.
+    """
+
+    def __init__(self, *arguments: Any, centres: np.ndarray | None = None, **options: Any):
         super().__init__(*arguments, **options)
-        self.known: dict[int, np.ndarray] = {}
+        self.centres = centres
+        self.known: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
 
     def draw(self, i: int, rng: np.random.Generator) -> Sample:
         drawn = super().draw(i, rng)
         if i not in self.known:
-            self.known[i] = units(drawn.points, drawn.stroke)
-        return with_units(drawn, self.known[i])
+            unit, named = units(drawn.points, drawn.stroke), None
+            if self.centres is not None:
+                named = nearest(describe(drawn.points, drawn.stroke, unit), self.centres)
+            self.known[i] = unit, named
+        return with_units(drawn, *self.known[i])
 
 
 class ReadingStudent(Recogniser):
@@ -111,10 +132,13 @@ def name_units(
     ink, (b, most) = batch.ink, batch.labels.shape
     vocabulary = unit_vocabulary(config.prototypes)
     means, rows = unit_means(features, whole, ink, most)
-    assigned = student.prototypes.assign(teacher.unit_head(means))
-    if config.targets == "random":
-        chosen = torch.randint(config.prototypes, (len(rows),), generator=rng).to(rows.device)
-        assigned = torch.nn.functional.one_hot(chosen, config.prototypes).to(assigned.dtype)
+    if config.targets == "teacher":
+        assigned = student.prototypes.assign(teacher.unit_head(means))
+    else:
+        chosen = batch.labels.flatten()[rows]
+        if config.targets == "random":
+            chosen = torch.randint(config.prototypes, (len(rows),), generator=rng).to(rows.device)
+        assigned = torch.nn.functional.one_hot(chosen, config.prototypes).to(means.dtype)
     table = torch.zeros(b * most, dtype=torch.long, device=rows.device)
     table[rows] = assigned.argmax(1)
     written = write_units(batch, window.kept, table.view(b, most), vocabulary)

@@ -161,6 +161,7 @@ def train(
         return min(1.0, pictures / int(config.pictures))
 
     def loss(batch: Batch, pictures: int) -> LossAndNumbers:
+        # Of the pictures seen alone: a run that was stopped draws what an unbroken one draws.
         rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
         return stage.loss(batch.to(tools.device), rng, spent(pictures))
 
@@ -170,7 +171,7 @@ def train(
         tools.wait_for_everyone()  # before it is seen whether another command has trained it
         if run.done:
             return run
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed)  # of the first weights
         stage.build()
         stage.prepare_validation()
         feed = stage.feed()

@@ -1,6 +1,7 @@
 """Masked reading: the teacher's names, the student's losses, and what fine-tuning takes over."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mmlib.train.masked_reading import (
     ReadingConfig,
     ReadingStudent,
     UnitAugmenter,
+    ink_clusters,
     name_units,
     reading_loss,
     unit_means,
@@ -121,6 +123,26 @@ def test_fine_tuning_goes_on_with_the_decoder(corpus):
     assert not torch.equal(built[moved], plain[moved])
 
 
+def test_ink_targets_are_the_clusters_of_the_units(corpus):
+    config = ReadingConfig(sequence=1.0, prototypes=12, targets="ink")
+    centres = ink_clusters(corpus.pack, corpus.train, config, seed=0)
+    assert centres.shape[0] == 12
+    augmenter = UnitAugmenter(corpus.pack, corpus.train, AugmentConfig(), corpus.vocabulary,
+                              centres=centres)
+    batch = collate([augmenter.draw(int(i), np.random.default_rng(0)) for i in corpus.train[:4]])
+    found, _ = named(student(), batch, config)
+    assert found.assigned.sum(1).eq(1).all()
+    assert torch.equal(found.assigned.argmax(1), batch.labels.flatten()[found.rows])
+
+
+@pytest.mark.parametrize("targets", ["teacher", "ink"])
+def test_stage_2_reads_with_either_target(targets, corpus):
+    reading = replace(READING, targets=targets)
+    config = preset(attend, "smoke", init="none", pictures=8, batch_most=4, batch_area=120.0,
+                    eval_pictures=1_000, eval_most=2, reading=reading)
+    assert attend.run(config, "smoke", progress=False).summary["sequence"] > 0
+
+
 def test_a_wrong_target_is_named():
-    with pytest.raises(ValueError, match="targets are one of teacher, random"):
+    with pytest.raises(ValueError, match="targets are one of teacher, ink, random"):
         ReadingConfig(targets="labels")
