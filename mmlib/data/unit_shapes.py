@@ -1,10 +1,10 @@
 """What writing units look like: a description of each unit's ink, and classes of alike ones.
 
-Masked reading needs a name for each unit, and nobody has named any. HuBERT (arXiv:2106.07447) names
-frames of speech by clusters of plain acoustic features before it has learned any of its own. The
-same here: a unit's ink, scaled to its box, is described by where its strokes run in which direction,
-a description that readers of handwriting used before they learned features. k-means over the units
-of the training ink then makes the classes. No label takes part.
+Masked reading needs a name for each unit, and nobody has named any. HuBERT (arXiv:2106.07447)
+names frames of speech by clusters of plain acoustic features, before it has learned any of its own.
+The same here: a unit's ink, scaled to its box, is described by where its strokes run in which
+direction, as readers of handwriting did before they learned features. k-means over the units of the
+training ink then makes the classes. No label takes part.
 """
 
 import numpy as np
@@ -31,7 +31,8 @@ def describe(points: np.ndarray, stroke: np.ndarray, unit: np.ndarray) -> np.nda
     length = np.hypot(*move.T)
     steps = np.maximum(1, np.ceil(length / STEP)).astype(int)
     piece = np.repeat(np.arange(len(begun)), steps)
-    along = (np.arange(len(piece)) - np.repeat(np.cumsum(steps) - steps, steps) + 0.5) / steps[piece]
+    number = np.arange(len(piece)) - np.repeat(np.cumsum(steps) - steps, steps)
+    along = (number + 0.5) / steps[piece]
     own = of[begun][piece]
     middle = (low + high)[own] / 2
     start = (points[begun][piece] - middle) / side[own, None] + 0.5
@@ -40,8 +41,8 @@ def describe(points: np.ndarray, stroke: np.ndarray, unit: np.ndarray) -> np.nda
     table = _spread(own, angle, at, (length / steps)[piece], u)
     for axis in (2, 3):  # blurred, so that a stroke a little beside still counts as there
         padded = np.insert(table, (0, GRID), 0, axis)
-        table = sum(weight * padded.take(range(i, i + GRID), axis)
-                    for i, weight in enumerate((0.25, 0.5, 0.25)))
+        before, here, after = (padded.take(range(i, i + GRID), axis) for i in range(3))
+        table = (before + 2 * here + after) / 4
     shape = np.sqrt(table.reshape(u, -1))
     shape /= np.maximum(np.linalg.norm(shape, axis=1, keepdims=True), 1e-9)
     strokes = np.bincount(unit, minlength=u)

@@ -44,8 +44,8 @@ class ReadingConfig:
     prototypes: int = 192
     temperature: float = 0.1  # of naming
     input_noise: float = 0.15  # share of the decoder's input tokens replaced by random ones
-    # What names a unit: 'teacher'; 'ink', its cluster; or 'random', a control that can teach to scan,
-    # and no symbol.
+    # What names a unit: 'teacher'; 'ink', its cluster; or 'random', a control that can teach to
+    # scan, and no symbol.
     targets: str = "teacher"
 
     def __post_init__(self) -> None:
