@@ -70,7 +70,6 @@ class Budget:
 
 # As much is masked over the whole of stage 2 as under the curriculum, which goes from 0.05 to 0.5.
 FIXED = {"ratio": (0.275, 0.275)}
-RANDOM_PROTOTYPES = {"reading": {"sequence": 1.0, "targets": "random"}}
 MASKS = {"mask_share": (0.0, 0.5)}
 SEGMENTED = {"composed": 1.0, "point_weight": 1.0, "guide_weight": 0.5,
              "augment": asdict(RECOMBINED)}
@@ -98,7 +97,8 @@ def questions(budget: Budget) -> dict[str, dict[str, Chain]]:
         },
         "form of stage 2": {
             "match alone": whole({"reading": {"sequence": 0.0}}),
-            "random prototypes": whole(RANDOM_PROTOTYPES),
+            "teacher's prototypes": whole({"reading": {"targets": "teacher"}}),
+            "random prototypes": whole({"reading": {"targets": "random"}}),
             "nothing masked": whole({"ratio": (0.0, 0.0)}),
             "mask at random": whole({"attended": (0.0, 0.0)}),
         },
