@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mmlib.store.files import project_root
-from scripts.trials import Campaign, fuzz, memory
+from scripts.trials import Campaign, clusters, fuzz, memory
 
 
 def campaign(name, *options, timeout=400):
@@ -108,3 +108,11 @@ def test_memory_of_readings_is_measured_after_the_warm_up():
     assert found["changed"] == 0
     assert [number for number, _ in found["mib"]] == [2, 4, 6]
     assert all(mib > 100 for _, mib in found["mib"])
+
+
+def test_purity_counts_the_most_frequent_class_of_each_cluster():
+    found = clusters.agreement([(0, 5), (0, 5), (0, 6), (1, 7)])
+    assert (found["units"], found["clusters"], found["classes"]) == (4, 2, 3)
+    assert found["purity"] == 0.75
+    assert found["most frequent class"] == 0.5
+    assert clusters.agreement([(0, 1), (1, 2)])["normalised mutual information"] == 1
