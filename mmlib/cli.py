@@ -30,6 +30,7 @@ DOCUMENTED = {
     "UsageError", "InkError", "LatexError", "DataError", "PackError", "RunError", "FormatError",
     "FileNotFoundError", "PermissionError",
 }
+STOPPED = 75  # exit code of a training that a signal paused: sysexits.h's "try again"
 STAGES = {
     "pretrain": "Stage 1: the encoder learns without labels, by contrast or another objective.",
     "attend": "Stage 2: attention learns without labels, under progressive masking.",
@@ -128,7 +129,7 @@ def study(
     labels: tuple[float, ...] = (0.1,), dataset: Dataset = "crohme", profile: Profile = "study",
     plan: bool = False, prepare: bool = False, tests: bool = False,
     max_minutes: float | None = None,
-) -> None:
+) -> int:
     """Train and read the arms of the study at equal cost.
 
     Args:
@@ -141,7 +142,7 @@ def study(
         max_minutes: pause after so long; the same command goes on.
     """
     from mmlib.study import conduct
-    from mmlib.train.loop import Paused
+    from mmlib.train.loop import Paused, Stopped
 
     chosen = conduct.cells(arms or ("hypotheses",), seeds, labels)
     if prepare:
@@ -154,6 +155,8 @@ def study(
             conduct.conduct(chosen, dataset, profile, tests, max_minutes)
         except Paused as pause:
             print(pause)
+            return STOPPED * isinstance(pause, Stopped)
+    return 0
 
 
 def collect(folder: Positional[Path | None] = None, /) -> None:
@@ -314,13 +317,13 @@ def stage_options(name: str, argv: Sequence[str]) -> Any:
     return tyro.cli(kind, args=argv, prog=f"mmlib {name}", description=STAGES[name])
 
 
-def run_stage(name: str, argv: Sequence[str]) -> None:
+def run_stage(name: str, argv: Sequence[str]) -> int:
     """Train one stage and those that it starts from, or go on with them, or find them done."""
     options = stage_options(name, argv)
     from mmlib.train.launch import launch
-    from mmlib.train.loop import Paused
+    from mmlib.train.loop import Paused, Stopped
 
-    stage = importlib.import_module(f"mmlib.train.{name}")
+    stage, code = importlib.import_module(f"mmlib.train.{name}"), 0
     limits = {"max_minutes": options.max_minutes, "max_steps": options.max_steps}
     try:
         run = launch(stage, options.config, options.profile, **limits)
@@ -328,9 +331,10 @@ def run_stage(name: str, argv: Sequence[str]) -> None:
         if name == "finetune":
             said += f"\nread with: mmlib recognize --reader {run.name} FILE"
     except Paused as pause:
-        said = str(pause)
+        said, code = str(pause), STOPPED * isinstance(pause, Stopped)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
         print(said)
+    return code
 
 
 def _check(holds: bool, text: str) -> None:
@@ -398,8 +402,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         if name in STAGES:
-            run_stage(name, rest)
-            return 0
+            return run_stage(name, rest)
         config = (FlagCreatePairsOff,)  # no option to turn off a switch that is off
         return tyro.cli(COMMANDS[name], args=rest, prog=f"mmlib {name}", config=config) or 0
     except KeyboardInterrupt:

@@ -19,7 +19,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from mmlib.cli import STOPPED
 
 AGAIN = 3  # starts of a job that a signal ended
 
@@ -37,13 +40,16 @@ def read_jobs(path: Path) -> list[tuple[str, str]]:
     return list(jobs.items())
 
 
+@dataclass(frozen=True)
 class Command:
     """Runs an `mmlib` command, again where a signal ended it; gives its exit code."""
 
+    module: str = "mmlib"
+
     def __call__(self, command: str) -> int:
         for _ in range(AGAIN):
-            code = subprocess.call([sys.executable, "-m", "mmlib", *shlex.split(command)])
-            if code >= 0:
+            code = subprocess.call([sys.executable, "-m", self.module, *shlex.split(command)])
+            if code >= 0 and code != STOPPED:
                 break
         return code
 
@@ -55,10 +61,11 @@ class Command:
 
 
 def submit(jobs: Sequence[tuple[str, str]], on: str, folder: Path, at_once: int,
-           options: dict[str, object], dry_run: bool = False) -> list[str]:
+           options: dict[str, object], dry_run: bool = False, module: str = "mmlib") -> list[str]:
     """Run jobs on `slurm` or, `at_once` of them at a time, here; returns the names that failed.
 
     options: of submitit's Slurm executor, such as `slurm_partition`. dry_run: show the script only.
+    module: what runs the commands.
     Raises ImportError without submitit.
     """
     import submitit
@@ -69,7 +76,7 @@ def submit(jobs: Sequence[tuple[str, str]], on: str, folder: Path, at_once: int,
         given = {name.removeprefix("slurm_"): value for name, value in options.items()}
         given = {{"timeout_min": "time"}.get(name, name): value for name, value in given.items()}
         for name, command in jobs:
-            line = f"{shlex.quote(sys.executable)} -m mmlib {command}"
+            line = f"{shlex.quote(sys.executable)} -m {module} {command}"
             print(slurm._make_sbatch_string(line, folder, job_name=name, **given))
         return []
     executor = submitit.AutoExecutor(folder, cluster={"here": "local"}.get(on, on))
@@ -79,7 +86,7 @@ def submit(jobs: Sequence[tuple[str, str]], on: str, folder: Path, at_once: int,
     while True:
         for name, command in itertools.islice(waiting, most - len(running)):
             executor.update_parameters(name=name)
-            running[name] = executor.submit(Command(), command)
+            running[name] = executor.submit(Command(module), command)
             print(f"{name}: job {running[name].job_id}", flush=True)
         for name, job in [(n, j) for n, j in running.items() if j.done()]:
             del running[name]

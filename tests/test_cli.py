@@ -13,7 +13,7 @@ import mmlib
 from mmlib import cli
 from mmlib.data.errors import DataError, NothingError
 from mmlib.store.files import RunError, project_root
-from mmlib.train.loop import Paused
+from mmlib.train.loop import Paused, Stopped
 from mmlib.train.profiles import preset
 
 
@@ -25,7 +25,8 @@ def calls(monkeypatch):
     def launch(stage, config, profile, max_minutes=None, max_steps=None):
         calls.append((config, profile, max_minutes, max_steps))
         if max_steps:
-            raise Paused("x: paused at 7 of 10 pictures; the same command goes on from here")
+            kind = Stopped if max_steps == 1 else Paused
+            raise kind("x: paused at 7 of 10 pictures; the same command goes on from here")
         return types.SimpleNamespace(name="finetune-smoke-1", summary={"loss": 0.5})
 
     monkeypatch.setattr("mmlib.train.launch.launch", launch)
@@ -55,6 +56,12 @@ def test_each_field_is_a_typed_option(calls, capsys):
                      optim=replace(base.optim, betas=(0.8, 0.9)))
     assert calls == [(config, "desk", 1.5, 7)]
     assert "paused" in capsys.readouterr().out
+
+
+def test_a_signal_that_pauses_shows_in_the_exit_code(calls):
+    """A cluster's scheduler must not take it for the end."""
+    assert cli.main(["pretrain", "--max-steps", "7"]) == 0
+    assert cli.main(["pretrain", "--max-steps", "1"]) == cli.STOPPED
 
 
 @pytest.mark.parametrize("wrong", [

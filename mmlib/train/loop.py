@@ -47,6 +47,10 @@ class Paused(RuntimeError):
     """A limit or a signal stopped the run; the same command goes on from its checkpoint."""
 
 
+class Stopped(Paused):
+    """It was a signal."""
+
+
 @dataclass
 class Loop:
     """State and services of one training.
@@ -169,8 +173,9 @@ class Loop:
                     self.run.save_checkpoint(self.step, self.state())
                     saved = now
                     if out:
-                        raise Paused(f"{self.run.name}: paused at {self.pictures:,} of "
-                                     f"{self.total:,} pictures; the same command goes on from here")
+                        how = Stopped if stop.is_set() else Paused
+                        raise how(f"{self.run.name}: paused at {self.pictures:,} of {self.total:,} "
+                                  "pictures; the same command goes on from here")
             if self.validate:
                 last = self._validate()
                 self._compare(last)

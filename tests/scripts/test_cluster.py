@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from mmlib.cli import STOPPED
 from mmlib.store.files import project_root
 from scripts import cluster
 
@@ -35,7 +36,7 @@ def test_the_script_for_slurm_is_shown(tmp_path, capsys):
 
 
 def test_a_command_that_a_signal_ends_is_started_again(monkeypatch):
-    codes, started = [-signal.SIGKILL, -signal.SIGTERM, 0], []
+    codes, started = [-signal.SIGKILL, STOPPED, 0], []
 
     def call(command):
         started.append(command[3:])

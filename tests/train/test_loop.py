@@ -17,7 +17,7 @@ from mmlib.store.files import RunError
 from mmlib.store.run import Run
 from mmlib.train import health
 from mmlib.train import loop as loop_module
-from mmlib.train.loop import Loop, Paused
+from mmlib.train.loop import Loop, Paused, Stopped
 from mmlib.train.optimiser import OptimConfig, learning_rate, optimizer
 from mmlib.train.stage import accelerator, find_start, half
 
@@ -244,7 +244,7 @@ def test_a_signal_pauses_with_a_checkpoint(tmp_path, monkeypatch, number):
         return toy.step(batch, pictures)
 
     toy = Toy(step=signalled)
-    with pytest.raises(Paused, match="goes on from here"):
+    with pytest.raises(Stopped, match="goes on from here"):
         toy.train()
     assert len(toy.seen) == 4
     assert signal.getsignal(number) is before
