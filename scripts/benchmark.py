@@ -14,6 +14,7 @@ an entry of its own:
     steps     seconds of one decoding step against the length written so far: flat with a cache
     training  pictures per second of each stage, beside the two limits of its step: arithmetic, and
               memory traffic
+    study     operations of the study's trainings, as a GPU computes them: with all padding
     pipeline  pictures per second of the input alone (an encoder that does nothing), and its parts
     rivals    pictures per second of a training step: our large model, the same with a CoMER-style
               DenseNet as its encoder, and with the desk profile's form of encoder
@@ -36,6 +37,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -50,6 +52,7 @@ from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import View, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.intervals import paired_difference
+from mmlib.models import packing
 from mmlib.models.decoder import Cache
 from mmlib.models.layers import autocast, channels_last, native_bfloat16
 from mmlib.models.layers import default_device as device
@@ -58,6 +61,8 @@ from mmlib.models.search import beam_search
 from mmlib.read.reader import THREE_SIZES, Reader
 from mmlib.store.files import elsewhere, results_root, write_atomic
 from mmlib.store.machine import commit, hardware, utc, versions
+from mmlib.study.arms import Budget, questions
+from mmlib.study.conduct import Cell, configs
 from mmlib.train.attend import Attend
 from mmlib.train.cost import views_of
 from mmlib.train.finetune import Finetune
@@ -236,8 +241,9 @@ def peaks(repeats: int = 5) -> tuple[float, float]:
     return 2 * n**3 / times["product"].min(), 2 * source.nbytes / times["copy"].min()
 
 
-def timed(kind: type[Stage], config: Any, count: int) -> np.ndarray:
-    """Time a stage's training over `count` steps from random weights.
+def timed(kind: type[Stage], config: Any, count: int,
+          begin: Callable[[], object] = lambda: None) -> np.ndarray:
+    """Time a stage's training over `count` steps from random weights; before them, call `begin`.
 
     Returns (count, 3): seconds of each step, of which waiting for its batch, and expressions.
     """
@@ -251,6 +257,7 @@ def timed(kind: type[Stage], config: Any, count: int) -> np.ndarray:
 
             def watched(start: int = 0) -> Generator[tuple[int, Batch]]:
                 batches = plain(start)
+                begin()
                 while True:
                     asked = time.perf_counter()
                     batch = next(batches)
@@ -268,6 +275,18 @@ def timed(kind: type[Stage], config: Any, count: int) -> np.ndarray:
     return np.stack([np.diff(asked), (given - asked)[:-1], pictures[:-1]], 1)
 
 
+def counted(kind: type[Stage], config: Any, count: int = 3) -> tuple[float, float]:
+    """Operations and bytes of `count` training steps, for each picture (two views are two)."""
+    with FlopCounterMode(display=False) as flops, Traffic() as moved:
+
+        def begin() -> None:
+            flops.flop_counts.clear()
+            moved.bytes = 0
+
+        pictures = timed(kind, config, count, begin)[:, 2].sum() * views_of(kind.name, vars(config))
+    return flops.get_total_flops() / pictures, moved.bytes / pictures
+
+
 def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> Rows:
     """Pictures per second of each stage (two views are two), and the limits of its step."""
     arithmetic, traffic = peaks()
@@ -277,9 +296,7 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> R
         alone = {} if kind is Pretrain else {"init": "none"}
         config = preset(kind.name, profile, dataset=dataset, seed=0, eval_pictures=10**9, **alone)
         views = views_of(kind.name)
-        with FlopCounterMode(display=False) as flops, Traffic() as moved:
-            seen = views * timed(kind, config, 3)[:, 2].sum()
-        operations, bytes_ = flops.get_total_flops() / seen, moved.bytes / seen
+        operations, bytes_ = counted(kind, config)
         # The first steps warm up, and the first batch waits for its epoch.
         times = timed(kind, config, count)[3:]
         parts = [part.sum(0) for part in np.array_split(times, len(times) // 4)]
@@ -293,6 +310,27 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> R
                   row("operations", [operations / 1e9], "GFLOP/picture", **setting),
                   row("traffic", [bytes_ / 1e9], "GB/picture", **setting)]
     return [*found, memory()]
+
+
+def study() -> Rows:
+    """Operations of the study's trainings, a row per question and seed; shared ones count once."""
+    each: dict[str, float] = {}
+    with mock.patch.object(packing, "WORTH", 0.0):  # a GPU computes the padding, too
+        for kind in STAGES:
+            alone = {} if kind is Pretrain else {"init": "none"}
+            config = preset(kind.name, "study", dataset="crohme", eval_most=8, **alone)
+            each[kind.name] = counted(kind, config, 6)[0]
+    found = [row("operations", [each[name] / 1e9], "GFLOP/picture", stage=name) for name in each]
+    for question, members in questions(Budget.of()).items():
+        spent = {}
+        for arm, chain in members.items():
+            run = ""
+            for name, config in configs(Cell(arm), chain).items():
+                run += str(config)
+                spent[run] = each[name] * config.pictures * views_of(name, vars(config))
+        found.append(row("operations of one seed", [sum(spent.values()) / 1e15], "PFLOP",
+                         question=question, arms=len(members), trainings=len(spent)))
+    return found
 
 
 def pipeline(profile: str = "desk", dataset: str = "auto", repeats: int = 5) -> Rows:
@@ -378,8 +416,8 @@ def learning(pictures: int = 20_000) -> Rows:
 # --- all of it ------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, Callable[[], Rows]] = {
-    "reading": reading, "steps": steps, "training": training, "pipeline": pipeline,
-    "rivals": rivals, "learning": learning,
+    "reading": reading, "steps": steps, "training": training, "study": study,
+    "pipeline": pipeline, "rivals": rivals, "learning": learning,
 }
 LONG = ("learning",)  # left out where no section is named
 
