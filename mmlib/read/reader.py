@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +26,7 @@ from mmlib.read.confidence import CONFIDENCE, Calibration
 from mmlib.read.rows import box_of, rows_of, touching
 from mmlib.read.source import Strokes, named, seen_in, strokes_of
 from mmlib.store.files import RunError, from_json, results_root, shipped_weights
+from mmlib.store.machine import give_back_memory
 from mmlib.store.weights import load_weights
 
 # Of a careful reading: 12, 14 and 16 pixels per typical symbol, where 14 is the view's own.
@@ -31,6 +34,12 @@ THREE_SIZES = (0.86, 1.0, 1.14)
 DOUBTFUL = -0.05  # score below which another way to see a picture is tried
 BETTER = 0.02  # by which its score must be higher
 LARGER = 1.2  # size, relative to the first, at which a picture is then read, too
+# Each shape of a picture makes kernels. PyTorch would keep those of 1,024 products, so that memory
+# grows over thousands of pictures; it reads this number at its first. oneDNN keeps its own: what it
+# gives up leaves holes in the heap, which go back to the system now and then.
+KERNELS = "LRU_CACHE_CAPACITY", "256"
+TRIM = 64  # calls of `Reader.read` between two times
+CALLS = itertools.count(1)
 EXPORTED = "model.safetensors"  # of `mmlib export`, as of Hugging Face, with config.json beside it
 
 
@@ -119,6 +128,8 @@ class Reader:
             if of_one and self.calibration:
                 of_one[0] = replace(of_one[0], **self.calibration.confidence(decoded))
             readings.append(of_one)
+        if next(CALLS) % TRIM == 0:
+            give_back_memory()
         return readings
 
 
@@ -225,6 +236,7 @@ def pretty(tokens: Sequence[str]) -> str:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, device: str, changed: int) -> Reader:
+    os.environ.setdefault(*KERNELS)
     weights, metadata = load_weights(path)
     try:
         if path.name == EXPORTED:

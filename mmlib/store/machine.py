@@ -1,6 +1,7 @@
 """Where and when a run ran: commit, hardware, versions, time."""
 
 import contextlib
+import ctypes
 import datetime
 import functools
 import importlib.metadata
@@ -60,6 +61,12 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def give_back_memory() -> None:
+    """Give the system back what is free in the heap, where the C library can (glibc)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # --- threads --------------------------------------------------------------------------------------

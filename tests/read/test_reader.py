@@ -2,6 +2,7 @@
 says.
 """
 
+import itertools
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from mmlib.formula.inkml import write_inkml
 from mmlib.formula.latex import canonical
 from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
 from mmlib.models.recogniser import Recogniser
+from mmlib.read import reader as readers
 from mmlib.read.reader import Reader, Reading, pretty, recognize
 from mmlib.read.source import ink_of, several_rows
 from mmlib.store.files import RunError
@@ -195,6 +197,16 @@ def test_several_inks_are_read_at_once(reader, ink, levels):
 
 def test_of_no_ink_there_are_no_readings(reader):
     assert reader.read([]) == []
+
+
+def test_free_memory_goes_back_now_and_then(reader, monkeypatch):
+    given = []
+    monkeypatch.setattr(readers, "give_back_memory", lambda: given.append(1))
+    monkeypatch.setattr(readers, "CALLS", itertools.count(1))
+    for _ in range(2 * readers.TRIM):
+        reader.read([])
+    assert len(given) == 2
+    assert readers.KERNELS[0] in os.environ, "a recogniser was loaded"
 
 
 def test_a_picture_is_read_at_several_sizes(reader, ink):
