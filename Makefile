@@ -58,7 +58,7 @@ lint: $(STAMP)  ## Ruff over everything, mypy over the package, and the order of
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
-install: $(STAMP)  ## only make the environment, .venv (some minutes, about 5 GB on Linux; TORCH=cpu: under 2 GB, needs uv)
+install: $(STAMP)  ## only make the environment, .venv (some minutes, some 6 GB on Linux; TORCH=cpu: 3.5 GB less, needs uv)
 
 pins:  ## resolve requirements.txt anew from pyproject.toml, with hashes (needs uv)
 	@$(PINS)
@@ -78,13 +78,14 @@ $(STAMP): requirements.txt pyproject.toml
 		echo "Python 3.11, 3.12, 3.13 or 3.14 is needed, and none that works was found." >&2; \
 		echo "Install one, or name it: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
-	echo "Installing into $(VENV), with $$($$python --version): some minutes, about 5 GB on Linux (TORCH=cpu: under 2 GB)."; \
+	echo "Installing into $(VENV), with $$($$python --version): some minutes, some 6 GB on Linux."; \
 	export UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-300}"; \
 	has_python() { $(BIN)/python -c '$(SUITABLE)' 2>/dev/null; }; \
 	pins() { uv pip install --compile-bytecode --python $(BIN)/python "$$@"; }; \
 	cpu_pins() { \
 		sed -E '/^(cuda-|nvidia-|torch==|torchvision==|triton==)/,/[^\\]$$/d' requirements.txt >$(VENV)/cpu.txt \
-		&& pins --torch-backend cpu -r $(VENV)/cpu.txt $$(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.txt); \
+		&& pins --torch-backend cpu -r $(VENV)/cpu.txt $$(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.txt) \
+		|| { echo "PyTorch's CPU build could not be had; installing the default." >&2; false; }; \
 	}; \
 	with_uv() { \
 		command -v uv >/dev/null && uv --version >/dev/null 2>&1 \
