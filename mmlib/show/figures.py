@@ -40,7 +40,8 @@ def learning_figure(frame: DataFrame,
     }
     size = (3.6 * len(xs), 4.6)
     fig, axes = plt.subplots(2, len(xs), figsize=size, sharex="col", sharey="row", squeeze=False)
-    metrics = {"valid_ter": "validation TER", "valid_exprate": "validation ExpRate"}
+    metrics = {"valid_ter": "validation TER\n(lower is better)",
+               "valid_exprate": "validation ExpRate\n(higher is better)"}
     for row, (key, title) in zip(axes, metrics.items()):
         for ax, x in zip(row, xs):
             plots.curve(ax, frame.dropna(subset=[x, key]), x, key)
@@ -63,28 +64,31 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
     """Validation curves of stages 1 and 2: retrieval of partners, match losses, shape of maps."""
     matched = {"global_match": "whole expression", "local_match": "ink point"}
     losses, shapes = dict(list(MATCH_TERMS.items())[:3]), dict(list(MATCH_TERMS.items())[3:])
-    panels = [(first, matched, "stage 1, partners", "share found on held-out ink"),
-              (second, losses, "stage 2, match", "loss on held-out ink"),
-              (second, shapes, "stage 2, maps", "loss on held-out ink")]
-    fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4))
+    panels = [(first, matched, "stage 1, partners found", "share (higher is better)"),
+              (second, losses, "stage 2, match, as masks grow", "loss (lower is better)"),
+              (second, shapes, "stage 2, shape of the maps", "loss (lower is better)")]
+    fig, axes = plt.subplots(3, 1, figsize=(6, 6.6))
     for ax, (frame, terms, title, unit) in zip(axes, panels):
         for (key, label), look in zip(terms.items(), plots.looks(terms).values()):
             for number, (_, rows) in enumerate(frame.groupby("run", sort=True)):
                 ax.plot(rows.pictures / 1000, rows[f"valid_{key}"], color=look.color,
                         marker=look.marker, markersize=4, label=None if number else label)
-        ax.set(xlabel="pictures seen in the stage (thousands)", ylabel=unit, title=title)
-        ax.set_ylim(0, None)
         if len(frame):
-            ax.legend(loc="upper left", bbox_to_anchor=(0, -0.22))
+            key, label = next(iter(terms.items()))
+            start, end = frame[f"valid_{key}"].iloc[[0, -1]]
+            title = f"{title}: {label} from {start:.2f} to {end:.2f}"
+            ax.legend(**BESIDE)
+        ax.set(ylabel=unit, title=title, ylim=(0, None))
+    axes[-1].set(xlabel="pictures seen in the stage (thousands); held-out ink, one seed")
     return fig
 
 
 def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: str) -> Figure:
     """A panel for each frame of subsets: points with intervals, the arms side by side."""
     shown = {key: frame for key, frame in by.items() if len(frame)}
-    size = (4.2 * len(shown), 3.1)
-    fig, axes = plt.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False)
-    for ax, (key, frame) in zip(axes[0], shown.items()):
+    size = (6, 2.7 * len(shown))
+    fig, axes = plt.subplots(len(shown), 1, figsize=size, sharey=True, squeeze=False)
+    for ax, (key, frame) in zip(axes[:, 0], shown.items()):
         names = list(dict.fromkeys(frame.subset))
         for rows, offset, options in _side_by_side(frame, 0.14):
             x = np.array([names.index(p) for p in rows.subset]) + offset
@@ -92,11 +96,10 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
             ax.errorbar(x, rows.value, yerr=spread, **options)
         counts = frame.drop_duplicates("subset").set_index("subset").n
         ticks = [f"{p}\nn = {counts[p]:,}" for p in names]
-        ax.set(xticks=range(len(names)), xticklabels=ticks, xlabel=titles[key])
-    axes[0, 0].set_ylabel(label)
+        ax.set(xticks=range(len(names)), xticklabels=ticks, xlabel=titles[key], ylabel=label)
     # Only now: the panels share this axis, and setting its end stops it from growing.
     axes[0, 0].set_ylim(bottom=0)
-    axes[0, -1].legend(**BESIDE)
+    axes[0, 0].legend(**BESIDE)
     return fig
 
 
@@ -114,7 +117,7 @@ def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
     counts = ratios.groupby("part").n.max()
     ticks = [f"{name} (n = {counts[name]:.0f})" for name in names]
     ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5))
-    ax.set(xlabel="share of a map's mass on ink / share of the ink, one seed", title=title)
+    ax.set(xlabel="a map's share on these symbols / their share of the ink, one seed", title=title)
     ax.legend(**BESIDE)
     return fig
 

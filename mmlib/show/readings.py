@@ -80,13 +80,14 @@ def tokens_figure(ink: Ink, reading: AttendedReading, most: int = 15, columns: i
     return fig
 
 
-def maps_figure(inks: Sequence[Ink], readings: Sequence[AttendedReading]) -> Figure:
-    """A row for each ink: its saliency, then its maps, each over its own mean."""
-    columns = 1 + max(0 if one.maps is None else len(one.maps) for one in readings)
-    size = (1.35 * columns, 1.05 * len(inks))
+def maps_figure(inks: Sequence[Ink], readings: Sequence[AttendedReading], most: int = 4
+                ) -> Figure:
+    """A row for each ink: its saliency, then its first maps, each over its own mean."""
+    columns = 1 + max(0 if one.maps is None else len(one.maps[:most]) for one in readings)
+    size = (1.5 * columns, 1.05 * len(inks))
     fig, axes = plt.subplots(len(inks), columns, figsize=size, squeeze=False)
     for row, ink, one in zip(axes, inks, readings, strict=True):
-        heats = [] if one.maps is None else [one.saliency, *one.maps]
+        heats = [] if one.maps is None else [one.saliency, *one.maps[:most]]
         for ax in row:
             ax.axis("off")
         for ax, heat in zip(row, heats):

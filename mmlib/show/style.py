@@ -52,6 +52,7 @@ ARMS: Mapping[str, Look] = {
     "random-attention": Look(BLACK, "<", "--"),
     "random-masking": Look(BLACK, ">", ":"),
     "synthetic": Look(GREY, "*", "-."),
+    "recogniser": Look(BLACK, "o"),
 }
 
 
