@@ -268,7 +268,7 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
     rng = torch.Generator().manual_seed(seed)
     shown = Shown.make(seed)
     both = shown.first.kept & shown.second.kept
-    there = torch.nonzero(both)[:, 0][:: max(1, int(both.sum()) // 60)]
+    there = torch.nonzero(both)[:, 0][:: max(1, int(both.sum()) // 30)]
     owner = torch.zeros_like(there)
     cells = shown.first.cells[there], shown.second.cells[there]
 
@@ -283,18 +283,19 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
         return angle.detach()
 
     alike, along = 0.02 * torch.arange(6), shown.first.points[there].sum(1)
-    pulled = {"pull alone": lambda a, b: -(a * b).sum(1).mean()}
+    pulled = {"pull alone: all alike": lambda a, b: -(a * b).sum(1).mean()}
     with plots.style():
-        fig, axes = plt.subplots(2, 2, figsize=(7, 4.6), width_ratios=(1, 1))
-        losses = pulled | {"pull and push: the global term": lambda a, b: nt_xent(a, b, 0.2)}
+        fig, axes = plt.subplots(2, 2, figsize=(7, 4.2), height_ratios=(3, 2))
+        losses = pulled | {"pull and push: expressions apart": lambda a, b: nt_xent(a, b, 0.2)}
         for ax, (name, loss) in zip(axes[0], losses.items()):
-            for angle, marker in zip(moved(alike, loss).numpy(), "os"):
-                ax.scatter(np.cos(angle), np.sin(angle), c=plots.COLOURS[:6], marker=marker, s=55,
-                           alpha=0.7)
+            ring, square = moved(alike, loss).numpy()
+            ax.scatter(np.cos(square), np.sin(square), c=plots.COLOURS[:6], marker="s", s=40)
+            ax.scatter(np.cos(ring), np.sin(ring), facecolors="none", lw=2, s=170,
+                       edgecolors=plots.COLOURS[:6])
             ax.add_patch(Circle((0, 0), 1, fill=False, ec="0.8"))
-            ax.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.3), aspect="equal", title=name)
+            ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", title=name)
             ax.axis("off")
-        losses = pulled | {"pull and push: the local term": lambda a, b: local_info_nce(
+        losses = pulled | {"pull and push: points apart": lambda a, b: local_info_nce(
             a, b, owner, *cells, 1.0, 0.1)}
         for ax, (name, loss) in zip(axes[1], losses.items()):
             hue = moved(0.3 * along / along.max(), loss)[0].numpy() % (2 * np.pi)
@@ -308,8 +309,9 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
 def slots(view: View, ink: InkBatch, features: torch.Tensor, which: int = 0) -> Figure:
     """How maps make slots: cells in the colours of their features, and each map's mean colour.
 
-    The maps are made by hand here: each lies on one symbol. features: (b, d, h, w). Colours are the
-    features' first three principal components, so a slot's colour is the mean of its cells'.
+    The maps are made by hand here: four lie on one symbol each, the last on all ink. features:
+    (b, d, h, w). Colours are the features' first three principal components, so a slot's colour is
+    the mean of its cells'.
     """
     assert ink.symbol is not None
     w, h = (view.extent[which] / STRIDE).int().tolist()
@@ -322,21 +324,23 @@ def slots(view: View, ink: InkBatch, features: torch.Tensor, which: int = 0) -> 
     own = ink.owner == which
     chosen = np.linspace(0, int(ink.symbol[own].max()), 4).round().astype(int)
     with plots.style():
-        fig, axes = plt.subplots(2, 5, figsize=(10, 2.1), height_ratios=(3, 1))
+        size = (10, 10 / 6 * h / w + 0.75)
+        fig, axes = plt.subplots(2, 6, figsize=size, height_ratios=(10 / 6 * h / w + 0.2, 0.5))
         for ax in axes.flat:
             ax.axis("off")
         for column, (ax, below) in enumerate(axes.T):
             inked = view.cells[own].long()
-            alpha, title = torch.full((h * w,), 0.2), "each cell's features as a colour"
+            alpha, title = torch.full((h * w,), 0.2), "features as colours"
             alpha[inked[:, 1].clamp(0, h - 1) * w + inked[:, 0].clamp(0, w - 1)] = 1.0
             if column:
-                there = view.cells[own & (ink.symbol == chosen[column - 1])].long()
+                on = own & (ink.symbol == chosen[column - 1]) if column < 5 else own
+                there = view.cells[on].long()
                 alpha = torch.zeros(h * w)
                 alpha[there[:, 1].clamp(0, h - 1) * w + there[:, 0].clamp(0, w - 1)] = 1.0
                 mean = (alpha[:, None] * colours).sum(0) / alpha.sum()
                 below.add_patch(Rectangle((0.3, 0.1), 0.4, 0.8, color=mean.tolist()))
                 below.text(0.5, 0, f"slot {column}", ha="center", va="top", fontsize=8)
-                title = f"map {column}"
+                title = f"map {column}" if column < 5 else "a map of everything"
             draw_ink(ax, view_ink(view, ink, which), plots.BLACK, 0.8)
             image = torch.cat([colours, alpha[:, None]], 1).view(h, w, 4)
             ax.imshow(image.numpy(), extent=(0, STRIDE * w, STRIDE * h, 0), zorder=0,

@@ -218,7 +218,7 @@ def similarity(embedded: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
         loss = float(-chance.diagonal().log().mean())
         found = float((cosine.argmax(1) == torch.arange(len(a))).float().mean())
         fig, axes = plt.subplots(1, 2, figsize=(8, 3.4))
-        titles = ("cosines", f"softmax of each row, temperature {temperature:.2g}: loss {loss:.2f}")
+        titles = ("cosines", f"softmax, temperature {temperature:.2g}: loss {loss:.2f}")
         for ax, values, title in zip(axes, (cosine, chance), titles):
             image = ax.imshow(values.numpy(), cmap="Blues", vmin=float(values.min()), vmax=1)
             ax.set(title=title, xlabel="second view of an expression",
