@@ -106,7 +106,7 @@ def test_claims_say_no_more_than_their_seeds_carry():
     of_seeds("supervised-total", (5, 6, 7, 6, 5, 5, 6, 5))
     of_seeds("contrastive", (1, 2, 3, 2, 1, 1, 2, 1))
     of_seeds("fixed share", (5, 6, 7, 6, 5, 5, 6, 5))
-    of_seeds("simclr", (0, 1, 2, 1, 0))
+    of_seeds("simclr", (0, 1, 2, 1, 0, 2))
     of_seeds("mae", (40, 40, 40, 40))
     of_seeds("mae", (9, 9, 9, 9, 9), seeds=(10, 11, 12))  # the pilot's
     table = claims.claims_table().set_index("compared with")
@@ -114,7 +114,7 @@ def test_claims_say_no_more_than_their_seeds_carry():
     assert less["supervised-total"] == "+0.400 [+0.400, +0.400], p 0.008", "2 of 2^8 sign flips"
     assert less["mae"].startswith("+0.750 ["), "40 errors count as 10"
     arms = ["supervised-total", "contrastive", "fixed share", "simclr", "mae"]
-    assert table["seeds in favour"][arms].tolist() == ["8 of 8", "0 of 8", "8 of 8", "0 of 5",
+    assert table["seeds in favour"][arms].tolist() == ["8 of 8", "0 of 8", "8 of 8", "1 of 6",
                                                        "4 of 4"]
     assert table["verdict"][arms].tolist() == [
         "ours has fewer errors", "no difference found",
@@ -129,14 +129,14 @@ def test_an_arm_that_fails_a_gate_tests_nothing():
     second = train(attend, first.name)
     tuned = {}
     for arm, start in (("mask-match", second.name), ("supervised-total", "none")):
-        for seed in claims.SEEDS[:5]:
+        for seed in claims.SEEDS[:6]:
             tuned[arm, seed] = train(finetune, start, seed=seed)
     study_results.add([second, *tuned.values()], {run.name: {"arm": "x"}
                                                   for run in (second, *tuned.values())})
     for (arm, seed), run in tuned.items():
         evaluated(arm, [1 if arm == "mask-match" else 5] * 20, [10] * 20, seed=seed,
                   trained=run.name, **SHARED)
-    assert claims.claims_table().verdict[0] == "no difference found", "five seeds: p is 1/16"
+    assert claims.claims_table().verdict[0] == "ours has fewer errors", "six seeds: p is 1/32"
     rows = study_results.run_rows()
     ours = tuned["mask-match", claims.SEEDS[0]].name
     assert claims.chain_faults(ours, rows) == []
