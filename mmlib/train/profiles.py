@@ -71,9 +71,9 @@ PROFILES = {
     # The evidence: every arm costs 200,000 pictures, 100,000 of them with labels as they were
     # written. No segmentation: no side losses, no recombined and no composed ink.
     "study": Profile(
-        pretrain.Config(pictures=35_000, eval_pictures=17_500, encoder=SMALL.encoder,
+        pretrain.Config(pictures=20_000, eval_pictures=10_000, encoder=SMALL.encoder,
                         optim=OptimConfig(warmup=1_000, hold=24_000)),
-        attend.Config(pictures=15_000, eval_pictures=5_000, encoder=SMALL.encoder,
+        attend.Config(pictures=30_000, eval_pictures=5_000, encoder=SMALL.encoder,
                       decoder=SMALL.decoder, encoder_rate=0.3, reading=CLUSTERS,
                       optim=OptimConfig(warmup=1_000, hold=24_000)),
         finetune.Config(init="attend", pictures=100_000, eval_pictures=10_000, model=SMALL,
