@@ -34,7 +34,7 @@ from mmlib.measure.attention import (
 )
 from mmlib.measure.intervals import interval, paired_difference
 from mmlib.models.encoder import EncoderConfig
-from mmlib.store.files import from_json, results_root
+from mmlib.store.files import from_json
 from mmlib.store.run import Run
 from mmlib.study import records, results
 from mmlib.study.arms import OURS, PROFILE
@@ -92,21 +92,6 @@ def untrained(student: attend.Student, seed: int = 0) -> attend.Student:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return attend.Student(student.encoder.config, student.attention.logits.out_channels).eval()
-
-
-def course(run: Run, seed: int = 0) -> dict[str, attend.Student]:
-    """The network of a finished stage 2 and what it came from: random weights, and after stage 1.
-
-    The latter is the encoder of the run that it started from, if that has its weights here, under
-    an untrained attention network.
-    """
-    network, _ = load(run)
-    found = {"random weights": untrained(network, seed)}
-    before = results_root() / "runs" / run.inputs.get("init", "none")
-    if (before / "weights.safetensors").is_file():
-        found["after stage 1"] = first = untrained(network, seed)
-        first.encoder.load_state_dict(attend.encoder_weights(Run.load(before)))
-    return found | {"after stage 2": network}
 
 
 @torch.no_grad()
