@@ -138,16 +138,23 @@ def trial(name: str, count: int, every: int, minutes: float = math.inf) -> dict[
             "minutes": round((time.monotonic() - started) / 60, 1), "mib": measured}
 
 
-def grown(measured: Sequence[Sequence[float]]) -> float:
-    """Growth after the warm-up: the last tenth's median over that of `WARM`, minus 1.
+def levels(measured: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """MiB after the warm-up, the median over `WARM`, and at the end, that of the last tenth.
 
-    measured: (pictures read, MiB). A trial that ends before `WARM` is compared with its second
-    tenth.
+    measured: (pictures read, MiB). A trial that ends within `WARM` begins with its second tenth.
     """
     mib = [each for _, each in measured]
     tenth = max(1, len(mib) // 10)
-    warm = [each for number, each in measured if number in WARM] or mib[tenth : 2 * tenth]
-    return round(statistics.median(mib[-tenth:]) / statistics.median(warm) - 1, 4)
+    whole = measured[-1][0] >= WARM.stop
+    warm = [each for number, each in measured if whole and number in WARM]
+    warm = warm or mib[tenth : 2 * tenth]
+    return statistics.median(warm), statistics.median(mib[-tenth:])
+
+
+def grown(measured: Sequence[Sequence[float]]) -> float:
+    """Growth from the first of `levels` to the second, as a share of the first."""
+    warm, end = levels(measured)
+    return round(end / warm - 1, 4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -116,3 +116,13 @@ def test_purity_counts_the_most_frequent_class_of_each_cluster():
     assert found["purity"] == 0.75
     assert found["most frequent class"] == 0.5
     assert clusters.agreement([(0, 1), (1, 2)])["normalised mutual information"] == 1
+
+
+def test_the_page_says_what_the_memory_trial_recorded():
+    page = (project_root() / "docs" / "anywhere.md").read_text("utf-8")
+    recorded = json.loads((memory.OUTCOMES / "memory.json").read_text("utf-8"))["readers"]
+    for name, begins in {"page": "the page", "onnx": "ONNX", "torch": "PyTorch"}.items():
+        warm, end = memory.levels(recorded[name]["mib"])
+        count, growth = recorded[name]["count"], 100 * (end / warm - 1)
+        found = f"{count:,} | {warm:.0f} to {end:.0f} | {growth:.0f} %"
+        assert any(line.startswith(f"| {begins}") and found in line for line in page.splitlines())
