@@ -19,12 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmlib.cli import STOPPED
 
-AGAIN = 3  # starts of a job that a signal ended
+AGAIN = 3  # starts of a job that a signal ended or paused
 
 
 def read_jobs(path: Path) -> list[tuple[str, str]]:
@@ -40,11 +39,11 @@ def read_jobs(path: Path) -> list[tuple[str, str]]:
     return list(jobs.items())
 
 
-@dataclass(frozen=True)
 class Command:
-    """Runs an `mmlib` command, again where a signal ended it; gives its exit code."""
+    """Runs an `mmlib` command, again where a signal ended or paused it; gives its exit code."""
 
-    module: str = "mmlib"
+    def __init__(self, module: str = "mmlib"):
+        self.module = module
 
     def __call__(self, command: str) -> int:
         for _ in range(AGAIN):

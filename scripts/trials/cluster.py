@@ -45,13 +45,13 @@ ITSELF = "scripts.trials.cluster"
 
 
 def small(argv: Sequence[str]) -> int:
-    """`mmlib study`, with small budgets and a checkpoint every second."""
+    """`mmlib study`, with small budgets and a checkpoint after every step."""
     small_corpus()
-    budget = questions(Budget(160, 160, 640))
+    budget = questions(Budget(20, 20, 120))
     chains = {arm: chain for members in budget.values() for arm, chain in members.items()}
     conduct.arms = lambda profile="": chains
     conduct.STAGES = {
-        name: SimpleNamespace(run=functools.partial(stage.run, checkpoint_minutes=1 / 60))
+        name: SimpleNamespace(run=functools.partial(stage.run, checkpoint_minutes=0))
         for name, stage in conduct.STAGES.items()
     }
     return cli.main(argv)
