@@ -84,6 +84,7 @@ class Sources:
             named = {"unique_key": file.stem, "output_files_dir": f"{file.stem}_files"}
             notebook = nbformat.reads(text, as_version=4)
             text, resources = exporter.from_notebook_node(notebook, dict(named))
+            text = described(text)
             for output, content in resources["outputs"].items():
                 (target.parent / output).parent.mkdir(exist_ok=True)
                 (target.parent / output).write_bytes(content)
@@ -104,6 +105,17 @@ class Sources:
         (self.folder / "api").mkdir(exist_ok=True)
         (self.folder / "api" / f"{room}.md").write_text(f"# {room}\n\n{text}", "utf-8")
         return [{room: f"api/{room}.md"}]
+
+
+def described(text: str) -> str:
+    """A notebook's Markdown with its drawn pictures called by the heading that they stand under."""
+    heading, code, lines = "", False, []
+    for line in text.splitlines():
+        code ^= line.startswith("```")
+        if line.startswith("#") and not code:
+            heading = re.sub(r"[][`$\\*]", "", line.lstrip("# "))
+        lines.append(line if code else line.replace("![png](", f"![Drawn under: {heading}]("))
+    return "\n".join(lines) + "\n"
 
 
 def build(out: Path | None = None, notebooks: Sequence[Path] | None = None,

@@ -89,6 +89,11 @@ def test_links_lead_to_what_the_site_has(tmp_path):
     assert (tmp_path / "docs" / "formula.png").is_file()
 
 
+def test_drawn_pictures_are_called_by_their_heading():
+    text = "# A `b` [c](d)\n```python\n# no heading\n![png](x)\n```\n![png](y)\n"
+    assert site.described(text) == text.replace("![png](y)", "![Drawn under: A b c(d)](y)")
+
+
 @pytest.mark.slow
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "build", unavailable)
