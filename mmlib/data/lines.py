@@ -10,6 +10,7 @@ STEEPEST = 32  # degrees by which a ruled page may be turned
 STEP = 0.5  # degrees between the slopes that are tried
 FILLED = 0.7  # of a line's way across the page: ink on it makes it a line
 LONG = 4.0  # typical symbols, at least, that a margin's line measures
+AGREED = 0.07  # of slope, between the lines of one page
 PALER = 0.75  # of the ink's contrast: a line below it is printed
 
 
@@ -29,7 +30,8 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
                   found: list[str]) -> tuple[np.ndarray, float, float]:
     """The ink (H, W) bool without printed lines.
 
-    Also by how many degrees these fall to the right, and the pixels between two of them.
+    Also by how many degrees these fall to the right, 0 where they do not agree, and the pixels
+    between two of them.
 
     ink, weak: what is ink and what may be a pale line; contrast: (H, W) to the paper. Nothing
     changes where there are no such lines.
@@ -54,9 +56,10 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
     left = without_like(_erased(left.T, contrast.T, upright, full).T, contrast, across, full)
     slopes = [line.slope for line in across] or [-line.slope for line in upright]
     angle = float(np.degrees(np.arctan(np.median(slopes))))
+    level = len(slopes) < 2 or np.median(np.abs(slopes - np.median(slopes))) > AGREED
     middles = np.sort([line.row[len(line.row) // 2] for line in across])
     between = float(np.median(np.diff(middles))) if len(across) > 2 else 0.0
-    return left, angle if len(slopes) > 1 else 0.0, between
+    return left, 0.0 if level else angle, between
 
 
 def printed(lines: list[Line], ink: np.ndarray, rest: np.ndarray, full: float,
@@ -80,7 +83,7 @@ def printed(lines: list[Line], ink: np.ndarray, rest: np.ndarray, full: float,
         slope = np.median([line.slope for line in straight])
         width = np.median([line.width for line in straight])
         return [line for line in straight
-                if abs(line.slope - slope) < 0.07 and line.width < 1.5 * width + 1]
+                if abs(line.slope - slope) < AGREED and line.width < 1.5 * width + 1]
     return [line for line in straight
             if line.whole and _at_the_side(ink, line) and _alone(ink, line)]
 

@@ -20,6 +20,10 @@ LONGEST = 1_600  # pixels of the longer side that is worked on
 SMALLEST = 40  # pixels per symbol below which a picture is enlarged
 UNEVEN = 12  # grey levels by which the paper of a drawing may differ from place to place
 SLANTED = 4  # degrees by which a line may rise or fall and still be read as it is
+PROFILE = 0.15  # of a typical symbol: bins of the profiles by which slanted ink is found
+# How much entropy (nats) profiles must lose before ink is turned unasked. Of 250 level formulas of
+# CROHME's validation split none loses as much.
+SURE = 0.6
 FAINTEST = 0.06  # of the paper's light: what differs less is not ink
 
 
@@ -226,33 +230,25 @@ def threshold(contrast: np.ndarray, plain: bool) -> np.ndarray:
 
 
 def slants(ink: np.ndarray) -> tuple[list[float], bool]:
-    """Degrees by which the ink (H, W) bool may fall to the right: of its flat strokes, and of all.
+    """Degrees by which the ink (H, W) bool may fall to the right: two at most, the likeliest first.
 
-    Flat strokes are bars of fractions and the like: straight pieces within `STEEPEST` of level.
-    Also whether both agree on a steep one.
+    Also whether that one is sure, and steep. What is level lies in rows and columns: its profiles
+    across and along have the least entropy (Postl, 1986, with entropy in place of variance).
     """
-    from skimage.measure import label, regionprops
+    from scipy.signal import find_peaks
+    from scipy.stats import entropy
 
-    angles, lengths = [], []
-    for piece in regionprops(label(ink, connectivity=2)):
-        long, short = piece.axis_major_length, piece.axis_minor_length
-        angle = 90 - np.degrees(piece.orientation) % 180  # of the long side, down to the right
-        if long > 3.5 * short + 2 and abs(angle) <= STEEPEST + 5:
-            angles.append(angle)
-            lengths.append(long)
-    found = []
-    if angles:
-        order = np.argsort(angles)
-        half = np.searchsorted(np.cumsum(np.array(lengths)[order]), sum(lengths) / 2)
-        found.append(float(np.array(angles)[order][half]))
-    y, x = np.nonzero(ink)
-    if len(y) > 2:
-        (narrow, wide), axes = np.linalg.eigh(np.cov(x, y))
-        if wide > 6 * max(narrow, 1e-9):
-            found.append(float(np.degrees(np.arctan(axes[1, 1] / (axes[0, 1] or 1e-9)))))
-    distinct = [a for i, a in enumerate(found) if all(abs(a - b) > 4 for b in found[:i])]
-    steep = [angle for angle in distinct if SLANTED < abs(angle) <= STEEPEST + 5]
-    return steep, len(found) == 2 and len(distinct) == 1 and abs(distinct[0]) > 2 * SLANTED
+    points = np.argwhere(ink)
+    points = points[:: 1 + len(points) // 5_000] / (PROFILE * symbol_size(ink))
+    angles, mixed = np.arange(-STEEPEST - 4, STEEPEST + 5, 2), []
+    for c, s in zip(np.cos(np.radians(angles)), np.sin(np.radians(angles)), strict=True):
+        bins = points @ np.array([[c, s], [-s, c]])
+        bins = (bins - bins.min(0)).astype(int)
+        mixed.append(sum(entropy(np.bincount(profile)) for profile in bins.T))
+    lowest = sorted(find_peaks(-np.array(mixed))[0], key=lambda i: mixed[i])[:2]
+    found = [float(angles[i]) for i in lowest if abs(angles[i]) > SLANTED]
+    sure = found and mixed[len(angles) // 2] - min(mixed) > SURE
+    return found, bool(sure and abs(found[0]) > 2 * SLANTED and lowest[0] == np.argmin(mixed))
 
 
 def at_the_edges(ink: np.ndarray) -> list[np.ndarray]:

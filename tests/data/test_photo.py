@@ -9,8 +9,8 @@ from scipy import ndimage
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.errors import NothingError
 from mmlib.data.imitate import imitate
-from mmlib.data.lines import Line, without_like
-from mmlib.data.photo import see
+from mmlib.data.lines import Line, without_like, without_rules
+from mmlib.data.photo import see, slants
 from mmlib.data.pictures import grey_of, image_of_array, ink_is_light, ink_levels
 from mmlib.formula.ink import InkError
 from mmlib.read.reader import recognize
@@ -137,6 +137,38 @@ def test_a_ruled_page_is_turned_level(angle, drawings):
     said = [float(f.split()[4]) for f in seen.found if f.startswith("a page turned by")]
     assert abs(said[0] + angle) <= 1.5
     assert abs(seen.levels.shape[1] - ink_levels(255 - levels).shape[1]) < 12
+
+
+@pytest.mark.parametrize("angle", [-28, -20, -12, 10, 18, 30])
+def test_ink_is_turned_to_where_it_lies_in_rows(angle, drawings):
+    """Of most formulas, however short, one of two angles is right; a sure one nearly always."""
+    near, sure = [], []
+    for levels in drawings:
+        ink = ndimage.rotate(levels, -angle, order=1) > 127  # falls to the right
+        found, certain = slants(ink)
+        near.append(any(abs(one - angle) <= 4 for one in found))
+        sure += [abs(found[0] - angle) <= 6] if certain else []
+    assert sum(near) >= len(near) - 1
+    assert sum(sure) >= len(sure) - 1
+
+
+def test_lines_that_disagree_say_nothing_of_the_page():
+    """The dark border of a file beside the line of a margin does not turn what is level."""
+    rng, turns = np.random.default_rng(0), []
+    for fall in (0.2, 0.3, 0.4, 0.45, 0.5):
+        ink, contrast = np.zeros((200, 600), bool), np.zeros((200, 600))
+        for left in range(20, 560, 60):
+            ink[80:120, left : left + 4] = ink[rng.integers(80, 116) :][:4, left : left + 30] = True
+        contrast[ink] = 1.0
+        for top, slope in ((0, 0.0), (60, fall)):
+            rows = np.arange(200)
+            across = 595 - np.rint(slope * rows).astype(int) - top
+            contrast[rows, across] = contrast[rows, across + 1] = 0.4
+        found = []
+        _, fell, _ = without_rules(ink, contrast > 0.3, contrast, found)
+        turns.append(fell)
+        assert found == ["2 printed lines"]
+    assert turns == [0.0] * 5
 
 
 def test_what_is_seen_can_be_found_in_the_picture():
