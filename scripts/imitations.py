@@ -114,6 +114,14 @@ def frame(ink: Array, rng: np.random.Generator) -> Array:
     return 255 - (255 * framed).astype(np.uint8)
 
 
+def strays(ink: Array, rng: np.random.Generator) -> Array:
+    """A picture cut out of a page so that the feet of the line above are still on it."""
+    rows, wide = np.flatnonzero(ink.max(1) > 0.5), ink.shape[1]
+    feet = round(rng.uniform(0.1, 0.25) * np.ptp(rows))
+    above = np.roll(ink, rng.integers(wide), 1)[rows[-1] - feet : rows[-1] + 1]
+    return 255 - (255 * np.concatenate([above, ink[20:]])).astype(np.uint8)
+
+
 def shadow(ink: Array, rng: np.random.Generator) -> Array:
     """A shadow with a hard edge across the page."""
     high, wide = ink.shape
@@ -159,7 +167,7 @@ def telephone(ink: Array, rng: np.random.Generator) -> Array:
 KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
     "board": board, "coloured paper": coloured, "coloured pens": colour_pens, "ticked": ticked,
     "dim": dim, "dark on dark": dark_on_dark, "pencil": pencil, "ruled": ruled, "squared": squared,
-    "specks": specks, "frame": frame, "shadow": shadow, "photograph": photograph,
+    "specks": specks, "frame": frame, "shadow": shadow, "strays": strays, "photograph": photograph,
     "turned photograph": ruled_photograph_turned, "small": small, "telephone": telephone,
     **{f"turned by {degrees}": tilted(degrees) for degrees in (5, 10, 20, 30)},
 }

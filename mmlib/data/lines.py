@@ -54,7 +54,7 @@ def without_rules(ink: np.ndarray, weak: np.ndarray, contrast: np.ndarray,
     found.append(f"{len(across) + len(upright)} printed lines")
     left = _erased(ink, contrast, across, full)
     left = without_like(_erased(left.T, contrast.T, upright, full).T, contrast, across, full)
-    slopes = [line.slope for line in across] or [-line.slope for line in upright]
+    slopes = np.array([line.slope for line in across] or [-line.slope for line in upright])
     angle = float(np.degrees(np.arctan(np.median(slopes))))
     level = len(slopes) < 2 or np.median(np.abs(slopes - np.median(slopes))) > AGREED
     middles = np.sort([line.row[len(line.row) // 2] for line in across])

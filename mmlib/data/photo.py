@@ -238,8 +238,8 @@ def slants(ink: np.ndarray) -> tuple[list[float], bool]:
     from scipy.signal import find_peaks
     from scipy.stats import entropy
 
-    points = np.argwhere(ink)
-    points = points[:: 1 + len(points) // 5_000] / (PROFILE * symbol_size(ink))
+    every = np.argwhere(ink)
+    points = every[:: 1 + len(every) // 5_000] / (PROFILE * symbol_size(ink))
     angles, mixed = np.arange(-STEEPEST - 4, STEEPEST + 5, 2), []
     for c, s in zip(np.cos(np.radians(angles)), np.sin(np.radians(angles)), strict=True):
         bins = points @ np.array([[c, s], [-s, c]])
