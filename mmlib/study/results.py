@@ -203,7 +203,7 @@ def collect(folder: str | Path | None = None) -> list[str]:
                 pending.append(start)
         add(list(new.values()), about)
     if folder:
-        records.append(record for record in new_records if record["run"] in new)
+        records.append(new_records)  # a run that is known may have been measured again
     return list(new)
 
 

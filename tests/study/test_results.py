@@ -92,6 +92,12 @@ def test_results_of_another_machine_join(tmp_path, monkeypatch):
     assert results.collect(tmp_path / "there") == [found.name, run.name]
     assert [row["run"] for row in records.rows()] == [found.name]
     assert results.outcomes("valid")[found.name].summary() == one.summary()
+    (row,) = records.rows()
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "there"))
+    records.append([row | {"metric": "measured later"}])
+    monkeypatch.setenv("MMLIB_RESULTS", str(tmp_path / "here"))
+    assert results.collect(tmp_path / "there") == []
+    assert [row["metric"] for row in records.rows()][1:] == ["measured later"]
 
 
 def test_a_damaged_table_is_named(root):
