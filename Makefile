@@ -25,8 +25,8 @@ SUITE := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ign
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
-reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synthetic|crohme (smoke: up to 10 min on 2 cores)
-	@echo "Notebooks 01 to 07, PROFILE=$(PROFILE) DATASET=$(DATASET)."
+reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synthetic|crohme (smoke: 4 min on 2 cores)
+	@echo "Notebooks 00 to 07, two at a time, PROFILE=$(PROFILE) DATASET=$(DATASET)."
 	@$(BIN)/python -m scripts.reproduce --at-once 2 -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
 test: $(STAMP)  ## all tests, notebooks too (about 10 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
