@@ -71,8 +71,9 @@ def _of_one_pen(image: Any) -> list[Seen]:
         alone = see(grey, photo=True)
     except NothingError:
         return []
-    return [replace(alone, found=(*alone.found, "without ink of another colour"), others=(),
-                    to_picture=np.diag([shrink, shrink, 1.0]) @ alone.to_picture)]
+    return [replace(way, found=(*way.found, "without ink of another colour"), others=(),
+                    to_picture=np.diag([shrink, shrink, 1.0]) @ way.to_picture)
+            for way in (alone, *alone.others)]
 
 
 def strokes_of(seen: Seen | Ink, source: Any = None) -> Strokes:

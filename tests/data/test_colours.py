@@ -1,5 +1,7 @@
 """Two pens in one picture: that which wrote more is told from the other by its colour."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +47,48 @@ def test_the_other_pen_goes_and_what_it_crosses_stays(formula, tick, pen, other)
     dark = grey < 0.5 * (np.median(grey) + np.quantile(grey[formula], 0.2))
     assert dark[ndimage.binary_erosion(formula)].mean() > 0.95
     assert dark[tick & ~ndimage.binary_dilation(formula, iterations=3)].mean() < 0.05
+
+
+@pytest.mark.parametrize(("pen", "tick_pen", "rule_pen"), [
+    ("black", "red", "green"), ("black", "green", "red"), ("blue", "red", "green"),
+    ("black", "red", "blue"), ("magenta", "black", "green"), ("black", "magenta", "green"),
+])
+def test_two_other_pens_go_at_once(formula, tick, pen, tick_pen, rule_pen):
+    """A thin line and a tick that crosses it are no strokes of the formula's."""
+    rule = np.zeros_like(tick)
+    rule[74:77] = True  # it crosses the vertical bars
+    grey, _ = main_pen(page((formula, pen), (tick, tick_pen), (rule, rule_pen)))
+    dark = grey < 0.5 * (np.median(grey) + np.quantile(grey[formula], 0.2))
+    assert dark[ndimage.binary_erosion(formula)].mean() > 0.95
+    assert dark[(tick | rule) & ~ndimage.binary_dilation(formula, iterations=3)].mean() < 0.05
+
+
+@pytest.mark.parametrize("other", ["black", "blue", "green"])
+@pytest.mark.parametrize("side", [3, 5])
+def test_few_strokes_of_another_pen_are_told_from_many_of_one_that_varies(formula, other, side):
+    """Magenta of many tints, as a coarse file has it, and a small stray."""
+    stray = np.zeros_like(formula)
+    stray[6 : 6 + side, 230:260] = True
+    rng, soft = np.random.default_rng(1), ndimage.gaussian_filter(formula.astype(float), 0.8)
+    tint = np.array(PENS["magenta"]) + 0.25 * ndimage.gaussian_filter(
+        rng.normal(0, 1, (*formula.shape, 3)), (4, 4, 0)) * 8
+    seen = np.asarray(page((stray, other)), float) * (1 - soft[..., None] * (1 - tint.clip(0, 0.9)))
+    grey, _ = main_pen(Image.fromarray(seen.clip(0, 255).astype(np.uint8)))
+    dark = grey < 0.5 * (np.median(grey) + np.quantile(grey[formula], 0.2))
+    assert dark[ndimage.binary_erosion(formula)].mean() > 0.9
+    assert dark[stray].mean() < 0.05
+
+
+@pytest.mark.parametrize("pen", ["black", "blue"])
+@pytest.mark.parametrize("quality", [30, 50, 75])
+def test_the_halo_of_a_tick_in_a_coarse_file_is_no_ink(formula, tick, pen, quality):
+    """JPEG keeps a colour for each four pixels."""
+    kept = io.BytesIO()
+    page((formula, pen), (tick, "red")).save(kept, "JPEG", quality=quality, subsampling=2)
+    grey, _ = main_pen(Image.open(kept))
+    dark = grey < np.median(grey) - 0.35 * (np.median(grey) - np.quantile(grey[formula], 0.2))
+    around = ndimage.binary_dilation(tick, iterations=8)
+    assert dark[around & ~ndimage.binary_dilation(formula, iterations=4)].mean() < 0.02
 
 
 @pytest.mark.parametrize("pen", list(PENS))
