@@ -103,7 +103,8 @@ def trial(folder: Path) -> dict[str, Any]:
         "records": len(ours), "records equal": sum(a == b for a, b in zip(ours, theirs)),
         "trainings": len(alone),
         "trainings equal": sum(alone[name] == together.get(name) for name in alone),
-        "killed in": killed, "failed": failed, "said": said.getvalue().splitlines(),
+        "killed in": killed, "failed": failed,
+        "Slurm's script shown": "#SBATCH --job-name=" in said.getvalue(),
     }
 
 
