@@ -12,7 +12,7 @@ from mmlib.formula.ink import Ink
 
 # In typical symbols:
 BETWEEN_ROWS = 0.3  # blank paper, at least, between two rows
-BETWEEN_COLUMNS = 2.0  # and between two columns of several rows each
+BETWEEN_COLUMNS = 2.5  # and between two columns of several rows each
 FLAT = 0.3  # height of a group that is a bar
 SMALL = 0.6  # height of a group that is part of its neighbour: limits, a dot, an exponent
 TALL = 5.0  # a row above this may be several that touch
