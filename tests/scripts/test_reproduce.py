@@ -113,7 +113,8 @@ from pathlib import Path
 Path("{0}").touch()
 while not Path("{1}").exists(): time.sleep(0.05)"""
     for name, other in (("01", "03"), ("02", "02"), ("03", "01")):
-        notebook(project / "notebooks" / f"{name}_some.ipynb", wait.format(name, other))
+        notebook(project / "notebooks" / f"{name}_some.ipynb",
+                 wait.format(project / name, project / other))
     seconds = reproduce(at_once=2)  # one at a time, the first would wait for the last for ever
     assert list(seconds) == ["01_some", "02_some", "03_some"]
     notebook(project / "notebooks" / "03_some.ipynb", "1 / 0")
