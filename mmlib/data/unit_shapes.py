@@ -9,6 +9,8 @@ training ink then makes the classes. No label takes part.
 
 import numpy as np
 
+from mmlib.data.units import units
+
 GRID = 8  # cells across and down a unit's box
 DIRECTIONS = 4  # of a line without a head, from level to level
 STEP = 0.03  # of the box, between the points at which a stroke is looked at
@@ -87,3 +89,10 @@ def nearest(described: np.ndarray, centres: np.ndarray) -> np.ndarray:
     closeness = described @ centres.T - np.square(centres).sum(1) / 2
     found: np.ndarray = closeness.argmax(1)
     return found
+
+
+def clustered_units(points: np.ndarray, stroke: np.ndarray, centres: np.ndarray
+                    ) -> tuple[np.ndarray, np.ndarray]:
+    """The unit (s,) of each stroke of an expression, and the cluster (u,) of each unit."""
+    unit = units(points, stroke)
+    return unit, nearest(describe(points, stroke, unit), centres)

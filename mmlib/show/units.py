@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from mmlib.data.sample import Sample, from_pack
-from mmlib.data.unit_shapes import describe, nearest
+from mmlib.data.unit_shapes import clustered_units
 from mmlib.data.units import RELATIONS, relation, units
 from mmlib.show import style
 
@@ -25,19 +25,21 @@ Strokes = list[np.ndarray]  # (n, 2) points each, in typical symbols
 ARROWS = dict(zip(RELATIONS, "→↗↑↖←↙↓↘⊙", strict=True))
 
 
-def unit_strokes(sample: Sample) -> list[Strokes]:
-    """The strokes of each unit of a sample, in the order in which masked reading writes them."""
+def unit_strokes(sample: Sample, unit: np.ndarray | None = None) -> list[Strokes]:
+    """The strokes of each unit of a sample, in the order in which masked reading writes them.
+
+    unit: (s,) of each stroke, where it is known.
+    """
     strokes = np.split(sample.points, np.flatnonzero(np.diff(sample.stroke)) + 1)
-    unit = units(sample.points, sample.stroke)
+    unit = units(sample.points, sample.stroke) if unit is None else unit
     return [[strokes[s] for s in np.flatnonzero(unit == u)] for u in range(unit.max() + 1)]
 
 
 def sequence_figure(sample: Sample, centres: np.ndarray) -> Figure:
     """An expression in the colours of its units, and under it the sequence to write: of each unit
     the number of its cluster, between two units how the second lies to the first."""
-    found = unit_strokes(sample)
-    unit = units(sample.points, sample.stroke)
-    named = nearest(describe(sample.points, sample.stroke, unit), centres)
+    unit, named = clustered_units(sample.points, sample.stroke, centres)
+    found = unit_strokes(sample, unit)
     boxes = [(np.concatenate(own).min(0), np.concatenate(own).max(0)) for own in found]
     with style.style():
         fig, (above, below) = plt.subplots(2, 1, figsize=(8, 3.2), height_ratios=(3, 1))
@@ -68,9 +70,8 @@ def clusters_figure(pack: Pack, indices: Indices, centres: np.ndarray, rows: int
     members: dict[int, list[Strokes]] = defaultdict(list)
     for i in indices:
         sample = from_pack(pack, int(i))
-        unit = units(sample.points, sample.stroke)
-        named = nearest(describe(sample.points, sample.stroke, unit), centres)
-        for name, own in zip(named.tolist(), unit_strokes(sample), strict=True):
+        unit, named = clustered_units(sample.points, sample.stroke, centres)
+        for name, own in zip(named.tolist(), unit_strokes(sample, unit), strict=True):
             members[name].append(own)
     largest = sorted(members, key=lambda name: (-len(members[name]), name))[:rows]
     with style.style():

@@ -20,7 +20,7 @@ from torch import Tensor
 from mmlib.data.augment import Augmenter
 from mmlib.data.pack import Indices, Pack
 from mmlib.data.sample import Batch, Sample, from_pack
-from mmlib.data.unit_shapes import clusters, describe, nearest
+from mmlib.data.unit_shapes import clustered_units, clusters, describe
 from mmlib.data.units import unit_vocabulary, units, with_units, write_units
 from mmlib.draw.views import InkBatch, View, sample
 from mmlib.losses.prototypes import Prototypes, naming_loss
@@ -75,10 +75,9 @@ class UnitAugmenter(Augmenter):
     def draw(self, i: int, rng: np.random.Generator) -> Sample:
         drawn = super().draw(i, rng)
         if i not in self.known:
-            unit, named = units(drawn.points, drawn.stroke), None
-            if self.centres is not None:
-                named = nearest(describe(drawn.points, drawn.stroke, unit), self.centres)
-            self.known[i] = unit, named
+            ink = drawn.points, drawn.stroke
+            self.known[i] = ((units(*ink), None) if self.centres is None
+                             else clustered_units(*ink, self.centres))
         return with_units(drawn, *self.known[i])
 
 

@@ -19,8 +19,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from mmlib.data.corpus import Corpus, load_corpus
 from mmlib.data.sample import collate, from_pack, symbol_classes
-from mmlib.data.unit_shapes import describe, nearest
-from mmlib.data.units import units
+from mmlib.data.unit_shapes import clustered_units
 from mmlib.store.files import write_atomic
 from mmlib.store.machine import commit, utc, versions
 from mmlib.train import profiles
@@ -32,8 +31,7 @@ def named_units(corpus: Corpus, centres: np.ndarray) -> Iterator[tuple[int, int]
     """Cluster and symbol class of each unit of the validation split that has a symbol."""
     for i in np.sort(corpus.valid):
         sample = from_pack(corpus.pack, int(i))
-        unit = units(sample.points, sample.stroke)
-        named = nearest(describe(sample.points, sample.stroke, unit), centres)
+        unit, named = clustered_units(sample.points, sample.stroke, centres)
         classes = symbol_classes(collate([sample])).numpy()[0]
         for u, cluster in enumerate(named):
             symbols = sample.symbol[unit[sample.stroke] == u]
