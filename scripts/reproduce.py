@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     for name in names:
         given = Path(name)
         named = [p for p in known if given.stem in (p.stem, p.stem[:2])]
-        matches = [given] if given.is_file() else named
+        matches = [given.resolve()] if given.suffix == ".ipynb" and given.is_file() else named
         if not matches:
             there = ", ".join(p.stem for p in known) or "none"
             raise RunError(f"no notebook {name!r}; there are: {there}")
@@ -112,7 +113,7 @@ def reproduce(notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | Non
         raise RunError(
             "what is committed is executed with the notebook's own parameters; give none"
         )
-    out = Path(out or results_root() / "executed")
+    out = Path(out or results_root() / "executed").resolve()
     out.mkdir(parents=True, exist_ok=True)
     began, seconds, failed = time.monotonic(), dict[str, float](), threading.Event()
     left = deque(paths)
@@ -134,7 +135,9 @@ def reproduce(notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | Non
             done = f"[{len(seconds)}/{len(paths)}] {path.stem} done"
             print(f"{done} in {seconds[path.stem]:.0f} s", flush=True)
 
-    with ThreadPoolExecutor(at_once) as pool:
+    # The working directory belongs to the process, not to a lane: papermill's own `cwd`, in two
+    # lanes, can leave the process in the project's folder.
+    with chdir(project_root()), ThreadPoolExecutor(at_once) as pool:
         for ended in as_completed([pool.submit(work, lane) for lane in range(at_once)]):
             ended.result()
     minutes = (time.monotonic() - began) / 60
@@ -153,7 +156,6 @@ def _execute(path: Path, copy: Path, given: Mapping[str, Any], lane: int) -> Non
             kernel_name="python3",
             progress_bar={"mininterval": every, "leave": False, "desc": path.stem,
                           "position": lane},
-            cwd=project_root(),
             extra_arguments=["--log-level=ERROR"],  # else each kernel warns about its transport
         )
     except PapermillExecutionError as error:

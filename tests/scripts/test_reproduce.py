@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -115,7 +116,9 @@ while not Path("{1}").exists(): time.sleep(0.05)"""
     for name, other in (("01", "03"), ("02", "02"), ("03", "01")):
         notebook(project / "notebooks" / f"{name}_some.ipynb",
                  wait.format(project / name, project / other))
+    here = Path.cwd()
     seconds = reproduce(at_once=2)  # one at a time, the first would wait for the last for ever
+    assert Path.cwd() == here
     assert list(seconds) == ["01_some", "02_some", "03_some"]
     notebook(project / "notebooks" / "03_some.ipynb", "1 / 0")
     with pytest.raises(RunError, match=r"03_some\.ipynb failed .*ZeroDivisionError"):
