@@ -1,4 +1,4 @@
-"""Probes of a frozen encoder: what its features say of symbols, of pairs of symbols, and of views.
+"""Probes of a frozen encoder: what its features say of symbols, and of pairs of symbols.
 
 Labels serve to measure. A probe is fitted on the training split's symbols and read on those of the
 validation split, which is disjoint in writers and formulas. A symbol's feature is the mean of F at
@@ -18,7 +18,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
@@ -30,26 +29,14 @@ from torch import Tensor
 from mmlib.data.batches import batches_by_area
 from mmlib.data.pack import Indices, Pack
 from mmlib.data.sample import collate, from_pack
-from mmlib.draw.raster import arc_length
-from mmlib.draw.views import (
-    STRIDE,
-    InkBatch,
-    View,
-    ViewConfig,
-    extremes,
-    ink_cells,
-    make_view,
-    sample,
-)
+from mmlib.draw.views import STRIDE, InkBatch, ViewConfig, extremes, make_view, sample
 from mmlib.formula.ink import Ink
 from mmlib.formula.tree import Node
 from mmlib.measure.attention import symbol_tree
 from mmlib.measure.intervals import Interval, bootstrap, interval
 from mmlib.models.encoder import Encoder
-from mmlib.models.heads import pool
 
 RELATIONS = ("Right", "Sup", "Sub", "Above", "Below", "Inside")
-CUES = ("width", "height", "ink length", "strokes")
 DECAYS, STEPS = (1e-4, 1e-3, 1e-2), 100  # of the linear probe: weight decays, steps of L-BFGS
 GLANCE = 1e-3  # the decay in a glance: near the best for every encoder that was tried
 EACH = 16  # ink points per expression, some of which serve to read where they lie
@@ -218,12 +205,6 @@ def knn_probe(x: Tensor, y: np.ndarray, test: Tensor, k: int = 20, temperature: 
     return read
 
 
-def most_common(x: Tensor, y: np.ndarray, test: Tensor) -> np.ndarray:
-    """The commonest class of y (n,), for each of test (m, d): what features must beat."""
-    classes, counts = np.unique(y, return_counts=True)
-    return np.full(len(test), classes[counts.argmax()])
-
-
 def accuracies(truth: np.ndarray, predicted: np.ndarray, expression: np.ndarray,
                n_boot: int = 1_000, seed: int = 0) -> tuple[Interval, Interval]:
     """Accuracy, and its mean over the classes (macro), with intervals that resample expressions.
@@ -276,46 +257,3 @@ def glance(encoder: Encoder, pack: Pack, train: Indices, valid: Indices, view: V
         numbers |= {f"position_{axis}{end}": float(r)
                     for axis, r in zip("xy", explained, strict=True)}
     return numbers
-
-
-# --- two views ------------------------------------------------------------------------------------
-
-
-def cues(view: View, ink: InkBatch) -> Tensor:
-    """(b, 4) of `CUES`: what tells views of unlike expressions apart without reading any."""
-    points, stroke, owner = view.points[view.kept], ink.stroke[view.kept], ink.owner[view.kept]
-    length = points.new_zeros(ink.b).index_add_(0, owner, arc_length(points, stroke))
-    first = torch.ones_like(stroke, dtype=torch.bool)
-    first[1:] = stroke[1:] != stroke[:-1]
-    strokes = torch.bincount(owner[first], minlength=ink.b)
-    low, high = extremes(points, owner, ink.b)
-    return torch.cat([high - low, length[:, None], strokes[:, None]], 1)
-
-
-@torch.no_grad()
-def two_views(encoder: Encoder, pack: Pack, indices: Indices, view: ViewConfig, seed: int = 0,
-              area: float = 1_500.0, most: int = 64) -> tuple[Tensor, Tensor]:
-    """Unit features of two random views, pooled over ink cells: (2, n, d); their cues (2, n, 4)."""
-    device = next(encoder.parameters()).device
-    z = torch.zeros(2, len(indices), encoder.config.d)
-    told = torch.zeros(2, len(indices), len(CUES))
-    for number, (group, ink) in enumerate(_batches(pack, indices, area, most)):
-        ink, rng = ink.to(device), torch.Generator().manual_seed(seed * 1_000 + number)
-        for side in range(2):
-            seen = make_view(ink, view, rng)
-            pooled = pool(encoder(seen.picture, seen.valid), ink_cells(seen, ink.b, ink.owner))
-            z[side, group] = F.normalize(pooled.float(), dim=1).cpu()
-            told[side, group] = cues(seen, ink).cpu()
-    return z, told
-
-
-def whitened(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a, b (n, k) in units of the spread of a - b: where cues find their partners best."""
-    spread = torch.linalg.cholesky(torch.cov((a - b).T) + 1e-6 * torch.eye(a.shape[1]))
-    a, b = (torch.linalg.solve_triangular(spread, x.T, upper=False).T for x in (a, b))
-    return a, b
-
-
-def partners(a: Tensor, b: Tensor) -> Tensor:
-    """(n,) bool: whether the row of b (n, k) nearest to a row of a (n, k) is its own."""
-    return torch.cdist(a, b).argmin(1) == torch.arange(len(a))

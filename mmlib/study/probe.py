@@ -1,22 +1,22 @@
 """Probing the frozen encoder of a finished run: rows for the records, cheap enough for every arm.
 
 Every arm is asked alike: the same symbols, drawn plainly with fine-tuning's pen at the size that
-the run's encoder was trained for, and the same two views, those of stage 1. A probe is a run of its
-own, named by the weights, the data and the settings.
+the run's encoder was trained for. A probe is a run of its own, named by the weights, the data and
+the settings.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.dummy import DummyClassifier
 
 from mmlib.data.corpus import Corpus, load_corpus, resolved
 from mmlib.draw.views import ViewConfig
 from mmlib.measure import probes
-from mmlib.measure.intervals import Interval, interval
 from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.layers import default_device
 from mmlib.store.files import from_json
@@ -24,7 +24,6 @@ from mmlib.store.run import Run
 from mmlib.study import records, results
 from mmlib.train.attend import encoder_weights
 from mmlib.train.cost import training_cost
-from mmlib.train.pretrain import HARD
 
 CODE_VERSION = "2"
 
@@ -37,8 +36,7 @@ class Config:
     random: int | None = None  # random weights by this seed in place of the run's
     fitted: int = 8_000  # symbols of the training split, in whole expressions
     read: int = 5_000  # and of the validation split: on CROHME, all
-    views: int = 256  # validation expressions, each in two views
-    seed: int = 0  # of the choice of symbols and of the views
+    seed: int = 0  # of the choice of symbols
 
 
 def load(run: Run, random: int | None = None) -> tuple[Encoder, float]:
@@ -54,39 +52,35 @@ def load(run: Run, random: int | None = None) -> tuple[Encoder, float]:
 
 def measure(encoder: Encoder, symbol: float, corpus: Corpus, config: Config
             ) -> list[dict[str, Any]]:
-    """Rows {metric, value, low, high, n}; n symbols, pairs or expressions.
+    """Rows {metric, value, low, high, n}; n symbols or pairs.
 
     The class of a symbol: `symbol_linear`, `symbol_knn` and `symbol_common` (the commonest). The
     relation of a pair: `relation_linear`, and `geometry_linear` from the boxes alone. Each also
-    with `…_macro`, the mean over classes. Of two views: `partner`, the share whose nearest other
-    view is its own, by the features, and `partner_cues`, by width, height, ink length and strokes
-    alone (the shortcut test). Intervals resample validation expressions.
+    with `…_macro`, the mean over classes. Intervals resample validation expressions.
     """
     pack, view = corpus.pack, ViewConfig(symbol=symbol)
     fit, read = (
         probes.describe(encoder, pack, probes.enough(pack, part, count, config.seed), view)
         for part, count in ((corpus.train, config.fitted), (corpus.valid, config.read))
     )
-    pairs = [(s.relation, s.expression[s.pairs[:, 0]]) for s in (fit, read)]
-    boxes = [probes.geometry(s.box, s.pairs) for s in (fit, read)]
-    targets = {
-        "symbol": [(s.features, s.label, s.expression) for s in (fit, read)],
-        "relation": [(s.pair_features, *own) for s, own in zip((fit, read), pairs, strict=True)],
-        "geometry": [(box, *own) for box, own in zip(boxes, pairs, strict=True)],
+    x, y, test = fit.features, fit.label, read.features
+    said = {
+        "symbol_linear": probes.linear_probe(x, y, test),
+        "symbol_knn": probes.knn_probe(x, y, test),
+        "symbol_common": DummyClassifier().fit(x, y).predict(test),
+        "relation_linear": probes.linear_probe(fit.pair_features, fit.relation, read.pair_features),
+        "geometry_linear": probes.linear_probe(probes.geometry(fit.box, fit.pairs), fit.relation,
+                                               probes.geometry(read.box, read.pairs)),
     }
-    kinds: dict[str, Any] = {"linear": probes.linear_probe, "knn": probes.knn_probe}
-    kinds["common"] = probes.most_common
     rows = []
-    for target, ((x, y, _), (test, truth, expression)) in targets.items():
-        for name in kinds if target == "symbol" else ("linear",):
-            plain, macro = probes.accuracies(truth, kinds[name](x, y, test), expression)
-            for end, found in (("", plain), ("_macro", macro)):
-                rows.append(_row(f"{target}_{name}{end}", found, len(truth)))
-    subset, hard = corpus.validation_subset(config.views), replace(HARD, symbol=symbol)
-    features, cues = probes.two_views(encoder, pack, subset, hard, config.seed)
-    own, by_cues = probes.partners(*features), probes.partners(*probes.whitened(*cues))
-    for name, values in (("partner", own), ("partner_cues", by_cues)):
-        rows.append(_row(name, interval(values.numpy())))
+    for name, answers in said.items():
+        truth, expression = read.label, read.expression
+        if not name.startswith("symbol"):
+            truth, expression = read.relation, read.expression[read.pairs[:, 0]]
+        found = probes.accuracies(truth, answers, expression)
+        for end, one in zip(("", "_macro"), found, strict=True):
+            numbers = {key: getattr(one, key) for key in ("value", "low", "high")}
+            rows.append({"metric": name + end, **numbers, "n": len(truth)})
     return rows
 
 
@@ -112,11 +106,6 @@ def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: 
     if arm:
         _record(run, this, random, arm)
     return this
-
-
-def _row(metric: str, found: Interval, n: int | None = None) -> dict[str, Any]:
-    numbers = {name: getattr(found, name) for name in ("value", "low", "high")}
-    return {"metric": metric, **numbers, "n": n or found.n}
 
 
 def _record(run: Run, this: Run, random: int | None, arm: str) -> None:

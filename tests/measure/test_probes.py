@@ -204,11 +204,6 @@ def test_knn_in_plain_loops(clusters):
         assert answer == max(votes, key=votes.get)
 
 
-def test_the_commonest_class():
-    assert probes.most_common(torch.zeros(3, 1), np.array([4, 9, 9]),
-                              torch.zeros(2, 1)).tolist() == [9, 9]
-
-
 def test_accuracies_in_plain_loops():
     truth, said = np.array([5, 5, 5, 8, 8, 2]), np.array([5, 5, 8, 8, 5, 2])
     plain, macro = probes.accuracies(truth, said, np.array([0, 0, 1, 1, 2, 2]))
@@ -226,39 +221,6 @@ def test_intervals_resample_expressions(clusters):
     for one, other in zip(together, apart):
         assert one.value == other.value
         assert one.high - one.low > 2 * (other.high - other.low)
-
-
-# --- two views ------------------------------------------------------------------------------------
-
-
-def test_views_keep_their_order_and_cues_are_the_inks(encoder, pack):
-    z, cues = probes.two_views(encoder, pack, [3, 0, 1], VIEW.still(), area=1.0)  # a batch each
-    torch.testing.assert_close(z.norm(dim=2), torch.ones(2, 3))
-    torch.testing.assert_close(z[0], z[1])  # nothing random in a still view
-    for place, i in enumerate([3, 0, 1]):
-        ink = pack[i]
-        length = sum(np.linalg.norm(np.diff(stroke, axis=0), axis=1).sum()
-                     for stroke in ink.strokes())
-        expected = [*np.ptp(ink.points, axis=0) * VIEW.symbol, length * VIEW.symbol,
-                    len(ink.strokes())]
-        np.testing.assert_allclose(cues[0, place], expected, rtol=1e-3)
-    alone, _ = probes.two_views(encoder, pack, [0], VIEW.still())
-    torch.testing.assert_close(alone[0, 0], z[0, 1], atol=1e-5, rtol=1e-4)
-    first, _ = probes.two_views(encoder, pack, [3, 0, 1], VIEW)
-    assert ((first[0] - first[1]).square().sum(1) > 1e-4).all()
-
-
-def test_cues_find_partners_whatever_their_units():
-    draw = torch.Generator().manual_seed(0)
-    a = torch.randn(40, 2, generator=draw, dtype=torch.float64)
-    b = a + 0.15 * torch.randn(40, 2, generator=draw, dtype=torch.float64)
-    found = probes.partners(*probes.whitened(a, b))
-    assert 0.5 < found.double().mean() < 1
-    scaled = torch.tensor([1.0, 300.0])
-    assert not torch.equal(probes.partners(a * scaled, b * scaled), found)
-    assert torch.equal(probes.partners(*probes.whitened(a * scaled, b * scaled)), found)
-    assert probes.partners(a, a).all()
-    assert not probes.partners(a, a.roll(1, 0)).any()
 
 
 # --- a glance -------------------------------------------------------------------------------------

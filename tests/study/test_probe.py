@@ -17,7 +17,7 @@ from mmlib.train.objectives.contrast import Contrast
 from mmlib.train.profiles import preset
 from mmlib.train.stage import half
 
-SMALL = {"fitted": 120, "read": 40, "views": 8}
+SMALL = {"fitted": 120, "read": 40}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,10 +49,9 @@ def test_rows_are_the_same_again_and_are_recorded(monkeypatch):
     found = stage.probe(run, arm="ours", **SMALL)
     rows = {row["metric"]: row for row in found.summary["rows"]}
     assert {"symbol_linear", "symbol_knn_macro", "symbol_common", "relation_linear_macro",
-            "geometry_linear", "partner", "partner_cues"} <= set(rows)
+            "geometry_linear"} <= set(rows)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
     assert rows["symbol_linear"]["n"] >= 40
-    assert rows["partner"]["n"] == 8
 
     kept = {row["metric"]: row for row in records.rows()}
     assert len(kept) == 3 * len(rows)
