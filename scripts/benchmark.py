@@ -51,7 +51,7 @@ from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import View, make_view
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.measure.intervals import paired_difference
+from mmlib.measure.intervals import interval
 from mmlib.models import packing
 from mmlib.models.decoder import Cache
 from mmlib.models.layers import autocast, channels_last, native_bfloat16
@@ -405,7 +405,7 @@ def learning(pictures: int = 20_000) -> Rows:
                     found.append(row("validation loss", loss, "nats/token", **setting, **counts))
         ours, run = contest.OURS, runs[contest.OURS]
         for other in contest.MODELS[1:]:
-            less = paired_difference(ends[ours][:, 1], ends[other][:, 1], ends[ours][:, 0])
+            less = interval(ends[ours][:, 1] - ends[other][:, 1], ends[ours][:, 0])
             differences.append({"what": f"validation loss, {ours} minus {other}", "losses": how,
                                 "median": less.value, "low": less.low, "high": less.high, "n": 1,
                                 "unit": "nats/token", "pictures": pictures, "expressions": less.n,

@@ -19,63 +19,28 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SETTLED = 0.05  # a p-value over seeds below it settles a difference
-Statistic = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic, its 95 % percentile interval, and what it was computed from."""
-
-    value: float  # over all seeds and expressions
-    low: float
-    high: float
-    std: float  # over the seeds' own values (n - 1); NaN with one seed
-    n: int  # expressions
-    seeds: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Statistic of arm a minus that of arm b, its 95 % interval, and a two-sided p-value."""
+    """A statistic over all seeds and expressions, and its 95 % percentile interval."""
 
     value: float
     low: float
     high: float
-    p: float
-    n: int  # expressions, the same for both arms
-    seeds: tuple[int, int]
-
-
-def resample(statistic: Statistic, *sizes: int, n_boot: int, seed: int) -> tuple[float, np.ndarray]:
-    """A statistic of the data, and of `n_boot` resamplings of them: (n_boot,).
-
-    Args:
-        statistic: takes for each of `sizes` how often each of so many members is drawn, (m, size),
-            and gives (m,). Each drawn once is the data as they are.
-        sizes: numbers of members that are resampled independently, such as seeds and expressions.
-        n_boot: resamplings.
-        seed: of the resampling.
-    """
-    value = statistic(*(np.ones((1, size)) for size in sizes))[0]
-    return float(value), statistic(*_counts(sizes, n_boot, seed))
-
-
-@lru_cache(maxsize=8)  # a table asks for the same ones in every row
-def _counts(sizes: tuple[int, ...], n_boot: int, seed: int) -> list[np.ndarray]:
-    """How often each member is drawn, (n_boot, size) for each size; not to be written to."""
-    rng = np.random.default_rng(seed)
-    return [rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float64) for n in sizes]
-
-
-def bootstrap(statistic: Statistic, n: int, *, n_boot: int = 1000, seed: int = 0) -> Interval:
-    """Interval of a statistic of n expressions, given as in `resample`."""
-    value, draws = resample(statistic, n, n_boot=n_boot, seed=seed)
-    return Interval(value, *_bounds(draws), std=float("nan"), n=n, seeds=1)
+    p: float  # two-sided, that a difference is 0; says nothing of other statistics
+    n: int  # expressions
+    seeds: int = 1
 
 
 def interval(values: ArrayLike, weights: ArrayLike | None = None, *, n_boot: int = 4000,
              seed: int = 0) -> Interval:
     """Interval of sum(values) / sum(weights), over seeds and expressions.
+
+    For arm a minus arm b, give a - b: row k of both has the same seed (a seed also chooses which
+    training expressions have labels), so that what seeds and expressions do to both arms alike
+    cancels. p is twice the smaller tail beyond 0, at least 2 / (n_boot + 1), and with several seeds
+    at least that of a t-test over their own values.
 
     Args:
         values: (seeds, expressions), or (expressions,) for one seed; for TER the token errors, for
@@ -89,56 +54,51 @@ def interval(values: ArrayLike, weights: ArrayLike | None = None, *, n_boot: int
         ValueError: shapes that do not fit, NaN at a positive weight, no or negative weight.
     """
     values, weights = _prepare(values, weights)
-    value, draws = resample(_ratio(values, weights), *values.shape, n_boot=n_boot, seed=seed)
-    own = values.sum(1) / weights.sum(1)
-    std = float(own.std(ddof=1)) if len(own) > 1 else float("nan")
-    return Interval(value, *_bounds(draws), std, n=values.shape[1], seeds=len(values))
+
+    def ratio(seeds: np.ndarray, expressions: np.ndarray) -> np.ndarray:
+        top, bottom = (np.einsum("bs,bs->b", seeds, expressions @ x.T) for x in (values, weights))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share: np.ndarray = top / bottom  # NaN where no weight at all was drawn
+        return share
+
+    return bootstrap(ratio, *values.shape, own=values.sum(1) / weights.sum(1), n_boot=n_boot,
+                     seed=seed)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None, *,
-                      n_boot: int = 4000, seed: int = 0, same_seeds: bool = False) -> Difference:
-    """Arm a minus arm b on the same expressions, in the same order.
+def bootstrap(statistic: Callable[..., np.ndarray], *sizes: int, own: ArrayLike = 0.0,
+              n_boot: int = 1000, seed: int = 0) -> Interval:
+    """Interval of any statistic, by resampling.
 
-    Each resampling draws one set of expressions for both arms. With `same_seeds`, row k of both
-    arms has the seed in common (a seed also chooses which training expressions have labels), and
-    one set of seeds is drawn, too; else each arm's on their own. Arguments as in `interval`; the
-    arms may differ in their number of seeds when `weights` is (expressions,). p is twice the
-    smaller tail beyond 0, at least 2 / (n_boot + 1), and with several seeds at least that of a
-    t-test over the seeds' own values: paired for the same seeds, else Welch's.
-
-    Raises:
-        ValueError: as `interval`; expressions or, where they are said to be the same, seeds that
-            differ in number.
+    Args:
+        statistic: takes for each of `sizes` how often each of so many members is drawn, (m, size),
+            and gives (m,). Each drawn once is the data as they are.
+        sizes: numbers of members that are resampled independently: expressions, or seeds and
+            expressions.
+        own: (seeds,) the statistic of each seed alone.
+        n_boot, seed: as in `interval`.
     """
-    (a, a_weights), (b, b_weights) = _prepare(a, weights), _prepare(b, weights)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"the arms have {a.shape[1]} and {b.shape[1]} expressions")
-    if same_seeds and len(a) != len(b):
-        raise ValueError(f"the arms have {len(a)} and {len(b)} seeds, which cannot be the same")
-    of_a, of_b = _ratio(a, a_weights), _ratio(b, b_weights)
-
-    def difference(seeds: np.ndarray, expressions: np.ndarray, others: np.ndarray) -> np.ndarray:
-        return of_a(seeds, expressions) - of_b(seeds if same_seeds else others, expressions)
-
-    value, draws = resample(difference, *a.shape, len(b), n_boot=n_boot, seed=seed)
+    value = float(statistic(*(np.ones((1, size)) for size in sizes))[0])
+    draws = statistic(*_counts(sizes, n_boot, seed))
+    low, high = np.nanquantile(draws, [0.025, 0.975])
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = max(min(1.0, 2 * (tail + 1) / (n_boot + 1)),
-            _over_seeds(a.sum(1) / a_weights.sum(1), b.sum(1) / b_weights.sum(1), same_seeds))
-    return Difference(value, *_bounds(draws), p=float(p), n=a.shape[1], seeds=(len(a), len(b)))
+    p = max(min(1.0, 2 * (tail + 1) / (n_boot + 1)), _t_test(np.atleast_1d(own)))
+    return Interval(value, float(low), float(high), p, sizes[-1], *sizes[:-1])
 
 
-def _over_seeds(own: np.ndarray, other: np.ndarray, same_seeds: bool) -> float:
-    """p of a t-test over the seeds' own statistics; 0 for too few seeds, or seeds all alike."""
+@lru_cache(maxsize=8)  # a table asks for the same ones in every row
+def _counts(sizes: tuple[int, ...], n_boot: int, seed: int) -> list[np.ndarray]:
+    """How often each member is drawn, (n_boot, size) for each size; not to be written to."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float64) for n in sizes]
+
+
+def _t_test(own: np.ndarray) -> float:
+    """p that the seeds' own statistics have the mean 0; 0 for one seed, or seeds all alike."""
+    if np.ptp(own) < 1e-12:
+        return 0.0
     from scipy import stats  # training on a bare machine does without it
 
-    if min(len(own), len(other)) < 2:
-        return 0.0
-    spread = np.ptp(own - other) if same_seeds else np.ptp(own) + np.ptp(other)
-    if spread < 1e-12:
-        return 0.0
-    test = stats.ttest_rel(own, other) if same_seeds else stats.ttest_ind(own, other,
-                                                                          equal_var=False)
-    return float(test.pvalue)
+    return float(stats.ttest_1samp(own, 0).pvalue)
 
 
 def sign_flips(differences: ArrayLike) -> float:
@@ -166,20 +126,3 @@ def _prepare(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, 
     if np.isnan(values[weights > 0]).any():
         raise ValueError("values must be known wherever the weight is positive")
     return np.nan_to_num(values, nan=0.0), weights
-
-
-def _ratio(values: np.ndarray, weights: np.ndarray) -> Statistic:
-    """The statistic sum(values) / sum(weights), both (seeds, expressions)."""
-    def statistic(seeds: np.ndarray, expressions: np.ndarray) -> np.ndarray:
-        top, bottom = (np.einsum("bs,bs->b", seeds, expressions @ x.T) for x in (values, weights))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share: np.ndarray = top / bottom  # NaN where no weight at all was drawn
-        return share
-
-    return statistic
-
-
-def _bounds(draws: np.ndarray) -> tuple[float, float]:
-    known = draws[~np.isnan(draws)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return float(low), float(high)

@@ -165,12 +165,12 @@ def rivals_figure(losses: DataFrame, speeds: Mapping[str, float]) -> Figure:
 
 def differences_figure(frame: DataFrame, label: str) -> Figure:
     """`comparisons.differences`, a row each with its interval; hollow marks rest on one seed."""
-    names = [f"{row.a} minus {row.b}  ({row.seeds[0]} seed{'s' * (row.seeds[0] > 1)})"
+    names = [f"{row.a} minus {row.b}  ({row.seeds} seed{'s' * (row.seeds > 1)})"
              for row in frame.itertuples()]
     fig, ax = plt.subplots(figsize=(8, 0.3 * len(names) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
     for y, row in enumerate(frame.itertuples()):
-        fill = "white" if min(row.seeds) == 1 else plots.BLUE
+        fill = "white" if row.seeds == 1 else plots.BLUE
         spread = [[row.value - row.low], [row.high - row.value]]
         ax.errorbar(row.value, y, xerr=spread, fmt="o", color=plots.BLUE, capsize=3, mfc=fill)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),

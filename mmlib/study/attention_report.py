@@ -32,7 +32,7 @@ from mmlib.measure.attention import (
     symbol_classes,
     symbol_shares,
 )
-from mmlib.measure.intervals import interval, paired_difference
+from mmlib.measure.intervals import interval
 from mmlib.models.encoder import EncoderConfig
 from mmlib.store.files import from_json
 from mmlib.store.run import Run
@@ -246,7 +246,7 @@ def _by_class(arm: str, c: int, mass: np.ndarray, ink: np.ndarray, ours: np.ndar
         ratio = interval(mass[:, c], ink[:, c], n_boot=n_boot)
         yield _row(arm, f"{prefix}ratio", CLASSES[c], ratio, n)
         if arm != OURS:
-            less = paired_difference(ours[:, c], mass[:, c], ink[:, c], n_boot=n_boot)
+            less = interval(ours[:, c] - mass[:, c], ink[:, c], n_boot=n_boot)
             yield _row(arm, f"{prefix}lead", CLASSES[c], less, n)
 
 

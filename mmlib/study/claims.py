@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmlib.measure.intervals import SETTLED, interval, sign_flips
-from mmlib.study import attention_report, records, results
+from mmlib.study import attention_report, results
 from mmlib.study.arms import ARMS, LABELS_ALONE, MASKED, OURS, PROFILE
-from mmlib.study.comparisons import (
-    NO_RECORD,
-    differences,
-    metric_sums,
-    runs_of,
-    seeds_of,
-    ter_of,
-)
+from mmlib.study.comparisons import NO_RECORD, differences, metric_sums, runs_of, scored, seeds_of
 from mmlib.study.occlusion import occlusion_areas
 
 if TYPE_CHECKING:
@@ -94,13 +87,10 @@ def _tested(claim: Claim, holds: bool, rows: Mapping[str, Mapping[str, Any]]
     found = differences(pair, "valid", "capped", labels=LABELS, profile=PROFILE, seeds=SEEDS)
     if found.empty:
         return [NO_RECORD, "", NO_RECORD], False
-    seeds = seeds_of("valid", labels=LABELS, profile=PROFILE)
-    ours, theirs = (ter_of(seeds[arm], capped=True) for arm in (OURS, claim.rival))
-    common = [seed for seed in SEEDS if seed in ours and seed in theirs]
-    less = np.array([theirs[seed] - ours[seed] for seed in common])
-    p, (row,) = sign_flips(less), found.itertuples()
-    runs = runs_of("valid", labels=LABELS, profile=PROFILE)
-    gates = [fault for arm in (OURS, claim.rival) for seed in common
+    (row,) = found.itertuples()
+    less = np.array([*row.by_seed.values()])
+    p, runs = sign_flips(less), runs_of("valid", labels=LABELS, profile=PROFILE)
+    gates = [fault for arm in (OURS, claim.rival) for seed in row.by_seed
              for fault in chain_faults(runs[arm][seed], rows)]
     said = f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}], p {p:.3f}"
     better = p < SETTLED and less.mean() > 0
@@ -147,16 +137,14 @@ def pilot() -> DataFrame:
     """Capped TER of the pilot's arms on validation, with intervals, and what each cost."""
     import pandas as pd
 
-    frame, rows = records.load(), []
+    records, rows = scored("valid", LABELS, "pilot"), []
+    costs = records.groupby("arm")[["pictures", "minutes"]].mean()
     for arm, own in seeds_of("valid", labels=LABELS, profile="pilot").items():
-        ter = interval(*metric_sums([*own.values()], "capped"))
-        cost = frame[(frame.arm == arm) & (frame.profile == "pilot") & (frame.metric == "ter")]
-        rows.append({"arm": arm, "capped TER": f"{ter.value:.3f} [{ter.low:.3f}, {ter.high:.3f}]",
-                     "seeds": len(own), "n": f"{ter.n:,}",
-                     "pictures in all": f"{cost.pictures.mean():,.0f}",
-                     "minutes": f"{cost.minutes.mean():.0f}"})
-    columns = ["arm", "capped TER", "seeds", "n", "pictures in all", "minutes"]
-    return pd.DataFrame(rows, columns=columns)
+        ter, cost = interval(*metric_sums(own.values(), "capped")), costs.loc[arm]
+        rows.append([arm, f"{ter.value:.3f} [{ter.low:.3f}, {ter.high:.3f}]", ter.seeds,
+                     f"{ter.n:,}", f"{cost.pictures:,.0f}", f"{cost.minutes:.0f}"])
+    return pd.DataFrame(rows, columns=["arm", "capped TER", "seeds", "n", "pictures in all",
+                                       "minutes"])
 
 
 def first_study() -> DataFrame:
@@ -169,13 +157,13 @@ def first_study() -> DataFrame:
     rows = results.run_rows()
     table: dict[str, dict[str, str]] = {}
     for labels in (0.05, 0.1, 0.25, 1.0):
-        found = seeds_of("valid", labels=labels, profile="ablate")
         runs = runs_of("valid", labels=labels, profile="ablate")
-        for arm, own in found.items():
+        for arm, own in seeds_of("valid", labels=labels, profile="ablate").items():
             tuned = rows[next(iter(runs[arm].values()))]["start"]
             if rows.get(rows[tuned]["start"], {"stage": ""})["stage"] == "attend":
                 continue
-            ter = np.array([*ter_of(own, capped=True).values()])
+            errors, length = metric_sums(own.values(), "capped")
+            ter = np.nansum(errors, 1) / length.sum()
             spread = f" ± {ter.std(ddof=1):.3f}" if len(ter) > 1 else ""
             cell = f"{ter.mean():.3f}{spread} (n = {len(ter)})"
             table.setdefault(arm, {})[f"{labels:.0%}"] = cell

@@ -6,41 +6,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.measure.intervals import Interval, interval
-from mmlib.study import records, results
+from mmlib.measure.intervals import interval
+from mmlib.study import results
 from mmlib.study.arms import PROFILE
-from mmlib.study.comparisons import metric_sums
+from mmlib.study.comparisons import COLUMNS, metric_sums, scored
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def occluded(labels: float = 1.0, split: str = "valid", dataset: str = "crohme") -> DataFrame:
-    """The arms read with part of the ink masked, a row for each arm, way and share.
+def occluded(labels: float) -> DataFrame:
+    """Validation read with part of the ink masked: a row for each arm, way and share.
 
-    Columns arm, way ('visible mask' or 'silent removal'), share, TER as value, low, high, n and
-    seeds, and outcomes by seed. A share of 0 is the same in both ways.
+    Columns arm, way ('visible mask' or 'silent removal'), share, an `Interval`'s for the TER, and
+    outcomes by seed. A share of 0 is the same in both ways.
     """
     import pandas as pd
 
-    frame, outcomes = records.load(), results.outcomes(split, dataset)
-    frame = frame[(frame.dataset == dataset) & (frame.split == split) & (frame.labels == labels)]
-    frame = frame[(frame.profile == PROFILE)].sort_values("utc", kind="stable")
-    frame = frame.drop_duplicates(["arm", "seed", "metric", "occlusion"], keep="last")
-    rows = []
-    for way, mark in (("visible mask", ""), ("silent removal", ":removed")):
-        masked = frame[(frame.metric == f"ter{mark}") & (frame.occlusion > 0)]
+    frame, outcomes, rows = scored("valid", labels, PROFILE), results.outcomes("valid"), []
+    for way, metric in (("visible mask", "ter"), ("silent removal", "ter:removed")):
+        masked = frame[(frame.metric == metric) & (frame.occlusion > 0)]
         whole = frame[frame.arm.isin(masked.arm) & (frame.metric == "ter") & (frame.occlusion == 0)]
         both = pd.concat([whole, masked]).sort_values("seed")
         for (arm, share), own in both.groupby(["arm", "occlusion"], sort=True):
             found = {seed: outcomes[run] for seed, run in zip(own.seed, own.run, strict=True)}
-            ter = interval(*metric_sums([*found.values()], "ter"))
+            ter = interval(*metric_sums(found.values(), "ter"))
             rows.append({"arm": arm, "way": way, "share": share, **vars(ter), "outcomes": found})
-    columns = ["arm", "way", "share", *Interval.__dataclass_fields__, "outcomes"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["arm", "way", "share", *COLUMNS, "outcomes"])
 
 
-def occlusion_areas(labels: float = 1.0) -> DataFrame:
+def occlusion_areas(labels: float) -> DataFrame:
     """Mean TER over the shares masked (trapezoids), and how much it rises from none to the largest.
 
     Columns arm, way, area, low, high, n, seeds, rise, rise_low, rise_high. Of each arm the seeds
@@ -59,10 +54,7 @@ def occlusion_areas(labels: float = 1.0) -> DataFrame:
             errors, length = np.stack([values for values, _ in sums]), sums[0][1]
             mean = np.trapezoid(errors, own.share, axis=0) / np.ptp(own.share)
             area, rise = interval(mean, length), interval(errors[-1] - errors[0], length)
-            rows.append({
-                "arm": arm, "way": way, "area": area.value, "low": area.low, "high": area.high,
-                "n": area.n, "seeds": area.seeds,
-                "rise": rise.value, "rise_low": rise.low, "rise_high": rise.high,
-            })  # fmt: skip
-    columns = ["arm", "way", "area", "low", "high", "n", "seeds", "rise", "rise_low", "rise_high"]
-    return pd.DataFrame(rows, columns=columns)
+            rows.append([arm, way, area.value, area.low, area.high, area.n, area.seeds,
+                         rise.value, rise.low, rise.high])
+    return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "n", "seeds", "rise",
+                                       "rise_low", "rise_high"])

@@ -121,11 +121,6 @@ def shipped_arm() -> str | None:
     return row["arm"] if row else None
 
 
-def format_number(value: float | None, form: str) -> str:
-    """A number as text; nothing for None and NaN."""
-    return "" if value is None or np.isnan(value) else form.format(value)
-
-
 @lru_cache(maxsize=1)
 def _shipped(results: Path) -> Reader | None:
     from mmlib.read.reader import Reader

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmlib.measure.intervals import interval
 from mmlib.store.files import RunError, figures_root, project_root, results_root, write_atomic
 from mmlib.study import records, results
 from mmlib.study.arms import COMPARED
 from mmlib.study.claims import claims_table, first_study, pilot
-from mmlib.study.comparisons import METRICS, NO_RECORD, intervals, scored
-from mmlib.study.results import format_number
+from mmlib.study.comparisons import METRICS, NO_RECORD, metric_sums, scored, seeds_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,41 +27,29 @@ PROBES = {
     "symbol_linear_macro": "macro",
     "symbol_knn": "symbol, k-NN",
     "relation_linear_macro": "relation, linear, macro",
-    "partner": "finds its other view",
 }
-CONTROLS = {  # what needs no encoder, and the probe beside which it stands
-    "symbol_common": "symbol_linear",
-    "symbol_common_macro": "symbol_linear_macro",
-    "geometry_linear_macro": "relation_linear_macro",
-    "partner_cues": "partner",
+CONTROLS = {  # what needs no encoder, by the probe beside which it stands
+    "symbol_linear": "symbol_common",
+    "symbol_linear_macro": "symbol_common_macro",
+    "relation_linear_macro": "geometry_linear_macro",
 }
 
 
-def arms_table(split: str, arms: Sequence[str] = COMPARED, dataset: str = "crohme",
-               others: bool = True) -> DataFrame:
+def arms_table(split: str, arms: Sequence[str] = COMPARED, others: bool = True) -> DataFrame:
     """A row for each of `arms`, and for every other arm read on the split: means over seeds."""
-    import pandas as pd
-
-    frame = scored(split, dataset)
-    frame = frame[frame.metric.isin(METRICS)]
-    names = [*arms, *(a for a in sorted(set(frame.arm)) if a not in arms and others)]
-    columns = ["arm", "seeds", "n", "pictures", "minutes", *METRICS.values()]
-    rows = []
-    for arm in names:
-        own = frame[frame.arm == arm]
-        row = dict.fromkeys(columns, "") | {"arm": arm, "seeds": NO_RECORD}
-        if len(own):
-            row |= {
-                "seeds": str(own.seed.nunique()),
-                "n": f"{own.n.iloc[0]:,.0f}",
-                "pictures": f"{own.pictures.mean():,.0f}",
-                "minutes": format_number(own.minutes.mean(), "{:.0f}"),
-            }
-            for metric, title in METRICS.items():
-                form = "{:.3f}" if metric == "ter" else "{:.1%}"
-                row[title] = format_number(own[own.metric == metric].value.mean(), form)
-        rows.append(row)
-    return pd.DataFrame(rows, columns=columns)
+    frame = scored(split)
+    frame = frame[frame.metric.isin(METRICS) & (frame.occlusion == 0)]
+    about = frame.groupby("arm").agg(seeds=("seed", "nunique"), n=("n", "first"),
+                                     pictures=("pictures", "mean"), minutes=("minutes", "mean"))
+    table = about.join(frame.pivot_table("value", "arm", "metric"))  # the mean over seeds
+    names = [*arms, *(arm for arm in table.index if arm not in arms and others)]
+    table = table.reindex(names, columns=[*about, *METRICS])
+    forms = dict.fromkeys(METRICS, "{:.1%}") | {"ter": "{:.3f}", "minutes": "{:.0f}"}
+    for name in table:
+        form = forms.get(name, "{:,.0f}")
+        table[name] = ["" if np.isnan(x) else form.format(x) for x in table[name]]
+    table["seeds"] = table.seeds.replace("", NO_RECORD)
+    return table.rename(columns=METRICS).rename_axis("arm").reset_index()
 
 
 def published_rows() -> DataFrame:
@@ -78,14 +66,15 @@ def main_table(arms: Sequence[str] = MAIN) -> DataFrame:
     import pandas as pd
 
     ships, rows = results.shipped_arm(), []
+    found = {year: seeds_of(split) for split, year in SPLITS.items()}
     for arm in arms:
         row = {"method": f"{arm} (ours{', ships' if arm == ships else ''})"}
-        for split, year in SPLITS.items():
-            own = scored(split)
-            own = own[(own.arm == arm) & (own.metric == "exprate")]
-            row[year] = NO_RECORD if own.empty else f"{100 * own.value.mean():.1f}"
-            for found in intervals(split, "exprate", [arm]).itertuples():
-                row[year] += f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        for year, own in found.items():
+            row[year] = NO_RECORD
+            if arm in own:
+                rate = interval(*metric_sums(own[arm].values(), "exprate"))
+                value, low, high = (100 * x for x in (rate.value, rate.low, rate.high))
+                row[year] = f"{value:.1f} [{low:.1f}, {high:.1f}]"
         rows.append(row | {"scored by": "canonical tokens"})
     theirs = published_rows()
     theirs = theirs[theirs["in main table"] == "yes"]
@@ -94,43 +83,34 @@ def main_table(arms: Sequence[str] = MAIN) -> DataFrame:
     return pd.concat([pd.DataFrame(rows), theirs])[columns].rename(columns=titles)
 
 
-def probes_table(profile: str = "desk", dataset: str = "crohme") -> DataFrame:
+def probes_table(profile: str = "desk") -> DataFrame:
     """Frozen encoders, probed (`mmlib.study.probe`): accuracies with intervals, as text.
 
-    The last row has what needs no encoder: the commonest class, the relation from the boxes alone,
-    the other view found by width, height, ink length and strokes.
+    The last row has what needs no encoder: the commonest class, the relation from the boxes alone.
     """
     import pandas as pd
 
-    frame = records.load()
-    frame = frame[(frame.stage == "probe") & (frame.profile == profile)]
-    frame = frame[frame.dataset == dataset]
+    frame = records.load().query("stage == 'probe' and profile == @profile and dataset == 'crohme'")
     if frame.empty:
         return pd.DataFrame({"encoder": [NO_RECORD]})
     frame = frame.sort_values("utc", kind="stable")
     frame = frame.drop_duplicates(["arm", "seed", "metric"], keep="last")
-    value = frame.set_index(["arm", "seed", "metric"]).value
-    several = frame.seed.nunique() > 1
+    value = frame.pivot(index=["arm", "seed"], columns="metric", values="value")
+    place = {arm: k for k, arm in enumerate(PROBED)}
+    value = value.loc[sorted(value.index, key=lambda one: (place.get(one[0], len(place)), *one))]
 
-    def text(encoder: tuple[str, int], metric: str) -> str:
+    def texts(metric: str) -> list[str]:
         names = [f"probe_{metric}{bound}" for bound in ("", "_low", "_high")]
-        found = [value.get((*encoder, name), np.nan) for name in names]
-        return "" if np.isnan(found[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*found)
+        rows = value.reindex(columns=names).to_numpy()
+        return ["" if np.isnan(row[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*row) for row in rows]
 
-    def title(arm: str, seed: int) -> str:
-        return f"{PROBED.get(arm, arm)}{f', seed {seed}' if several else ''}"
-
-    order = {arm: place for place, arm in enumerate(PROBED)}
-    encoders = sorted(
-        set(zip(frame.arm, frame.seed.astype(int), strict=True)),
-        key=lambda encoder: (order.get(encoder[0], len(order)), *encoder),
-    )
-    rows = []
-    for encoder in encoders:
-        own = {column: text(encoder, metric) for metric, column in PROBES.items()}
-        rows.append({"encoder": title(*encoder)} | own)
-    beside = {PROBES[probe]: text(encoders[0], control) for control, probe in CONTROLS.items()}
-    return pd.DataFrame([*rows, {"encoder": "no encoder"} | beside]).fillna("")
+    several = frame.seed.nunique() > 1
+    encoders = [f"{PROBED.get(arm, arm)}{f', seed {seed:.0f}' if several else ''}"
+                for arm, seed in value.index]
+    table = {"encoder": [*encoders, "no encoder"]}
+    for metric, title in PROBES.items():
+        table[title] = [*texts(metric), texts(CONTROLS.get(metric, ""))[0]]
+    return pd.DataFrame(table)
 
 
 def benchmarks(section: str, last: bool = False) -> DataFrame:
@@ -144,11 +124,8 @@ def benchmarks(section: str, last: bool = False) -> DataFrame:
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     found = [about for about in found if about["section"] == section]
     found.sort(key=lambda about: about["utc"], reverse=True)
-    rows = []
-    for about in found[: 1 if last else None]:
-        where = {name: about[name] for name in ("hardware", "threads", "commit")}
-        rows += [{**row, **where} for row in about["rows"]]
-    return pd.DataFrame(rows)
+    found = found[:1] if last else found
+    return pd.json_normalize(found, "rows", ["hardware", "threads", "commit"])
 
 
 def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -> DataFrame:
@@ -173,20 +150,20 @@ def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -
 
 def table(name: str) -> DataFrame:
     """A published table by its file's name, as in `figures/`. RunError for any other name."""
-    if name == "main":
-        return main_table()
-    if name == "published":
-        return published_rows().drop(columns="in main table").fillna("")
-    known = {"claims": claims_table, "first_study": first_study, "pilot": pilot}
+    known: dict[str, Callable[[], DataFrame]] = {
+        "main": main_table, "claims": claims_table, "first_study": first_study, "pilot": pilot,
+        "published": lambda: published_rows().drop(columns="in main table").fillna(""),
+        "probes": probes_table,
+    }  # fmt: skip
+    kind, _, of = name.partition("_")
     if name in known:
-        return known[name]()
-    if name.startswith("arms_"):
-        return arms_table(name.removeprefix("arms_"))
-    if name == "probes" or name.startswith("probes_"):
-        return probes_table(*name.split("_")[1:])
-    raise RunError("there is no such table; it would be 'main', 'published', 'claims', "
-                   "'first_study', 'pilot', 'probes', 'probes_' and a profile, or 'arms_' and a "
-                   "split")
+        found = known[name]()
+    elif of and kind in ("arms", "probes"):
+        found = arms_table(of) if kind == "arms" else probes_table(of)
+    else:
+        raise RunError(f"there is no table {name!r}; there are {', '.join(known)}, 'probes_' and a "
+                       "profile, or 'arms_' and a split")
+    return found
 
 
 def pages() -> list[Path]:
