@@ -24,9 +24,9 @@ import pytest
 from mmlib.cli import DOCUMENTED, UsageError, main
 from mmlib.data import archives
 from mmlib.data.errors import DataError
-from mmlib.data.own import load_own
 from mmlib.data.pack import Pack, PackError
 from mmlib.data.pictures import decode
+from mmlib.data.prepare import load_own
 from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.inkml import read_inkml
 from mmlib.formula.latex import LatexError, canonical

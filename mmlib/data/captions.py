@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from mmlib.data import labels
 from mmlib.data.archives import MAX_MEMBER, iter_archive
 from mmlib.data.errors import DataError
 from mmlib.data.labels import has_usual_name, label_rows
 from mmlib.data.photo import see
 from mmlib.data.pictures import decode, ink_levels
+from mmlib.data.trace import traced
+from mmlib.formula.ink import Ink
 from mmlib.formula.inkfile import is_ink
 from mmlib.formula.latex import label_fields
 
@@ -27,18 +27,8 @@ Files = Mapping[str, Path | bytes]  # by name; those of a folder are not read be
 Row = tuple[str, str | None, str | None]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic",
             ".heif")
+Traced = tuple[Ink, float]  # a picture's ink, in typical sizes, and that size in pixels
 HIDDEN = ("__MACOSX", "desktop.ini", "Thumbs.db")
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """One expression's picture, cropped to its ink; labels as in `Ink`."""
-
-    id: str
-    array: np.ndarray  # (H, W) uint8, ink 255 on 0
-    tokens: tuple[str, ...] | None = None
-    latex: str | None = None
-    label_error: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +40,13 @@ class InkFile:
     latex: str | None = None
 
 
-def read_folder(path: str | Path, photos: bool = False) -> Iterator[Picture | InkFile | DataError]:
+def read_folder(path: str | Path, photos: bool = False) -> Iterator[Traced | InkFile | DataError]:
     """Ink and pictures of a folder or archive, with DataErrors among them.
 
     Pictures come in the order of their labels. Errors are whatever is not used, with the reason: a
     label without a file, a picture that no label names (where there are labels), an unreadable or
     blank picture, a broken line, any other file. A label that is no valid LaTeX is no such error:
-    its picture comes with `tokens` None and `label_error`. With `photos`, a photograph is cleaned,
+    its ink comes with `tokens` None and `label_error`. With `photos`, a photograph is cleaned,
     as `recognize` does.
     """
     path = Path(path)
@@ -83,13 +73,14 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Picture | In
                 continue
             try:
                 grey = decode(_load(found.files[file]))
-                array = see(grey).levels if photos else ink_levels(grey)
+                levels = see(grey).levels if photos else ink_levels(grey)
+                ink = traced(levels, id=key, **label_fields(latex))
             except DataError as error:
                 yield DataError(f"{path}: {file}: {error}")
                 continue
             # Not before the picture could be read: another of its name may be whole.
             seen.add(key)
-            yield Picture(key, array, **label_fields(latex))
+            yield ink
     for file in found.pictures:
         if file not in named:
             yield DataError(f"{path}: {file} is left out: no line of {', '.join(found.labels)} "

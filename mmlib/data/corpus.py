@@ -9,12 +9,11 @@ import numpy as np
 
 from mmlib.data.errors import DataError
 from mmlib.data.omniglot import HELD_OUT, letters
-from mmlib.data.own import hold_out, load_own
-from mmlib.data.pack import Indices, Pack, PackError, normalised, write_pack
+from mmlib.data.pack import Indices, Pack, PackError, normalised, opened_or_made, write_pack
 from mmlib.data.pictured import pictured
-from mmlib.data.prepare import load_pack
+from mmlib.data.prepare import load_own, load_pack
 from mmlib.data.sample import from_pack
-from mmlib.data.split import split
+from mmlib.data.split import hold_out, split
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.ink import Ink
 from mmlib.formula.vocabulary import BEYOND, Vocabulary
@@ -126,11 +125,8 @@ def cached_pack(name: str, make: Callable[[], Iterable[Ink]], size: float | None
     size: the typical size of the inks, if it is known. vocabulary: see `write_pack`.
     """
     path = cache_root() / f"{name}.safetensors"
-    try:
-        return Pack.open(path)
-    except PackError:
-        write_pack((normalised(ink, size) for ink in make()), path, vocabulary=vocabulary)
-        return Pack.open(path)
+    return opened_or_made(path, lambda: write_pack(
+        (normalised(ink, size) for ink in make()), path, vocabulary=vocabulary))
 
 
 def synthetic_pack(part: str) -> Pack:
@@ -167,17 +163,12 @@ def load_corpus(dataset: str = "auto") -> Corpus:
         pack = load_pack("train_2014")
     elif dataset == "synthetic":
         pack = synthetic_pack("train")
-    elif Path(dataset).exists():
-        return _own_corpus(Path(dataset))
+    elif (path := Path(dataset)).exists():
+        pack = load_own(path)
+        # The tokens of one's own labels come behind CROHME's.
+        vocabulary = Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS) :])
+        return Corpus(path.resolve().name, pack, *hold_out(pack, *split(pack)), vocabulary)
     else:
         raise DataError(f"there is no data set {dataset!r}; choose 'crohme', 'synthetic' or "
                         "'auto', or give a folder or archive")
     return Corpus(dataset, pack, *split(pack), Vocabulary.crohme())
-
-
-def _own_corpus(path: Path) -> Corpus:
-    """One's own data, with the tokens of its labels behind CROHME's."""
-    pack = load_own(path)
-    train, valid = hold_out(pack, *split(pack))
-    vocabulary = Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS) :])
-    return Corpus(path.resolve().name, pack, train, valid, vocabulary)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,33 +148,15 @@ def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, traced: bool
     for key, (kind, shape) in _ARRAYS.items():
         rows = np.concatenate(columns[key] or [np.zeros((0, *shape))])
         arrays[key] = np.ascontiguousarray(rows, dtype=kind)
-    # The digest names the data in a run's hash: it covers the content, not how it was written.
-    content = b"".join(a.tobytes() for a in arrays.values()) + json.dumps(strings).encode()
     header = {"version": VERSION, "traced": traced, "vocabulary": list(number),
-              "digest": hashlib.sha256(content).hexdigest(), **strings}
+              "digest": _digest(arrays, strings), **strings}
     write_atomic(Path(path), save(arrays, {"format": FORMAT, "header": json.dumps(header)}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the JSON header of a pack's file; PackError for any other file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            meta = file.metadata() or {}
-            if meta.get("format") != FORMAT:
-                raise PackError(f"{path}: not a {FORMAT} file, but {meta.get('format')!r}; "
-                                "prepare it again")
-            names = file.keys()
-            return {k: file.get_tensor(k) for k in names}, json.loads(meta["header"])
-    except FileNotFoundError:
-        raise PackError(f"{path}: there is no such pack; write it with `mmlib data prepare`"
-                        ) from None
-    except PackError:
-        raise
-    except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
-        raise PackError(f"{path}: damaged or no pack ({error}); "
-                        "delete it and run `mmlib data prepare`") from None
+def _digest(arrays: dict[str, np.ndarray], strings: dict[str, Any]) -> str:
+    """What names the data in a run's hash: it covers the content, not how it was written."""
+    content = b"".join(arrays[key].tobytes() for key in _ARRAYS) + json.dumps(strings).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 # --- the opened pack -----------------------------------------------------------------------------
@@ -197,6 +179,19 @@ class Flat:
     valid: np.ndarray  # (E,) whether the label is valid LaTeX
     aligned: np.ndarray  # (E,) whether token_symbols is known
 
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray], traced: bool) -> Flat:
+        """From the arrays of a file: lengths become offsets, steps become typical sizes."""
+        counts, lengths = arrays["counts"], arrays["stroke_lengths"]
+        stroke, symbol, token = np.cumsum(np.insert(counts, 0, 0, 0), 0, dtype=np.int64).T
+        point = np.cumsum(np.insert(lengths, 0, 0), dtype=np.int64)[stroke]
+        steps = np.repeat(arrays["typical"], np.diff(point))[:, None] if traced else RESOLUTION
+        local = np.arange(len(lengths)) - np.repeat(stroke[:-1], counts[:, 0])
+        return cls(arrays["points"].astype(np.float32) / steps,
+                   np.repeat(local, lengths).astype(np.int32), point, stroke,
+                   arrays["stroke_symbols"], symbol, arrays["symbols"], token, arrays["tokens"],
+                   arrays["token_symbols"], *arrays["flags"].T)
+
     def of(self, i: int) -> list[slice]:
         """Where the points, strokes, symbols and tokens of expression i stand."""
         return [slice(offsets[i], offsets[i + 1]) for offsets in (
@@ -212,37 +207,53 @@ class Pack:
     typical: np.ndarray  # (E,) float32, the typical symbol size in the device's units
     sizes: np.ndarray  # (E, 2) float32, width and height in typical sizes
     vocabulary: tuple[str, ...]  # what the ids stand for; `Vocabulary.crohme()` comes first
+    traced: bool  # from pictures: strokes are short pieces of lines
+    digest: str  # of the content
     ids: list[str]
     writers: list[str | None]
     sources: list[str | None]
     latex: list[str | None]
     label_errors: list[str | None]
-    traced: bool  # from pictures: strokes are short pieces of lines
-    version: int
-    digest: str  # of the content
 
     @classmethod
     def open(cls, path: str | Path) -> Pack:
-        """Open a pack; PackError where it is missing, damaged, foreign or of another vocabulary."""
+        """Open a pack; PackError where it is missing, foreign, of another version, or damaged.
+
+        Its digest tells damage: what no longer agrees with it is not what `write_pack` wrote.
+        """
+        from safetensors import SafetensorError, safe_open
+
         path = Path(path)
-        arrays, header = read_tensors(path)
         try:
+            with safe_open(path, framework="np") as file:
+                meta = file.metadata() or {}
+                if meta.get("format") != FORMAT:
+                    raise ValueError(f"not a {FORMAT} file, but {meta.get('format')!r}")
+                arrays = {key: file.get_tensor(key) for key in _ARRAYS}
+            header = json.loads(meta["header"])
+            strings = {key: header[key] for key in _STRINGS}
+            if _digest(arrays, strings) != header["digest"]:
+                raise ValueError("its content is not what was written")
+            vocabulary, known = tuple(header["vocabulary"]), Vocabulary.crohme().tokens
+            if vocabulary[: len(known)] != known or len(set(vocabulary)) != len(vocabulary):
+                raise ValueError("it was written with another vocabulary")
             # Packs from before these two were written hold ink of the first version.
             traced, version = header.get("traced", False), header.get("version", 1)
-            words = len(header["vocabulary"])
-            flat, sizes = _flatten(arrays, len(header["id"]), words, traced)
-            vocabulary, known = tuple(header["vocabulary"]), Vocabulary.crohme().tokens
-            if vocabulary[: len(known)] != tuple(known):
-                raise ValueError("it was written with another vocabulary")
-            if len(set(vocabulary)) != len(vocabulary):
-                raise ValueError("its vocabulary has a token twice")
-            strings = ids, writers, sources, labels, errors = [header[key] for key in _STRINGS]
-            if any(len(s) != len(sizes) for s in strings):
-                raise ValueError("its string lists do not fit")
-            return cls(path, flat, arrays["typical"], sizes, vocabulary, ids, writers, sources,
-                       labels, errors, traced, version, header["digest"])
-        except (AttributeError, KeyError, ValueError, IndexError, TypeError) as error:
-            raise PackError(f"{path}: {error}; delete it and run `mmlib data prepare`") from None
+            if version != VERSION:
+                raise ValueError(f"its version is {version}, not {VERSION}")
+        except FileNotFoundError:
+            raise PackError(f"{path}: there is no such pack; write it with `mmlib data prepare`"
+                            ) from None
+        except (SafetensorError, AttributeError, KeyError, ValueError, TypeError, OSError,
+                RecursionError) as error:
+            raise PackError(f"{path}: damaged or no pack ({error}); "
+                            "delete it and run `mmlib data prepare`") from None
+        flat = Flat.of_arrays(arrays, traced)
+        sizes = np.zeros((0, 2), np.float32)
+        if len(strings["id"]):
+            sizes = np.maximum.reduceat(flat.points, flat.point_offsets[:-1])
+        return cls(path, flat, arrays["typical"], sizes, vocabulary, traced, header["digest"],
+                   *strings.values())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -266,43 +277,10 @@ class Pack:
                    self.label_errors[i])
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    """Of n lengths the n + 1 offsets."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-
-def _flatten(arrays: dict[str, np.ndarray], n: int, words: int,
-             traced: bool) -> tuple[Flat, np.ndarray]:
-    """Offsets, derived arrays and sizes; ValueError where the arrays do not fit together."""
-    counts, lengths = arrays["counts"], arrays["stroke_lengths"]
-    foreign = any(arrays[key].dtype != kind for key, (kind, _) in _ARRAYS.items())
-    if foreign or (n and (counts.min() < 0 or lengths.min() < 1)):
-        raise ValueError("its arrays have the wrong types or lengths")
-    stroke_offsets, symbol_offsets, token_offsets = (_offsets(counts[:, k]) for k in range(3))
-    starts = _offsets(lengths)
-    expected = {
-        "counts": n, "flags": n, "typical": n, "stroke_lengths": stroke_offsets[-1],
-        "stroke_symbols": len(lengths), "symbols": symbol_offsets[-1], "tokens": token_offsets[-1],
-        "token_symbols": token_offsets[-1], "points": starts[-1],
-    }  # fmt: skip
-    fits = all(len(arrays[key]) == length for key, length in expected.items())
-    if not fits or (n and counts[:, 0].min() < 1):
-        raise ValueError("its arrays do not fit together")
-    for key in ("symbols", "tokens"):
-        if len(arrays[key]) and not 0 <= arrays[key].min() <= arrays[key].max() < words:
-            raise ValueError(f"{key} are out of the vocabulary's range")
-    for key, count in (("stroke_symbols", counts[:, 0]), ("token_symbols", counts[:, 2])):
-        if (arrays[key] >= np.repeat(counts[:, 1], count)).any() or (arrays[key] < -1).any():
-            raise ValueError(f"{key} point to symbols that do not exist")
-    first = starts[stroke_offsets]
-    steps = np.repeat(arrays["typical"], np.diff(first))[:, None] if traced else RESOLUTION
-    if not np.all(steps > 0):
-        raise ValueError("its sizes are not positive")
-    points = arrays["points"].astype(np.float32) / steps
-    local = np.arange(len(lengths)) - np.repeat(stroke_offsets[:-1], counts[:, 0])
-    sizes = np.maximum.reduceat(points, first[:-1]) if n else np.zeros((0, 2), np.float32)
-    flat = Flat(points, np.repeat(local, lengths).astype(np.int32), first, stroke_offsets,
-                arrays["stroke_symbols"], symbol_offsets, arrays["symbols"], token_offsets,
-                arrays["tokens"], arrays["token_symbols"], arrays["flags"][:, 0],
-                arrays["flags"][:, 1])
-    return flat, sizes
+def opened_or_made(path: Path, make: Callable[[], object]) -> Pack:
+    """The pack at a path; `make` writes it where it is missing, damaged or of another version."""
+    try:
+        return Pack.open(path)
+    except PackError:
+        make()
+        return Pack.open(path)

@@ -1,5 +1,6 @@
 """Read data sets, pack them, and keep a report of what was read, what was not, and why."""
 
+import hashlib
 import json
 import os
 import time
@@ -9,108 +10,63 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmlib.data.captions import InkFile, Picture, read_folder
+from mmlib.data.archives import iter_files
+from mmlib.data.captions import InkFile, Traced, read_folder
 from mmlib.data.crohme import DATASETS, find, inkml_files, read_member
 from mmlib.data.errors import DataError
-from mmlib.data.pack import RESOLUTION, VERSION, Pack, PackError, normalised, write_pack
-from mmlib.data.trace import traced
+from mmlib.data.pack import RESOLUTION, VERSION, Pack, normalised, opened_or_made, write_pack
 from mmlib.data.workers import end_with_parent
 from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.latex import label_fields
 from mmlib.store.files import cache_root, write_atomic
 
 CHUNK = 100  # files that a worker takes at a time
+READING = 3  # raise it when what is read of a folder of one's own changes
 SHOWN = 10  # items of each list that `summary` names; the kept report has them all
 
-Results = list[tuple[Ink, float] | str]  # what goes into a pack, or why something does not
+Result = tuple[Ink, float] | str  # what goes into a pack, or why something does not
 
 
-def _read_chunk(files: list[InkFile]) -> Results:
-    done: Results = []
-    for file in files:
-        try:
-            ink = read_member(file.name, file.content)
-            given = label_fields(file.latex)
-            if given["latex"]:  # a label file's label; the ink's own may be another
-                same = given["tokens"] == ink.tokens
-                ink = replace(ink, **given, token_symbols=ink.token_symbols if same else None)
-            done.append(normalised(ink))
-        except InkError as error:
-            done.append(str(error))
-    return done
+def _read_ink(file: InkFile) -> Result:
+    try:
+        ink = read_member(file.name, file.content)
+        given = label_fields(file.latex)
+        if given["latex"]:  # a label file's label; the ink's own may be another
+            same = given["tokens"] == ink.tokens
+            ink = replace(ink, **given, token_symbols=ink.token_symbols if same else None)
+        return normalised(ink)
+    except InkError as error:
+        return str(error)
 
 
-def _read_inks(files: list[InkFile], workers: int) -> Results:
-    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    if workers > 1 and len(chunks) > 1:
+def _read_inks(files: list[InkFile], workers: int) -> list[Result]:
+    if workers > 1 and len(files) > CHUNK:
         with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
-            return [result for chunk in pool.map(_read_chunk, chunks) for result in chunk]
-    return [result for chunk in chunks for result in _read_chunk(chunk)]
+            return list(pool.map(_read_ink, files, chunksize=CHUNK))
+    return [_read_ink(file) for file in files]
 
 
-def _read(items: Iterable[Picture | InkFile | DataError], workers: int) -> tuple[Results, bool]:
+def _read(items: Iterable[Traced | InkFile | DataError], workers: int) -> tuple[list[Result], bool]:
     """Items as `read_folder` gives them, pictures first; whether there were pictures."""
-    done: Results = []
     inks: list[InkFile] = []
+    done: list[Result] = []
     for item in items:
         if isinstance(item, InkFile):
             inks.append(item)
-        elif isinstance(item, DataError):
-            done.append(str(item))
         else:
-            try:
-                done.append(traced(item))
-            except DataError as error:
-                done.append(f"{item.id}: {error}")
+            done.append(str(item) if isinstance(item, DataError) else item)
     drawn = any(not isinstance(result, str) for result in done)
     taken: set[str] = set()
     for file, result in zip(inks, _read_inks(inks, workers), strict=True):
-        if isinstance(result, str):
-            done.append(result)
-            continue
-        ink, size = result
-        if ink.id in taken:  # in another folder
-            ink = replace(ink, id=file.name)
-        taken.add(ink.id)
-        # Beside pictures, whose points are pixels, ink keeps its steps.
-        done.append((ink, float(RESOLUTION) if drawn else size))
+        if not isinstance(result, str):
+            ink, size = result
+            if ink.id in taken:  # in another folder
+                ink = replace(ink, id=file.name)
+            taken.add(ink.id)
+            # Beside pictures, whose points are pixels, ink keeps its steps.
+            result = ink, float(RESOLUTION) if drawn else size
+        done.append(result)
     return done, drawn
-
-
-def _prepare_one(name: str, out_dir: Path, workers: int) -> dict[str, Any]:
-    """Pack one data set as `<out_dir>/<name>.safetensors`; returns its report. See `prepare`."""
-    started = time.perf_counter()
-    source = find(name)
-    if name in DATASETS and not name.endswith("_pictures"):
-        members = (InkFile(member, content) for member, content in inkml_files(source))
-        results, drawn = _read(members, workers)
-    else:  # a benchmark's pictures stay as they are
-        results, drawn = _read(read_folder(source, photos=name not in DATASETS), workers)
-    items = [result for result in results if not isinstance(result, str)]
-    skipped = [result for result in results if isinstance(result, str)]
-    if not items:
-        why = "".join(f"; {reason}" for reason in skipped[:3])
-        why += f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        raise DataError(f"{name}: neither .inkml files nor readable pictures in {source}{why}")
-    inks = [ink for ink, _ in items]
-    path = out_dir / f"{pack_name(name)}.safetensors"
-    write_pack(items, path, traced=drawn)
-    return {
-        "dataset": name,
-        "listed": len(results),
-        "read": len(items),
-        "skipped": skipped,
-        "invalid_labels": {ink.id: ink.label_error for ink in inks if ink.label_error},
-        "no_label": [ink.id for ink in inks if ink.latex is None],
-        "aligned": sum(ink.token_symbols is not None for ink in inks),
-        "writers": len({ink.writer for ink in inks if ink.writer}),
-        "symbols": sum(len(ink.symbols) for ink in inks),
-        "symbol_classes": len({s.label for ink in inks for s in ink.symbols}),
-        "tokens": sum(len(ink.tokens or ()) for ink in inks),
-        "traced": drawn,
-        "pack_bytes": path.stat().st_size,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
 
 
 def pack_name(name: str) -> str:
@@ -148,33 +104,69 @@ def prepare(datasets: Iterable[str] = tuple(DATASETS), out_dir: str | Path | Non
     with captions, which are traced to ink. `out_dir`: by default `cache_root()`. Returns the
     reports. Raises DataError where a data set is missing or holds nothing to read.
     """
-    out_dir = Path(out_dir) if out_dir else cache_root()
+    out_dir, workers = Path(out_dir or cache_root()), workers or os.cpu_count() or 1
     reports = []
     for name in datasets:
-        report = _prepare_one(name, out_dir, workers or os.cpu_count() or 1)
-        write_atomic(out_dir / f"{pack_name(name)}.report.json", json.dumps(report, indent=1))
+        started, source = time.perf_counter(), find(name)
+        if name in DATASETS and not name.endswith("_pictures"):
+            members = (InkFile(member, content) for member, content in inkml_files(source))
+            results, drawn = _read(members, workers)
+        else:  # a benchmark's pictures stay as they are
+            results, drawn = _read(read_folder(source, photos=name not in DATASETS), workers)
+        items = [result for result in results if not isinstance(result, str)]
+        skipped = [result for result in results if isinstance(result, str)]
+        if not items:
+            more = [f"and {len(skipped) - 3} more"] if len(skipped) > 3 else []
+            why = [f"{name}: neither .inkml files nor readable pictures in {source}"]
+            raise DataError("; ".join(why + skipped[:3] + more))
+        inks = [ink for ink, _ in items]
+        path = out_dir / f"{pack_name(name)}.safetensors"
+        write_pack(items, path, traced=drawn)
+        report = {
+            "dataset": name,
+            "listed": len(results),
+            "read": len(items),
+            "skipped": skipped,
+            "invalid_labels": {ink.id: ink.label_error for ink in inks if ink.label_error},
+            "no_label": [ink.id for ink in inks if ink.latex is None],
+            "aligned": sum(ink.token_symbols is not None for ink in inks),
+            "writers": len({ink.writer for ink in inks if ink.writer}),
+            "symbols": sum(len(ink.symbols) for ink in inks),
+            "symbol_classes": len({s.label for ink in inks for s in ink.symbols}),
+            "tokens": sum(len(ink.tokens or ()) for ink in inks),
+            "traced": drawn,
+            "pack_bytes": path.stat().st_size,
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+        write_atomic(path.with_suffix(".report.json"), json.dumps(report, indent=1))
         show(summary(report))
         reports.append(report)
     return reports
 
 
 def load_pack(name: str) -> Pack:
-    """The pack of a data set from the cache, prepared where it is missing, damaged or outdated.
-
-    Where the data set itself is gone, a pack of an older version is used as it is.
-    """
+    """The pack of a data set from the cache, prepared where it is missing, damaged or outdated."""
     path = cache_root() / f"{pack_name(name)}.safetensors"
-    try:
-        pack = Pack.open(path)
-    except PackError:
-        pack = None
-    if pack is not None and pack.version == VERSION:
-        return pack
-    try:
-        prepare([name], show=lambda text: None)
-    except DataError:
-        # The archives may be elsewhere by now: a pack of before is better than none.
-        if pack is None:
-            raise
-        return pack
-    return Pack.open(path)
+    return opened_or_made(path, lambda: prepare([name], show=lambda text: None))
+
+
+def load_own(path: str | Path) -> Pack:
+    """The pack of one's own folder or archive, made where its content has no pack yet.
+
+    It may hold ink, pictures (which are traced to ink), or both; `mmlib.data.captions` says how.
+    What was skipped and why is printed, and kept beside the pack. Raises DataError, naming the
+    path, where there is nothing to read.
+    """
+    path = Path(path).resolve()  # a folder `test_2014` here is not CROHME's
+    if not path.exists():
+        raise DataError(f"{path}: there is no such folder or archive")
+    # A pack stands under the names and contents of all files, and the version of packs.
+    total = hashlib.sha256(f"pack {VERSION}.{READING}".encode())
+    for name, content in iter_files(path):
+        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    out = cache_root() / "own" / total.hexdigest()[:16]
+
+    def make() -> None:
+        prepare([str(path)], out, show=lambda text: print(text.replace(str(path), path.name)))
+
+    return opened_or_made(out / f"{pack_name(str(path))}.safetensors", make)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmlib.data.errors import DataError
 from mmlib.data.pack import Indices, Pack
 
 Formula = tuple[str, ...] | None  # canonical tokens; None where the label is not valid
+HELD_SHARE = 0.1  # held out where a split by writers and formulas leaves too little
 
 
 class Split(NamedTuple):
@@ -108,6 +110,21 @@ def _held_formulas(written: set[Formula], rare: set[Formula], count: Counter[For
     others = sorted(f for f in written - found if f is not None)
     order = sorted((others[k] for k in rng.permutation(len(others))), key=count.__getitem__)
     return found | set(order[: max(0, 3 - len(found))])
+
+
+def hold_out(pack: Pack, train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A split (train, valid) as it is, or a random tenth held out where one of them is too small.
+
+    Raises DataError for fewer than ten expressions.
+    """
+    if 5 <= len(valid) <= len(train):
+        return train, valid
+    if len(pack) < 10:
+        raise DataError(f"{pack.path.stem}: {len(pack)} expressions are too few to hold some out; "
+                        "give ten or more")
+    order = np.random.default_rng([0, 23]).permutation(len(pack))
+    cut = max(1, round(HELD_SHARE * len(pack)))
+    return np.sort(order[cut:]), np.sort(order[:cut])
 
 
 def leak(pack: Pack, train: np.ndarray, valid: np.ndarray) -> dict[str, float]:

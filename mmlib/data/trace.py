@@ -1,10 +1,10 @@
 """A picture to ink, its skeleton, so that one way of drawing and warping serves both."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
-from mmlib.data.captions import Picture
 from mmlib.data.errors import DataError
 from mmlib.data.pack import MOST_STEPS, RESOLUTION
 from mmlib.data.specks import pieces, size_of_boxes
@@ -71,17 +71,16 @@ def lines(edges: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def traced(picture: Picture) -> tuple[Ink, float]:
-    """One picture as a pack holds it: ink in typical sizes, corner at 0, and that size in pixels.
+def traced(levels: np.ndarray, **fields: Any) -> tuple[Ink, float]:
+    """Ink levels (H, W) as a pack holds them: ink in typical sizes, and that size in pixels.
 
-    Raises DataError where it has no ink, or is too large for one expression.
+    fields: others of the `Ink`. Raises DataError where there is no ink, or too much for one
+    expression.
     """
-    points, stroke, size = trace_picture(picture.array)
+    points, stroke, size = trace_picture(levels)
     points -= points.min(0)
     most = MOST_STEPS // RESOLUTION
     if points.max() > min(MOST_STEPS, most * size):
         raise DataError(f"the picture is over {MOST_STEPS:,} pixels or {most} typical symbols "
                         "large; crop it to one formula")
-    ink = Ink((points / size).astype(np.float32), stroke.astype(np.int32), latex=picture.latex,
-              tokens=picture.tokens, id=picture.id, label_error=picture.label_error)
-    return ink, size
+    return Ink((points / size).astype(np.float32), stroke.astype(np.int32), **fields), size

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mmlib.data.captions import InkFile, Picture, read_folder
+from mmlib.data.captions import InkFile, read_folder
 from mmlib.data.errors import DataError
-from mmlib.data.own import load_own
+from mmlib.data.prepare import load_own
 
 INKML = '<ink><annotation type="truth">{}</annotation><trace>0 0, 9 9, {} 4</trace></ink>'
 
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def labelled(path):
-    return {item.id: item.latex for item in read_folder(path) if isinstance(item, Picture)}
+    return {item[0].id: item[0].latex for item in read_folder(path) if isinstance(item, tuple)}
 
 
 def reasons(path):

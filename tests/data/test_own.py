@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.errors import DataError
-from mmlib.data.own import hold_out, load_own
+from mmlib.data.prepare import load_own
+from mmlib.data.split import hold_out
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.inkml import write_inkml
 from mmlib.models.recogniser import Recogniser

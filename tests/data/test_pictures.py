@@ -6,16 +6,23 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from mmlib.data.captions import Picture, read_folder
+from mmlib.data.captions import read_folder
 from mmlib.data.errors import DataError
 from mmlib.data.imitate import imitate
-from mmlib.data.own import load_own
 from mmlib.data.photo import see
 from mmlib.data.pictures import MAX_PIXELS, decode, grey_of, image_of_array, ink_levels
+from mmlib.data.prepare import load_own
+from mmlib.data.trace import traced
 
 LEVELS = np.zeros((6, 9), np.uint8)
 LEVELS[2:5, 3:8] = [[255, 0, 200, 0, 255], [0, 255, 0, 90, 0], [255, 10, 0, 0, 60]]
 CROPPED = LEVELS[2:5, 3:8]
+
+
+def same_ink(found, levels=CROPPED):
+    """Whether ink and its size are what a picture's ink levels are traced to."""
+    (ink, size), (other, other_size) = found, traced(levels)
+    return size == other_size and np.array_equal(ink.points, other.points)
 
 
 def encoded(array, kind="PNG", **options):
@@ -45,10 +52,10 @@ def folder(tmp_path):
 
 def test_caption_folder(folder):
     found = list(read_folder(folder))
-    pictures = [p for p in found if isinstance(p, Picture)]
+    pictures = [p[0] for p in found if isinstance(p, tuple)]
     errors = " | ".join(str(p) for p in found if isinstance(p, DataError))
     assert [p.id for p in pictures] == ["a", "b", "c.d"]
-    assert all(np.array_equal(p.array, CROPPED) for p in pictures)
+    assert all(same_ink(p) for p in found if isinstance(p, tuple))
     assert [p.tokens for p in pictures] == [("x", "^", "{", "2", "}"), ("y",), None]
     assert pictures[2].latex == "x }"
     assert "}" in pictures[2].label_error
@@ -71,16 +78,16 @@ def test_tsv_folder_and_archive(tmp_path):
     with tarfile.open(tmp_path / "t.tar.xz", "w:xz") as tar:
         tar.add(root, "test_x")
     for source in (root, tmp_path / "t.tar.xz"):
-        first, second = read_folder(source)
-        assert (first.id, first.latex) == ("p1", "\\frac{a}{b}")
-        assert np.array_equal(first.array, CROPPED)
+        first, (second, _) = read_folder(source)
+        assert (first[0].id, first[0].latex) == ("p1", "\\frac{a}{b}")
+        assert same_ink(first)
         assert second.tokens == ("z",)
 
 
 def test_own_folder_without_captions(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.png").write_bytes(encoded(LEVELS))
-    (picture,) = read_folder(tmp_path / "mine")
+    ((picture, _),) = read_folder(tmp_path / "mine")
     assert (picture.id, picture.latex, picture.tokens) == ("photo", None, None)
 
 
@@ -91,8 +98,8 @@ def test_own_folder_takes_every_form_of_picture_that_can_be_read(tmp_path):
         (tmp_path / name).write_bytes(encoded(255 - LEVELS, form, **options))
     (tmp_path / "labels.txt").write_text("".join(f"{name} x\n" for name in forms))
     found = list(read_folder(tmp_path))
-    assert [p.id for p in found] == ["a", "b", "c", "d"]
-    assert all(np.array_equal(p.array, CROPPED) and p.tokens == ("x",) for p in found)
+    assert [ink.id for ink, _ in found] == ["a", "b", "c", "d"]
+    assert all(same_ink(p) and p[0].tokens == ("x",) for p in found)
 
 
 def test_photographs_in_a_folder_are_cleaned(tmp_path):
@@ -101,19 +108,23 @@ def test_photographs_in_a_folder_are_cleaned(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(imitate(levels, np.random.default_rng(0), tilt=0.0)))
     (tmp_path / "b.png").write_bytes(encoded(255 - levels))
     (raw, plain), (cleaned, same) = read_folder(tmp_path), read_folder(tmp_path, photos=True)
-    assert np.array_equal(plain.array, same.array)
-    assert cleaned.array.size < raw.array.size / 2  # cropped to the ink: no shadow is left
-    assert ndimage.label(cleaned.array > 127, np.ones((3, 3)))[1] == 3
+    assert same_ink(plain, ink_levels(255 - levels))
+    assert same_ink(same, ink_levels(255 - levels))
+    wide, narrow = (np.rint(ink.points * size).astype(int) for ink, size in (raw, cleaned))
+    assert narrow.max(0).prod() < wide.max(0).prod() / 2  # the ink alone: no shadow is left
+    skeleton = np.zeros(narrow.max(0) + 1, bool)
+    skeleton[tuple(narrow.T)] = True
+    assert ndimage.label(skeleton, np.ones((3, 3)))[1] == 3
 
 
 def test_a_name_that_comes_twice_is_left_out_and_told(folder):
     (folder / "caption.txt").write_text("a\tx\nb\ty\na\tz\n")
-    first, second, error, *_ = read_folder(folder)
+    (first, _), (second, _), error, *_ = read_folder(folder)
     assert (first.latex, second.latex) == ("x", "y")
     assert "'a' before it" in str(error)
     (folder / "img" / "broken.jpg").write_bytes(encoded(LEVELS))
     (folder / "caption.txt").write_text("broken.png\tx\nbroken.jpg\ty\n")
-    damaged, whole, *_ = read_folder(folder)
+    damaged, (whole, _), *_ = read_folder(folder)
     assert "unreadable" in str(damaged)
     assert whole.latex == "y"
 
@@ -160,7 +171,7 @@ def test_pictures_are_upright_by_their_exif(turned, tmp_path):
     stored.save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(decode((tmp_path / "a.png").read_bytes()), 255 - LEVELS)
     (picture,) = read_folder(tmp_path)
-    assert np.array_equal(picture.array, CROPPED)
+    assert same_ink(picture)
     with Image.open(tmp_path / "a.png") as opened:
         for source in (tmp_path / "a.png", opened):
             assert np.array_equal(ink_of(source)[0], ink_of(255 - LEVELS)[0])

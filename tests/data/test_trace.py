@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib.data.captions import Picture
 from mmlib.data.errors import DataError
 from mmlib.data.pack import Pack, PackError, write_pack
 from mmlib.data.trace import lines, trace_picture, traced
@@ -68,22 +67,24 @@ def test_a_dot_and_a_blank():
 
 
 def test_a_picture_is_packed_as_ink_of_its_own_size(tmp_path):
-    pictures = [Picture("a", CROPPED, ("x",), "x"), Picture("b", CROPPED[:1], None, "x }", "why"),
-                Picture("c", CROPPED[:, :2])]
+    fields = [{"id": "a", "tokens": ("x",), "latex": "x"},
+              {"id": "b", "latex": "x }", "label_error": "why"}, {"id": "c"}]
+    pictures = [CROPPED, CROPPED[:1], CROPPED[:, :2]]
+    items = [traced(levels, **about) for levels, about in zip(pictures, fields)]
     path = tmp_path / "p.safetensors"
-    write_pack(map(traced, pictures), path, traced=True)
+    write_pack(items, path, traced=True)
     pack = Pack.open(path)
     assert pack.traced
     assert pack.ids == ["a", "b", "c"]
-    for picture, ink, packed_size in zip(pictures, pack, pack.typical):
-        points, stroke, size = trace_picture(picture.array)
+    for levels, about, ink, packed_size in zip(pictures, fields, pack, pack.typical):
+        points, stroke, size = trace_picture(levels)
         assert packed_size == pytest.approx(size)
         np.testing.assert_allclose(ink.points, (points - points.min(0)) / size, rtol=1e-6)
         assert np.array_equal(ink.stroke, stroke)
         for name in ("id", "tokens", "latex", "label_error"):
-            assert getattr(picture, name) == getattr(ink, name)
+            assert getattr(ink, name) == about.get(name)
     with pytest.raises(PackError, match="same id"):
-        write_pack(map(traced, pictures[:1] * 2), path)
+        write_pack(items[:1] * 2, path)
 
 
 def test_a_picture_beyond_all_sizes_is_refused():
@@ -91,4 +92,4 @@ def test_a_picture_beyond_all_sizes_is_refused():
     ticks[np.arange(30_000) % 40 < 6, 4] = line[1] = 255
     for levels in (ticks, line):
         with pytest.raises(DataError, match="crop it to one formula"):
-            traced(Picture("far", levels))
+            traced(levels)
