@@ -45,6 +45,8 @@ CLAIMS = (
     Claim("better than other self-supervision: masked autoencoder", "mae", ordered=False),
 )
 COLUMNS = ["claim", "compared with", "capped TER, rival minus ours", "seeds in favour", "verdict"]
+NO_DIFFERENCE, FEWER, MORE = "no difference found", "ours has fewer errors", "ours has more errors"
+PILOT_RIVAL = "labels alone, 200,000 pictures"
 
 
 def claims_table() -> DataFrame:
@@ -57,6 +59,17 @@ def claims_table() -> DataFrame:
         holds = holds and (settled or not claim.ordered)
         rows.append([claim.text, claim.rival, *row])
     return pd.DataFrame([*rows, _masked(), *_attention()], columns=COLUMNS)
+
+
+def verdicts() -> DataFrame:
+    """How many claims hold, fail, or are open: one row."""
+    import pandas as pd
+
+    said = claims_table().verdict
+    counts = {title: int((said == of).sum()) for title, of in (
+        ("confirmed", FEWER), ("refuted", MORE), (NO_DIFFERENCE, NO_DIFFERENCE))}
+    row = {"claims": len(said)} | counts | {"not settled": len(said) - sum(counts.values())}
+    return pd.DataFrame([row])
 
 
 def arm_differences() -> DataFrame:
@@ -106,8 +119,8 @@ def _verdict(less: np.ndarray, p: float, gates: list[str], holds: bool) -> str:
     if not holds:
         return "not tested: a hypothesis before it does not hold"
     if p >= SETTLED:
-        return "no difference found"
-    return "ours has fewer errors" if less.mean() > 0 else "ours has more errors"
+        return NO_DIFFERENCE
+    return FEWER if less.mean() > 0 else MORE
 
 
 def _masked() -> list[str]:
@@ -133,18 +146,29 @@ def _attention() -> Iterator[list[str]]:
                    f"ahead of all: {ahead}", "", "not tested: 1 seed"]
 
 
-def pilot() -> DataFrame:
-    """Capped TER of the pilot's arms on validation, with intervals, and what each cost."""
+def pilot_intervals() -> DataFrame:
+    """Capped TER of the pilot's arms on validation: column arm, and an `Interval`'s."""
     import pandas as pd
 
-    records, rows = scored("valid", LABELS, "pilot"), []
-    costs = records.groupby("arm")[["pictures", "minutes"]].mean()
-    for arm, own in seeds_of("valid", labels=LABELS, profile="pilot").items():
-        ter, cost = interval(*metric_sums(own.values(), "capped")), costs.loc[arm]
-        rows.append([arm, f"{ter.value:.3f} [{ter.low:.3f}, {ter.high:.3f}]", ter.seeds,
-                     f"{ter.n:,}", f"{cost.pictures:,.0f}", f"{cost.minutes:.0f}"])
-    return pd.DataFrame(rows, columns=["arm", "capped TER", "seeds", "n", "pictures in all",
-                                       "minutes"])
+    found = seeds_of("valid", LABELS, "pilot").items()
+    return pd.DataFrame([{"arm": arm, **vars(interval(*metric_sums(own.values(), "capped")))}
+                         for arm, own in found])
+
+
+def pilot() -> DataFrame:
+    """The pilot's arms as text: capped TER, paired with labels alone, and what each cost."""
+    import pandas as pd
+
+    costs = scored("valid", LABELS, "pilot").groupby("arm")[["pictures", "minutes"]].mean()
+    pairs = [(arm, PILOT_RIVAL) for arm in costs.index if arm != PILOT_RIVAL]
+    less = differences(pairs, "valid", "capped", labels=LABELS, profile="pilot")
+    minus = {row.a: f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+             for row in less.itertuples()}
+    rows = [[row.arm, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]", minus.get(row.arm, ""),
+             f"{costs.pictures[row.arm]:,.0f}", f"{costs.minutes[row.arm]:.0f}"]
+            for row in pilot_intervals().itertuples()]
+    return pd.DataFrame(rows, columns=["arm", "capped TER", "minus labels alone, paired",
+                                       "pictures in all", "minutes"])
 
 
 def first_study() -> DataFrame:

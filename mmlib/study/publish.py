@@ -95,7 +95,7 @@ LaTeX. Load it with `mmlib.read.reader.Reader.load()`.
 
 - **Trained on** the training set of CROHME 2014 (8,834 readable inks, less a writer- and
   formula-disjoint validation part), cut, recombined and composed as the README says; {start};
-  {pictures:,} pictures seen, about {minutes:.0f} minutes of one CPU core. Run `{run}`.
+  {pictures:,} pictures seen, about {minutes:.0f} minutes of training. Run `{run}`.
 - **Reads** pictures drawn at {pixels:.0f} pixels per typical symbol: ink is rasterised, pictures
   are traced and drawn again.
 - **Licence of these weights**: CC BY-NC-SA 3.0, that of their training data: research use, cite the
