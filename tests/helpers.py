@@ -5,6 +5,8 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mmlib.formula import wellformed
+
 strokes_of_points = st.lists(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.just(2)),
                elements=st.floats(-1000, 1000, width=32)),
@@ -14,3 +16,13 @@ strokes_of_points = st.lists(
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def complete(tokens, backwards=False):
+    """Whether the tokens, in the order in which they are read, are a whole expression."""
+    state = wellformed.START
+    for token in map(wellformed.kind, tokens):
+        if token not in wellformed.allowed(state, backwards):
+            return False
+        state = wellformed.after(state, token, backwards)
+    return wellformed.END in wellformed.allowed(state, backwards)

@@ -7,6 +7,8 @@ changes nothing in place; the label stays true to the ink.
 from collections import defaultdict
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -66,7 +68,6 @@ class Augmenter:
         classes = [encode(shape) for shape in SHAPES]
         self.shapes = {i: np.array([j for j in ids if j != i]) for ids in classes for i in ids}
         self._spans: dict[int, list[Span]] = {}
-        self._bank: dict[int, np.ndarray] | None = None
 
     def draw(self, i: int, rng: np.random.Generator) -> Sample:
         """The training sample of expression i."""
@@ -140,12 +141,10 @@ class Augmenter:
             sample, found = from_pack(self.pack, i), []
             aligned = self.pack.flat.aligned[i]
             for row in self.elements(sample.tokens, sample.token_symbols) if aligned else ():
-                for a in range(len(row)):
-                    for b in range(a, len(row)):
-                        start, stop = row[a][0], row[b][1]
-                        symbols = (sample.token_symbols[start:stop] >= 0).sum()
-                        if stop - start < len(sample.tokens) and symbols >= 2:
-                            found.append((start, stop))
+                for (start, _), (_, stop) in combinations_with_replacement(row, 2):
+                    symbols = (sample.token_symbols[start:stop] >= 0).sum()
+                    if stop - start < len(sample.tokens) and symbols >= 2:
+                        found.append((start, stop))
             self._spans[i] = found
         return self._spans[i]
 
@@ -181,25 +180,15 @@ class Augmenter:
 
     # --- recombination ----------------------------------------------------------------------------
 
+    @cached_property
     def bank(self) -> dict[int, np.ndarray]:
         """Label id to (m, 2) rows of expression and symbol, over the aligned expressions."""
-        # Made on first use: much training recombines nothing.
-        if self._bank is None:
-            rows: dict[int, list[tuple[int, int]]] = defaultdict(list)
-            f = self.pack.flat
-            for i in self.indices[f.aligned[self.indices]]:
-                for s, label in enumerate(f.symbols[f.of(i)[2]].tolist()):
-                    rows[label].append((i, s))
-            self._bank = {label: np.array(found) for label, found in rows.items()}
-        return self._bank
-
-    def glyph(self, label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Points and strokes of a random instance of a label; KeyError for an unknown one."""
-        rows = self.bank()[label]
-        i, s = rows[rng.integers(len(rows))]
-        source = from_pack(self.pack, int(i))
-        keep = source.symbol == s
-        return source.points[keep], source.stroke[keep]
+        rows: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        f = self.pack.flat
+        for i in self.indices[f.aligned[self.indices]]:
+            for s, label in enumerate(f.symbols[f.of(i)[2]].tolist()):
+                rows[label].append((i, s))
+        return {label: np.array(found) for label, found in rows.items()}
 
     def redraw(self, sample: Sample, which: np.ndarray, labels: np.ndarray,
                rng: np.random.Generator) -> Sample:
@@ -211,10 +200,12 @@ class Augmenter:
             xy, stroke = sample.points[keep], sample.stroke[keep]
             if not len(xy):
                 continue
-            if new.get(s) in self.bank():
-                other, other_stroke = self.glyph(new[s], rng)
-                if len(other):
-                    xy, stroke = _fitted(other, xy), other_stroke
+            if (rows := self.bank.get(new.get(s, -1))) is not None:
+                i, of = rows[rng.integers(len(rows))]
+                source = from_pack(self.pack, int(i))
+                other = source.symbol == of
+                if other.any():
+                    xy, stroke = _fitted(source.points[other], xy), source.stroke[other]
             local = np.unique(stroke, return_inverse=True)[1]
             points.append(xy.astype(np.float32))
             strokes.append(local + offset)
@@ -239,7 +230,7 @@ class Augmenter:
                 if alike is None or not single[s]:
                     continue
                 at = int(np.flatnonzero(owners == s)[0])
-                options = [o for o in alike if o in self.bank()]
+                options = [o for o in alike if o in self.bank]
                 if tokens[at] == labels[s] and options:
                     labels[s] = tokens[at] = rng.choice(options)
                     change[s] = True

@@ -11,7 +11,7 @@ import itertools
 import multiprocessing
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,33 +56,30 @@ def batches_by_area(sizes: np.ndarray, area: float, most: int,
     return found
 
 
-CHUNK = 250  # samples that are drawn in one job
-Job = tuple[int, int, int, np.ndarray]  # epoch, source, first position, expressions
+CHUNK = 250  # samples that a worker draws at a time
+Job = tuple[int, int, int, int]  # epoch, source, position, expression
 _served: list[Feed] = []  # in a worker of a feed, that feed
 
 
+@dataclass(eq=False)
 class Feed:
-    """Endless training batches: each epoch draws every sample anew, then fills batches by area.
+    """Endless training batches: each epoch draws every sample anew, then fills batches by area."""
 
-    Args:
-        sources: (augmenter, expressions per epoch) pairs. None takes all of the source's
-            expressions, a smaller number a new random part each epoch, a larger one goes round.
-        area, most: of a batch, see `batches_by_area`; in square typical symbols.
-        seed: of all draws.
-        longest: tokens of a sample at most; longer ones are left out.
-        scale: each sample's size is drawn from exp(±scale) before batches are filled, so that a
-            batch holds samples of like size on the canvas: padding would else take a third of it.
-        share: (rank, processes). Of each `processes` batches, this process takes the one of its
-            rank, and all count the expressions of all, so that schedules agree. What is too little
-            for all at an epoch's end is left out.
-        workers: processes that draw the same samples an epoch ahead, for a fast device.
-    """
-
-    def __init__(self, sources: Sequence[tuple[Augmenter, int | None]], area: float, most: int,
-                 seed: int, longest: int = 150, scale: float = 0.0,
-                 share: tuple[int, int] = (0, 1), workers: int = 0):
-        self.sources, self.area, self.most, self.seed = sources, area, most, seed
-        self.longest, self.scale, self.share, self.workers = longest, scale, share, workers
+    # (augmenter, expressions per epoch). None takes all of the source's expressions, a smaller
+    # number a new random part each epoch, a larger one goes round.
+    sources: Sequence[tuple[Augmenter, int | None]]
+    area: float  # of a batch, in square typical symbols, and `most`: see `batches_by_area`
+    most: int
+    seed: int  # of all draws
+    longest: int = 150  # tokens of a sample at most; longer ones are left out
+    # Each sample's size is drawn from exp(±scale) before batches are filled, so that a batch holds
+    # samples of like size on the canvas: padding would else take a third of it.
+    scale: float = 0.0
+    # (rank, processes). Of each `processes` batches, this process takes the one of its rank, and
+    # all count the expressions of all, so that schedules agree. What is too little for all at an
+    # epoch's end is left out.
+    share: tuple[int, int] = (0, 1)
+    workers: int = 0  # processes that draw the same samples an epoch ahead, for a fast device
 
     def _jobs(self, epoch: int) -> Iterator[Job]:
         for number, (augmenter, count) in enumerate(self.sources):
@@ -91,23 +88,21 @@ class Feed:
             if count is not None:
                 rounds = -(-count // len(indices))
                 indices = np.concatenate([rng.permutation(indices) for _ in range(rounds)])[:count]
-            for first in range(0, len(indices), CHUNK):
-                yield epoch, number, first, indices[first : first + CHUNK]
+            for position, i in enumerate(indices.tolist()):
+                yield epoch, number, position, i
 
-    def _draw(self, job: Job) -> list[Sample]:
-        epoch, number, first, indices = job
-        augmenter, samples = self.sources[number][0], []
+    def _draw(self, job: Job) -> Sample:
+        epoch, number, position, i = job
+        augmenter = self.sources[number][0]
         # The position, not the index alone, seeds a sample: a source may go round more than once.
-        for position, i in enumerate(indices.tolist(), first):
-            rng = np.random.default_rng([self.seed, epoch, number, position])
-            samples.append(replace(augmenter.draw(i, rng), id=augmenter.pack.ids[i]))
-        return samples
+        rng = np.random.default_rng([self.seed, epoch, number, position])
+        return replace(augmenter.draw(i, rng), id=augmenter.pack.ids[i])
 
     def epoch(self, epoch: int, pool: Executor | None = None) -> list[list[Sample]]:
         """The batches of one epoch, drawn here or by the processes of a pool."""
         jobs = self._jobs(epoch)
-        chunks = pool.map(_draw_in_worker, jobs) if pool else map(self._draw, jobs)
-        samples = [s for chunk in chunks for s in chunk if len(s.tokens) <= self.longest]
+        drawn = pool.map(_draw_in_worker, jobs, chunksize=CHUNK) if pool else map(self._draw, jobs)
+        samples = [s for s in drawn if len(s.tokens) <= self.longest]
         # Drawn here and not by the view, so that sizes are known before batches are filled.
         if self.scale:
             rng = np.random.default_rng([self.seed, epoch, 19])
@@ -157,5 +152,5 @@ def _start_worker(feed: Feed) -> None:
     _served.append(feed)
 
 
-def _draw_in_worker(job: Job) -> list[Sample]:
+def _draw_in_worker(job: Job) -> Sample:
     return _served[0]._draw(job)

@@ -1,13 +1,7 @@
 """Pens of two colours in one picture: the formula's, and a teacher's tick or a printed line's."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL.Image import Image
 
 LONGEST = 1_600  # pixels of the longer side that is worked on
 APART = 0.3  # radians between the colours of two pens

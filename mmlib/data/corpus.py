@@ -42,11 +42,6 @@ class Corpus:
     vocabulary: Vocabulary
 
     @property
-    def traced(self) -> bool:
-        """Whether the ink comes from pictures: strokes are then short pieces of lines."""
-        return self.pack.traced
-
-    @property
     def identity(self) -> str:
         """Names the exact data in a run's hash."""
         split = f"{_digest(self.train)}-{_digest(self.valid)}"
@@ -54,7 +49,7 @@ class Corpus:
 
     def view(self, config: ViewConfig) -> ViewConfig:
         """How this ink may be warped: pieces of a traced line move together."""
-        return replace(config, stroke_shift=0.0, stroke_scale=0.0) if self.traced else config
+        return replace(config, stroke_shift=0.0, stroke_scale=0.0) if self.pack.traced else config
 
     def validation_subset(self, most: int) -> np.ndarray:
         """At most `most` validation expressions, always the same random choice, for the curves."""
@@ -73,8 +68,7 @@ class Corpus:
 
     def composed_name(self, indices: Indices, count: int = COMPOSED) -> str:
         """What names the pack that `composed` gives, in the cache and in a run's hash."""
-        chosen = _digest(np.asarray(indices))
-        return f"composed{GENERATOR}-{self.pack.digest[:8]}-{chosen}-{count}"
+        return f"composed{GENERATOR}-{self.pack.digest[:8]}-{_digest(indices)}-{count}"
 
     def composed(self, indices: Indices, count: int = COMPOSED) -> Pack:
         """A pack of synthetic formulas, written with the symbols of these expressions alone."""
@@ -83,9 +77,8 @@ class Corpus:
 
     def beyond_name(self, indices: Indices, count: int = BEYOND_COUNT, held: bool = False) -> str:
         """Likewise for `beyond`."""
-        chosen = _digest(np.asarray(indices))
-        hands = "held" if held else "hands"
-        return f"beyond{GENERATOR_BEYOND}-{self.pack.digest[:8]}-{chosen}-{hands}-{count}"
+        made_of = f"{self.pack.digest[:8]}-{_digest(indices)}-{'held' if held else 'hands'}"
+        return f"beyond{GENERATOR_BEYOND}-{made_of}-{count}"
 
     def beyond(self, indices: Indices, count: int = BEYOND_COUNT, held: bool = False) -> Pack:
         """A pack of synthetic formulas that each hold a symbol beyond CROHME's.
@@ -105,7 +98,7 @@ class Corpus:
 
     def pictured_name(self, pack: Pack, indices: Indices) -> str:
         """Likewise for `pictured`."""
-        return f"pictured{PICTURED}-{pack.digest[:8]}-{_digest(np.asarray(indices))}"
+        return f"pictured{PICTURED}-{pack.digest[:8]}-{_digest(indices)}"
 
     def pictured(self, pack: Pack, indices: Indices) -> Pack:
         """A pack of a pack's expressions as traced from a picture of each (some 25 per second)."""
@@ -113,7 +106,7 @@ class Corpus:
                            Vocabulary(pack.vocabulary[len(Vocabulary.SPECIALS) :]))
 
 
-def _digest(indices: np.ndarray) -> str:
+def _digest(indices: Indices) -> str:
     content = np.ascontiguousarray(indices, dtype=np.int64).tobytes()
     return hashlib.sha256(content).hexdigest()[:8]
 
@@ -138,18 +131,15 @@ def synthetic_pack(part: str) -> Pack:
     return cached_pack(name, lambda: synthetic_ink(count, seed))
 
 
-def crohme_found() -> bool:
-    """Whether CROHME's training set is there, as a pack or as an archive."""
+def resolved(dataset: str) -> str:
+    """The name itself; for 'auto', 'crohme' where its training set is there, else 'synthetic'."""
+    if dataset != "auto":
+        return dataset
     try:
         load_pack("train_2014")
-    except (DataError, PackError, FileNotFoundError):
-        return False
-    return True
-
-
-def resolved(dataset: str) -> str:
-    """The name itself; for 'auto', that of the data set which it means here."""
-    return ("crohme" if crohme_found() else "synthetic") if dataset == "auto" else dataset
+    except (DataError, PackError):
+        return "synthetic"
+    return "crohme"
 
 
 def load_corpus(dataset: str = "auto") -> Corpus:

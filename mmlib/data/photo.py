@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from mmlib.data.errors import NothingError
 from mmlib.data.lines import STEEPEST, without_frame, without_rules
@@ -82,8 +83,6 @@ def see(grey: np.ndarray, photo: bool | None = None) -> Seen:
 
 def _resized(grey: np.ndarray, by: float) -> tuple[np.ndarray, np.ndarray]:
     """The picture, its sides divided by a number; and the way back, (3, 3), in pixels."""
-    from PIL import Image
-
     size = [max(1, round(side / by)) for side in grey.shape[::-1]]
     how = Image.Resampling.BOX if by > 1 else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(grey).resize(size, how)), np.diag([by, by, 1.0])

@@ -1,18 +1,13 @@
 """One picture, as a file, an image or an array, to grey levels and ink levels."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import struct
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
 
 from mmlib.data.errors import DataError, NothingError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MAX_PIXELS = 60_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "HEIF")
@@ -31,14 +26,12 @@ def decode(content: bytes) -> np.ndarray:
     return grey_of(opened(content))
 
 
-def opened(content: bytes) -> Image:
+def opened(content: bytes) -> Image.Image:
     """A picture's file as a PIL image, upright by its EXIF orientation.
 
     Pillow reads `FORMATS`, and of several frames the first. HEIC needs the package
     pillow-heif. Raises DataError, with the remedy, where it fails.
     """
-    from PIL import Image, UnidentifiedImageError
-
     if content[4:8] == b"ftyp":
         with contextlib.suppress(ImportError):
             import pillow_heif
@@ -76,13 +69,11 @@ def _other(content: bytes) -> str:
     return f"{what}; save the picture as PNG or JPEG"
 
 
-def grey_of(image: Image) -> np.ndarray:
+def grey_of(image: Image.Image) -> np.ndarray:
     """Grey (H, W) uint8 of a PIL image, upright by its EXIF orientation.
 
     What is transparent becomes white; it becomes black where the opaque part is light and small.
     """
-    from PIL import Image
-
     image = upright(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -103,20 +94,16 @@ def grey_of(image: Image) -> np.ndarray:
     return _grey_of_colours(image.convert("RGB"))
 
 
-def upright(image: Image) -> Image:
+def upright(image: Image.Image) -> Image.Image:
     """A PIL image, turned as its EXIF orientation says: a telephone stores what its sensor saw."""
-    from PIL import ImageOps
-
     return ImageOps.exif_transpose(image) if image.getexif().get(274, 1) != 1 else image
 
 
-def _grey_of_colours(image: Image) -> np.ndarray:
+def _grey_of_colours(image: Image.Image) -> np.ndarray:
     """Grey (H, W) of a picture in RGB; or red, green or blue alone, where only that shows the ink.
 
     Yellow on white, and red on a blue of the same brightness, vanish in grey.
     """
-    from PIL import ImageChops, ImageFilter
-
     small = image.copy() if max(image.size) <= 500 else image.reduce(max(image.size) // 500 + 1)
     detail = []
     for channel in (small.convert("L"), *small.split()):
@@ -129,13 +116,11 @@ def _grey_of_colours(image: Image) -> np.ndarray:
     return np.array(image.convert("L"))
 
 
-def image_of_array(array: np.ndarray) -> Image:
+def image_of_array(array: np.ndarray) -> Image.Image:
     """A PIL image of an array (H, W), (H, W, 3) or (H, W, 4).
 
     Values are integers up to 255, floats up to 1, or booleans. Raises DataError for anything else.
     """
-    from PIL import Image
-
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise DataError(f"an array of shape {array.shape} is no picture; "
                         "expected (H, W), (H, W, 3) or (H, W, 4)")
@@ -151,7 +136,6 @@ def ink_is_light(grey: np.ndarray) -> bool:
 
     Differences from a wide local median are skewed to the side of the ink, however the page is lit.
     """
-    from PIL import Image
     from skimage.filters import rank
 
     small = Image.fromarray(grey)

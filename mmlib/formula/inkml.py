@@ -23,22 +23,17 @@ if TYPE_CHECKING:  # where ink is only trained on, lxml may be missing
 INKML = "http://www.w3.org/2003/InkML"
 
 
-def read_inkml(source: str | Path | bytes, name: str | None = None) -> Ink:
-    """Read one InkML file.
+def read_inkml(content: bytes, name: str = "ink") -> Ink:
+    """Read the content of one InkML file.
 
-    source: a path, or the file's bytes.
-    name: what errors and `Ink.id` call it; by default the file's name.
+    name: what errors and `Ink.id` call it.
 
     Channels other than X and Y are dropped, and so are consecutive duplicate points, strokes
     without points and what the pen drew in the air. A label that is no valid LaTeX does not fail
     the file: `tokens` is None and `label_error` says why. Raises InkError, naming the file, for
-    whatever cannot be read, and OSError where the file cannot be opened.
+    whatever cannot be read.
     """
-    if not isinstance(source, bytes):
-        name = name or str(source)
-        source = Path(source).read_bytes()
-    name = name or "<bytes>"
-    root = _parse(source, name)
+    root = _parse(content, name)
     strokes, strokes_of = _strokes(root, name)
     notes: dict[str, str] = {}
     for note in root.iterfind("{*}annotation"):

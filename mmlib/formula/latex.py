@@ -23,11 +23,10 @@ from mmlib.formula.signs import from_unicode
 from mmlib.formula.tree import Node
 from mmlib.formula.vocabulary import BEYOND, CROHME_CLASSES, DOT
 
-# Scripts, fractions and roots nested deeper are refused: nobody writes that by hand, and Python's
-# recursion limit is far. A label may hold more braces than its tree has levels.
+# Scripts, fractions and roots nested deeper are refused: nobody writes that by hand. A label may
+# hold more braces than its tree has levels.
 MAX_DEPTH = 40
 MAX_LENGTH = 200_000  # characters: a thousand times a long label, read in less than a second
-_MAX_BRACES = 100
 
 TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\S", re.DOTALL)
 _MORE = r"""
@@ -151,7 +150,10 @@ def to_tree(tokens: Sequence[str], strict: bool = False) -> list[Node]:
 
     Raises LatexError where the tokens are no expression.
     """
-    return _Parser(_normalise(tokens, strict)).row(None)
+    try:
+        return _Parser(_normalise(tokens, strict)).row(None)
+    except RecursionError:
+        raise LatexError("groups nested hundreds deep") from None
 
 
 def from_tree(row: Sequence[Node]) -> list[str]:
@@ -259,7 +261,7 @@ class _Parser:
     """Recursive descent over normalised tokens; `at` is the token to read next."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.at, self.depth = tokens, 0, 0
+        self.tokens, self.at = tokens, 0
 
     def peek(self) -> str | None:
         return self.tokens[self.at] if self.at < len(self.tokens) else None
@@ -268,14 +270,8 @@ class _Parser:
         near = " ".join(self.tokens[max(0, self.at - 5) : self.at + 3])
         return LatexError(f"{reason} at token {self.at}, near '{near}'")
 
-    def descend(self) -> None:
-        self.depth += 1
-        if self.depth > _MAX_BRACES:
-            raise self.error(f"nested more than {_MAX_BRACES} deep")
-
     def row(self, stop: str | None) -> list[Node]:
         """Items up to `stop`, which is read too; None stops at the end."""
-        self.descend()
         row: list[Node] = []
         while (token := self.peek()) != stop:
             if token is None or token == "}":
@@ -285,14 +281,11 @@ class _Parser:
                 items = self.row("}")
             elif token == r"\over":  # what stands before it in its group, over what follows
                 self.at += 1
-                row = [Node(r"\frac", children={"Above": row, "Below": self.row(stop)})]
-                self.depth -= 1
-                return row
+                return [Node(r"\frac", children={"Above": row, "Below": self.row(stop)})]
             else:
                 items = [] if token in ("_", "^", r"\limits") else [self.base()]
             row += with_scripts(items, self.scripts())
         self.at += 1
-        self.depth -= 1
         return row
 
     def scripts(self) -> dict[str, list[Node]]:
@@ -321,10 +314,7 @@ class _Parser:
         if self.peek() == "{":
             self.at += 1
             return self.row("}")
-        self.descend()
-        node = self.base()
-        self.depth -= 1
-        return [node]
+        return [self.base()]
 
     def base(self) -> Node:
         token = self.tokens[self.at]
@@ -371,9 +361,11 @@ def _written(row: Sequence[Node], depth: int = 0) -> list[tuple[str, str | None]
             braced(node.children.get("Above", []))
             braced(node.children.get("Below", []))
         elif node.label in _OWN:
-            if row_above := node.children.get("Above"):
-                index = _written(row_above, depth + 1)  # the root's index, as 3 in \sqrt[3]{x}
-                if _closes_index([token for token, _ in index]):
+            if row_above := node.children.get("Above"):  # the root's index, as 3 in \sqrt[3]{x}
+                index = _written(row_above, depth + 1)
+                # A ] outside braces, of its own or of a root's index in it, would end it too early.
+                if any(n.label == "]" or (n.label == r"\sqrt" and n.children.get("Above"))
+                       for n in row_above):
                     index = [("{", None), *index, ("}", None)]
                 out += [("[", None), *index, ("]", None)]
             braced(node.children.get("Inside", []))
@@ -388,12 +380,3 @@ def _written(row: Sequence[Node], depth: int = 0) -> list[tuple[str, str | None]
                 braced(script)
     return out
 
-
-def _closes_index(tokens: Sequence[str]) -> bool:
-    """Whether a ']' outside all braces would end the index of a root too early."""
-    level = 0
-    for token in tokens:
-        level += (token == "{") - (token == "}")
-        if token == "]" and level == 0:
-            return True
-    return False

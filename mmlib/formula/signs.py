@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Container, Iterator
+from collections.abc import Container
+from itertools import groupby
 
 _SIGNS = r"""
     × \times ÷ \div ± \pm ∓ \mp − - – - · \cdot ⋅ \cdot ∙ \cdot • \bullet ∗ * ∘ \circ ≤ \leq ≥ \geq
@@ -23,29 +24,28 @@ def from_unicode(text: str, known: Container[str]) -> str:
 
     known: the commands that there are. A sign without one stays as it is.
     """
-    return "".join(_pieces(text, known))
+    runs = ((mark, "".join(_written(sign, known) for sign in run))
+            for mark, run in groupby(text, _mark))
+    return "".join(f"{mark}{{{run}}}" if mark else run for mark, run in runs)
 
 
-def _pieces(text: str, known: Container[str]) -> Iterator[str]:
-    script = ""
-    for sign in text:
-        kind, *codes = unicodedata.decomposition(sign).split() or [""]
-        plain = "".join(chr(int(code, 16)) for code in codes)
-        mark = {"<super>": "^", "<sub>": "_"}.get(kind, "")
-        if script != mark:
-            yield ("}" if script else "") + (mark and mark + "{")
-            script = mark
-        command = _COMMANDS.get(sign) or _greek(sign, known)
-        if command:
-            yield f"{command} "
-        elif kind == "<fraction>":
-            yield rf"\frac{{{plain.replace(chr(0x2044), '}{')}}}"
-        elif mark or kind in ("<font>", "<wide>", "<narrow>"):
-            yield from _pieces(plain, known) if len(plain) == 1 and not plain.isascii() else plain
-        else:
-            yield sign
-    if script:
-        yield "}"
+def _mark(sign: str) -> str:
+    """What LaTeX writes before a raised or lowered sign; nothing before others."""
+    kind = unicodedata.decomposition(sign).split(" ")[0]
+    return {"<super>": "^", "<sub>": "_"}.get(kind, "")
+
+
+def _written(sign: str, known: Container[str]) -> str:
+    """One sign, wherever it stands."""
+    if command := _COMMANDS.get(sign) or _greek(sign, known):
+        return f"{command} "
+    kind, *codes = unicodedata.decomposition(sign).split() or [""]
+    plain = "".join(chr(int(code, 16)) for code in codes)
+    if kind == "<fraction>":
+        return rf"\frac{{{plain.replace(chr(0x2044), '}{')}}}"
+    if kind in ("<super>", "<sub>", "<font>", "<wide>", "<narrow>"):
+        return _written(plain, known) if len(plain) == 1 else plain
+    return sign
 
 
 def _greek(sign: str, known: Container[str]) -> str | None:

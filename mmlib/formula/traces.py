@@ -183,14 +183,10 @@ def _values(sample: str, where: str, place: int) -> list[Value]:
     """The values of one sample."""
     text, at = sample.strip(), 0
     found: list[Value] = []
-    while at < len(text):
-        match = _VALUE.match(text, at)
-        if match is None:
-            break
+    while match := _VALUE.match(text, at):
         prefix, hex_sign, digits, sign, number, word = match.groups()
-        if digits:
-            number, sign = str(int(digits, 16)), hex_sign
-        found.append((prefix, word or float(sign + number)))
+        value = float(int(hex_sign + digits, 16)) if digits else word or float(sign + number)
+        found.append((prefix, value))
         at = match.end()
     if at < len(text) or not found:
         raise InkError(f"{where}, point {place}: {text[:40]!r} is no list of numbers, as InkML "

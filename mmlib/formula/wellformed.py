@@ -12,7 +12,6 @@ first: tokens' kinds, and parts of the grammar by name. All functions of states 
 meets a few hundred of them.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 SYMBOL, OPEN, CLOSE, LEFT, RIGHT, SUP, SUB, FRAC, SQRT, END, BAR = range(11)
@@ -116,13 +115,3 @@ def after(state: State, token: int, backwards: bool = False) -> State:
 def distance(state: State, backwards: bool = False) -> int:
     """The least number of tokens, the end not counted, after which the expression may end."""
     return sum(_LEAST[backwards].get(part, 1) for part in state)
-
-
-def complete(tokens: Sequence[str], backwards: bool = False) -> bool:
-    """Whether the tokens, in the order in which they are read, are a whole expression."""
-    state = START
-    for token in map(kind, tokens):
-        if token not in allowed(state, backwards):
-            return False
-        state = after(state, token, backwards)
-    return END in allowed(state, backwards)

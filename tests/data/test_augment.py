@@ -220,7 +220,7 @@ def shape_of(points):
 def instances(augmenter, label):
     """All ink of a label in the bank, up to place and size."""
     found = []
-    for i, s in augmenter.bank()[int(label)]:
+    for i, s in augmenter.bank[int(label)]:
         source = from_pack(augmenter.pack, int(i))
         found.append(shape_of(source.points[source.symbol == s]))
     return found
@@ -234,7 +234,7 @@ def is_ink_of(augmenter, label, points):
 
 def test_the_bank_holds_the_chosen_expressions_alone(pack):
     chosen = np.arange(10, 30)
-    bank = Augmenter(pack, chosen, ALL, VOCABULARY).bank()
+    bank = Augmenter(pack, chosen, ALL, VOCABULARY).bank
     assert {int(i) for rows in bank.values() for i, _ in rows} <= set(chosen.tolist())
     for label, rows in bank.items():
         for i, s in rows:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmlib.data import corpus as module
-from mmlib.data.corpus import cached_pack, crohme_found, load_corpus, synthetic_pack
+from mmlib.data.corpus import cached_pack, load_corpus, resolved, synthetic_pack
 from mmlib.data.errors import DataError
 from mmlib.data.sample import from_pack
 from mmlib.synthetic.compose import synthetic_ink
@@ -56,10 +56,10 @@ def test_a_pack_is_made_once_and_mended(small):
 
 
 def test_auto_is_crohme_where_it_is_found(small, monkeypatch):
-    assert not crohme_found()
+    assert resolved("auto") == "synthetic"
     assert load_corpus("auto").name == "synthetic"
     monkeypatch.setattr(module, "load_pack", lambda name: synthetic_pack("test"))
-    assert crohme_found()
+    assert resolved("auto") == "crohme"
     assert load_corpus("auto").name == "crohme"
 
 

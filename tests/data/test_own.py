@@ -46,7 +46,7 @@ def folder(tmp_path, cache_dir):
 def test_pictures_become_ink_of_their_size(folder):
     corpus = load_corpus(str(folder))
     assert corpus.name == "mine"
-    assert corpus.traced
+    assert corpus.pack.traced
     assert corpus.view(ViewConfig()) == replace(ViewConfig(), stroke_shift=0.0, stroke_scale=0.0)
     assert len(corpus.pack) == 16
     assert set(corpus.train) | set(corpus.valid) <= set(range(16))
@@ -81,7 +81,7 @@ def test_inkml_stays_ink(tmp_path, cache_dir):
     for i in range(12):
         write_inkml(pack[i], path / f"{i}.inkml")
     corpus = load_corpus(str(path))
-    assert not corpus.traced
+    assert not corpus.pack.traced
     own = corpus.pack
     assert own.flat.symbol_offsets[-1] == sum(len(pack[i].symbols) for i in range(12))
     assert sorted(own.tokens(i) for i in range(12)) == sorted(pack.tokens(i) for i in range(12))

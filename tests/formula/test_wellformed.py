@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers import complete
 
 from mmlib.formula.latex import canonical, to_tree
-from mmlib.formula.wellformed import END, START, after, allowed, complete, distance, kind
+from mmlib.formula.wellformed import END, START, after, allowed, distance, kind
 from mmlib.synthetic.compose import synthetic_ink
 
 WRITTEN = {0: ["x", "2", "+", "("], 1: ["{"], 2: ["}"], 3: ["["], 4: ["]"], 5: ["^"], 6: ["_"],

@@ -5,9 +5,10 @@ import threading
 
 import pytest
 import torch
+from helpers import complete
 
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.formula.wellformed import END, START, after, allowed, complete, distance, kind
+from mmlib.formula.wellformed import END, START, after, allowed, distance, kind
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import (
     MARGIN,

@@ -292,7 +292,7 @@ def test_an_ink_bank_uses_only_what_it_may_and_one_hand_where_it_can(inks):
 def test_inkml_keeps_synthetic_truth(inks, tmp_path):
     ink = max(inks, key=lambda ink: len(ink.symbols))
     write_inkml(ink, tmp_path / "s.inkml")
-    back = read_inkml(tmp_path / "s.inkml")
+    back = read_inkml((tmp_path / "s.inkml").read_bytes())
     assert back.tokens == ink.tokens
     assert [(s.label, s.strokes) for s in back.symbols] == [
         (s.label, s.strokes) for s in ink.symbols
