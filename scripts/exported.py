@@ -28,7 +28,7 @@ from mmlib.read.onnx import OnnxReader
 from mmlib.read.reader import Reader
 from mmlib.store.files import results_root, write_atomic
 from mmlib.store.machine import commit, hardware, utc
-from mmlib.study.evaluate import evaluate
+from mmlib.study.evaluate import Config, evaluate
 
 BEAMS = (1, 5)
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*rows, sep="\n", flush=True)
         dataset, rates = resolved("auto"), {}
         for name, reader in readers.items():
-            rates[name] = asdict(evaluate(reader, dataset, "valid"))
+            rates[name] = asdict(evaluate(reader, Config(dataset, "valid")))
             print(name, rates[name], flush=True)
     if options.record:
         about = {"run": readers["PyTorch"].run, "hardware": hardware(), "commit": commit(),

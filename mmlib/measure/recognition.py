@@ -97,20 +97,6 @@ class Outcomes:
             writer.writerow([name, *counts, int(length), int(structure), value])
         write_atomic(path, text.getvalue())
 
-    @classmethod
-    def read_csv(cls, path: str | os.PathLike[str]) -> Outcomes:
-        """Read what `write_csv` wrote."""
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-
-        def column(name: str) -> np.ndarray:
-            return np.array([float(row[name] or "nan") for row in rows])
-
-        return cls(id=np.array([row["id"] for row in rows], dtype=str),
-                   token_errors=column("token_errors"), insertions=column("insertions"),
-                   length=column("length").astype(np.int64),
-                   structure=column("structure").astype(bool), score=column("score"))
-
 
 def edit_counts(predictions: Sequence[Tokens], references: Sequence[Tokens]) -> np.ndarray:
     """Edit distance and insertions of each pair: (n, 2) int64.
@@ -127,11 +113,6 @@ def edit_counts(predictions: Sequence[Tokens], references: Sequence[Tokens]) -> 
     return counts
 
 
-def token_errors(prediction: Tokens, reference: Tokens) -> int:
-    """Levenshtein distance of two token lists."""
-    return distance(prediction, reference)
-
-
 def outcomes(predictions: Sequence[Tokens | None], references: Sequence[Tokens | None],
              ids: Sequence[str] | None = None, scores: Sequence[float] | None = None) -> Outcomes:
     """Compare each prediction with its reference.
@@ -142,14 +123,14 @@ def outcomes(predictions: Sequence[Tokens | None], references: Sequence[Tokens |
         references: token lists in canonical form; None for a label that cannot be read, which
             counts as wrong in every rate and adds no tokens to TER.
         ids: names of the expressions (default: their numbers).
-        scores: the recogniser's own score of each prediction.
+        scores: the recogniser's own score of each prediction (default: NaN).
 
     Raises:
         ValueError: the arguments differ in length.
     """
     n = len(references)
-    ids = [str(i) for i in range(n)] if ids is None else list(ids)
-    scores = [np.nan] * n if scores is None else [np.nan if s is None else s for s in scores]
+    ids = [str(i) for i in range(n)] if ids is None else ids
+    scores = [np.nan] * n if scores is None else scores
     if not len(predictions) == len(ids) == len(scores) == n:
         raise ValueError(f"{len(predictions)} predictions, {len(ids)} ids and {len(scores)} scores "
                          f"for {n} references")
@@ -160,14 +141,6 @@ def outcomes(predictions: Sequence[Tokens | None], references: Sequence[Tokens |
                     length=np.array([len(r or ()) for r in references], np.int64),
                     structure=np.array(list(map(_same_structure, predictions, references)), bool),
                     score=np.array(scores, np.float64))
-
-
-def score(predictions: Sequence[Tokens | None], references: Sequence[Tokens | None]) -> Score:
-    """Rates over all expressions; see `outcomes` for the arguments.
-
-    Raises ValueError when the lists differ in length or are empty.
-    """
-    return outcomes(predictions, references).summary()
 
 
 def _same_structure(prediction: Tokens | None, reference: Tokens | None) -> bool:

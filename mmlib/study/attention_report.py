@@ -273,23 +273,16 @@ def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any
     ]
 
 
-def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str, split: str = "valid") -> None:
+def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str) -> None:
     """Record the rows: `attention_ratio:operators`, its bounds `…_low:…` and `…_high:…`."""
     pictures, minutes = training_cost(run)
-    shared = {
-        "run": run.name, "stage": "attend", "profile": run.profile, "dataset": dataset,
-        "split": split, "labels": 0, "seed": run.config["seed"], "pictures": pictures,
-        "minutes": minutes, "hardware": run.environment["hardware"],
-    }  # fmt: skip
     new = []
     for row in rows:
+        own = {key: row[key] for key in ("arm", "value", "low", "high", "n")}
         part = f":{row['part']}" if row["part"] else ""
-        for bound, end in (("value", ""), ("low", "_low"), ("high", "_high")):
-            metric = f"attention_{row['metric']}{end}{part}"
-            own = {"arm": row["arm"], "n": row["n"], "value": row[bound], "metric": metric}
-            new.append(shared | own)
-    records.append(new)
-    results.collect()
+        new.append(own | {"metric": f"attention_{row['metric']}{part}"})
+    results.record(run, new, dataset=dataset, split="valid", labels=0, seed=run.config["seed"],
+                   pictures=pictures, minutes=minutes, hardware=run.environment["hardware"])
 
 
 def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid",

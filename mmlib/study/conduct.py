@@ -22,7 +22,7 @@ from mmlib.store.files import RunError
 from mmlib.store.run import Run
 from mmlib.study import records, results
 from mmlib.study.arms import MASKED, OCCLUSION, PROFILE, Budget, Chain, Changes, arms, questions
-from mmlib.study.evaluate import evaluate
+from mmlib.study.evaluate import Config, evaluate
 from mmlib.train import attend, finetune, pretrain, profiles
 from mmlib.train.cost import views_of
 from mmlib.train.loop import Paused
@@ -180,8 +180,8 @@ def _read(cell: Cell, run: Run, dataset: str, profile: str, tests: bool,
         for share, removal in masks:
             if left() == 0:
                 raise Paused(f"{cell} is trained and not read yet; the same command goes on")
-            score = evaluate(run.folder, dataset, split, 5 if tests else 1, arm=cell.arm,
-                             profile=profile, occlusion=share, removal=removal)
+            config = Config(dataset, split, 5 if tests else 1, occlusion=share, removal=removal)
+            score = evaluate(run.folder, config, arm=cell.arm, profile=profile)
     return f"TER {score.ter:.3f}, ExpRate {score.exprate:.1%}, n = {score.n}"
 
 

@@ -8,7 +8,6 @@ the settings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from mmlib.models.encoder import Encoder, EncoderConfig
 from mmlib.models.layers import default_device
 from mmlib.store.files import from_json
 from mmlib.store.run import Run
-from mmlib.study import records, results
+from mmlib.study import results
 from mmlib.train.attend import encoder_weights
 from mmlib.train.cost import training_cost
 
@@ -104,27 +103,15 @@ def probe(run: Run, dataset: str | None = None, random: int | None = None, arm: 
         with this.lock():
             this.finish(rows=measure(*load(run, random), corpus, config), trained=run.name)
     if arm:
-        _record(run, this, random, arm)
+        own = random is None
+        pictures, minutes = _cost(run) if own else (0, 0)
+        results.record(this, ({**row, "metric": f"probe_{row['metric']}"}
+                              for row in this.summary["rows"]),
+                       arm=arm, split="valid", labels=run.config.get("labels", 0) if own else 0,
+                       seed=run.config["seed"] if own else random, pictures=pictures,
+                       minutes=minutes, hardware=this.environment["hardware"],
+                       commit=this.environment["commit"], utc=this.environment["utc"])
     return this
-
-
-def _record(run: Run, this: Run, random: int | None, arm: str) -> None:
-    pictures, minutes = (0, 0) if random is not None else _cost(run)
-    shared = {
-        "run": this.name, "stage": "probe", "profile": run.profile, "arm": arm,
-        "dataset": Path(this.config["dataset"]).name, "split": "valid",
-        "labels": run.config.get("labels", 0) if random is None else 0,
-        "seed": run.config["seed"] if random is None else random,
-        "pictures": pictures, "minutes": minutes,
-        **{key: this.environment[key] for key in ("hardware", "commit", "utc")},
-    }  # fmt: skip
-    bounds = {"value": "", "low": "_low", "high": "_high"}
-    records.append(
-        {**shared, "metric": f"probe_{row['metric']}{end}", "value": row[bound], "n": row["n"]}
-        for row in this.summary["rows"]
-        for bound, end in bounds.items()
-    )
-    results.collect()
 
 
 def _cost(run: Run) -> tuple[float, float]:

@@ -11,6 +11,7 @@ finished runs that the records name; what a table says once stays as it is. No t
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -63,33 +64,30 @@ def curves(stage: str, profile: str, keys: Sequence[str], dataset: str = "crohme
         columns arm, run, seed, pictures (of this stage; two views are two), minutes,
         total_pictures and total_minutes (with the stages before), and the keys.
     """
-    about = {
-        name: row
-        for name, row in run_rows().items()
-        if (row["stage"], row["profile"], row["dataset"]) == (stage, profile, dataset)
-    }
-    rows = []
+    import pandas as pd
+
+    points: dict[str, list[dict[str, str]]] = {}
     for row in records.read_table(results_root() / "curves" / f"{stage}.csv"):
-        if row["run"] in about:
-            run = about[row["run"]]
-            before = [_number(run[f"total_{c}"]) - _number(run[c]) for c in ("pictures", "minutes")]
-            rows.append(_point(row, keys, run, views_of(stage, run["config"]), before))
-    return _frame([row for row in rows if row], keys).sort_values("run", kind="stable")
+        points.setdefault(row["run"], []).append(row)
+    found = []
+    for name, run in sorted(run_rows().items()):
+        asked = (run["stage"], run["profile"], run["dataset"]) == (stage, profile, dataset)
+        if asked and name in points:
+            before = [float(run[f"total_{c}"]) - float(run[c]) for c in ("pictures", "minutes")]
+            own = {"arm": run["arm"], "run": name, "seed": int(run["seed"])}
+            views = views_of(stage, run["config"])
+            found.append(_curve(own, points[name], keys, views, before))
+    empty = _curve({"arm": "", "run": "", "seed": 0}, [], keys, 1, (0, 0))
+    return pd.concat(found or [empty], ignore_index=True)
 
 
-def curves_of(runs: Iterable[Run], keys: Sequence[str], arm: str = "") -> DataFrame:
-    """`curves` of runs that have their folders here, finished or not."""
-    rows = []
-    for run in runs:
-        before: tuple[float, float]
-        try:
-            before = earlier_cost(run)
-        except RunError:  # the stages before are not kept here
-            before = (np.nan, np.nan)
-        about = {"arm": arm or run.name, "run": run.name, "seed": run.config["seed"]}
-        views = views_of(run.stage, run.config)
-        rows += [_point(row, keys, about, views, before) for row in run.metrics()]
-    return _frame([row for row in rows if row], keys)
+def curve_of(run: Run, keys: Sequence[str]) -> DataFrame:
+    """`curves` of a run that has its folder here, finished or not; its name is its arm."""
+    before: Sequence[float] = (np.nan, np.nan)
+    with contextlib.suppress(RunError):  # the stages before may not be kept here
+        before = earlier_cost(run)
+    own = {"arm": run.name, "run": run.name, "seed": run.config["seed"]}
+    return _curve(own, run.metrics(), keys, views_of(run.stage, run.config), before)
 
 
 def outcomes(split: str, dataset: str = "crohme") -> dict[str, Outcomes]:
@@ -111,7 +109,12 @@ def traits(split: str, dataset: str = "crohme") -> dict[str, dict[str, float]]:
 
 def shipped() -> Reader | None:
     """The recogniser that ships, or None where its weights are not there."""
-    return _shipped(results_root())
+    from mmlib.read.reader import Reader
+
+    try:
+        return Reader.load(results_root() / "checkpoints" / "recogniser.safetensors")
+    except FileNotFoundError:
+        return None
 
 
 def shipped_arm() -> str | None:
@@ -121,33 +124,16 @@ def shipped_arm() -> str | None:
     return row["arm"] if row else None
 
 
-@lru_cache(maxsize=1)
-def _shipped(results: Path) -> Reader | None:
-    from mmlib.read.reader import Reader
-
-    try:
-        return Reader.load(results / "checkpoints" / "recogniser.safetensors")
-    except FileNotFoundError:
-        return None
-
-
-def _point(row: Mapping[str, Any], keys: Sequence[str], run: Mapping[str, Any], views: int,
-           before: Sequence[float]) -> list[Any]:
-    """A row of the curves' frame; an empty one where the row has none of the keys."""
-    values = [_number(row.get(key)) for key in keys]
-    if np.isnan(values).all():
-        return []
-    pictures, minutes = _number(row["pictures"]) * views, _number(row["minutes"])
-    cost = [pictures, minutes, pictures + before[0], minutes + before[1]]
-    return [run["arm"], run["run"], int(run["seed"]), *cost, *values]
-
-
-def _frame(rows: list[list[Any]], keys: Sequence[str]) -> DataFrame:
+def _curve(own: Mapping[str, Any], points: Sequence[Mapping[str, Any]], keys: Sequence[str],
+           views: int, before: Sequence[float]) -> DataFrame:
+    """The points of a run, which is `own`; before: pictures and minutes of earlier stages."""
     import pandas as pd
 
-    numbers = ["pictures", "minutes", "total_pictures", "total_minutes", *keys]
-    frame = pd.DataFrame(rows, columns=["arm", "run", "seed", *numbers])
-    return frame.astype(dict.fromkeys(numbers, float))
+    frame = pd.DataFrame(points, columns=["pictures", "minutes", *keys]).apply(pd.to_numeric)
+    frame = frame.astype(float).dropna(subset=list(keys), how="all").assign(**own)
+    frame["pictures"] *= views
+    return frame.assign(total_pictures=frame.pictures + before[0],
+                        total_minutes=frame.minutes + before[1])
 
 
 @lru_cache(maxsize=16)
@@ -168,6 +154,28 @@ def _outcomes(path: Path, changed: int) -> dict[str, Outcomes]:
 
 
 # --- writing ------------------------------------------------------------------------------------
+
+
+def record(run: Run, rows: Iterable[Mapping[str, Any]], **about: Any) -> None:
+    """Record what a run measured, or what was measured of it, and `collect`.
+
+    Args:
+        rows: metric, value, n, and what differs between them. A row with low and high becomes three
+            records: of `ratio:digits` the bounds are `ratio_low:digits` and `ratio_high:digits`.
+        about: other columns, the same for all.
+    """
+    shared = {"run": run.name, "stage": run.stage, "profile": run.profile,
+              "dataset": Path(run.config["dataset"]).name} | about
+    found = []
+    for row in rows:
+        name, colon, part = row["metric"].partition(":")
+        own = {key: value for key, value in row.items() if key not in ("low", "high")}
+        for key, end in (("value", ""), ("low", "_low"), ("high", "_high")):
+            if key in row:
+                metric = f"{name}{end}{colon}{part}"
+                found.append({**shared, **own, "metric": metric, "value": row[key]})
+    records.append(found)
+    collect()
 
 
 def collect(folder: str | Path | None = None) -> list[str]:
@@ -276,15 +284,9 @@ def _add_curves(stage: str, runs: Sequence[Run]) -> None:
 
 
 def _add_outcomes(run: Run) -> None:
-    found = Outcomes.read_csv(run.folder / "outcomes.csv")
-    cells = {
-        "token_errors": [_text(None if np.isnan(x) else int(x)) for x in found.token_errors],
-        "insertions": [_text(None if np.isnan(x) else int(x)) for x in found.insertions],
-        "structure": [str(int(x)) for x in found.structure],
-        "score": ["" if np.isnan(x) else f"{x:.5g}" for x in found.score],
-    }
-    rows = {(run.name, what): dict(zip(found.id, own, strict=True)) for what, own in cells.items()}
-    rows["", "length"] = {i: str(int(n)) for i, n in zip(found.id, found.length, strict=True)}
+    table = records.read_table(run.folder / "outcomes.csv")
+    rows = {("" if what == "length" else run.name, what): {row["id"]: row[what] for row in table}
+            for what in (*MEASURES, "length")}
     split, dataset = run.config["split"], Path(run.config["dataset"]).name
     _merge_outcomes(_outcomes_path(split, dataset), rows)
 
@@ -310,7 +312,3 @@ def _outcomes_path(split: str, dataset: str) -> Path:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value in (None, "") else float(value)

@@ -29,7 +29,7 @@ from mmlib.draw.masks import mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, make_view
 from mmlib.formula.vocabulary import BEYOND, Vocabulary
 from mmlib.losses.reading import disturb, guide_loss, point_loss, sequence_loss
-from mmlib.measure.recognition import score
+from mmlib.measure.recognition import outcomes
 from mmlib.models.layers import channels_last, ema_update
 from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.models.search import prefixes
@@ -264,7 +264,8 @@ class Finetune(Stage):
         pack, vocabulary = self.corpus.pack, self.corpus.vocabulary
         found = read_pack(self.result, pack, self.subset, vocabulary, self.config.view, beam=1,
                           device=self.tools.device)
-        rates = score(best_tokens(found, vocabulary), [pack.tokens(i) for i in self.subset])
+        truth = [pack.tokens(i) for i in self.subset]
+        rates = outcomes(best_tokens(found, vocabulary), truth).summary()
         return {
             "ter": rates.ter, "exprate": rates.exprate, "within1": rates.within1,
             "structure": rates.structure_rate, "n": len(self.subset),

@@ -11,7 +11,7 @@ from PIL import Image
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.measure.recognition import token_errors
+from mmlib.measure.recognition import distance
 from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import widgets
@@ -147,7 +147,7 @@ def test_changes_are_the_fewest_edits_and_make_one_of_the_other():
         for (start, end), (first, last) in found:
             made, at = made + truth[at:start] + said[first:last], end
         assert made + truth[at:] == said
-        assert len(found) == token_errors(said, truth)
+        assert len(found) == distance(said, truth)
     assert widgets.changes("abcd", "abd") == [((2, 3), (2, 2))]
     assert widgets.changes("ab", "ab") == []
     assert widgets.changes("", "x") == [((0, 0), (0, 1))]

@@ -103,12 +103,13 @@ def test_a_study_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
 
         return SimpleNamespace(Config=STAGES[name].Config, run=run)
 
-    def evaluate(folder, dataset, split, beam, *, arm, profile, occlusion, removal):
+    def evaluate(folder, config, *, arm, profile):
         run = Run.load(folder)
         records.append([{"run": run.name, "stage": "evaluate", "profile": profile, "arm": arm,
-                         "dataset": dataset, "split": split, "labels": run.config["labels"],
+                         "dataset": config.dataset, "split": config.split,
+                         "labels": run.config["labels"],
                          "seed": run.config["seed"], "metric": "ter", "value": scored.ter, "n": 1,
-                         "pictures": training_cost(run)[0], "occlusion": occlusion}])
+                         "pictures": training_cost(run)[0], "occlusion": config.occlusion}])
         results.collect()
         return scored
 

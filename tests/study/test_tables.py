@@ -287,9 +287,9 @@ def test_curves_count_what_came_before():
         50 + 2 * 200 + 2 * 100,
         0.9,
     )
-    here = study_results.curves_of([third, unfinished], ["valid_ter"])
-    assert here.total_pictures.iloc[0] == row.total_pictures
-    assert np.isnan(here.total_pictures.iloc[1])
+    here = study_results.curve_of(third, ["valid_ter"])
+    assert here.total_pictures.tolist() == [row.total_pictures]
+    assert study_results.curve_of(unfinished, ["valid_ter"]).total_pictures.isna().all()
     assert study_results.curves("finetune", "desk", ["valid_ter"], dataset="synthetic").empty
 
 
