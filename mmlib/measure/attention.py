@@ -21,8 +21,7 @@ the same functions. Cells are numbered from the upper left; the centre of cell (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ import torch.nn.functional as F
 
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import align, to_tree
-from mmlib.formula.tree import Node
+from mmlib.formula.tree import Node, renumber
 
 # Fixed before any map was seen. They overlap: the plus of x^{n+1} is an operator, a superscript,
 # nested.
@@ -61,38 +60,33 @@ def symbol_tree(ink: Ink) -> list[Node]:
     if ink.tokens is None or ink.token_symbols is None:
         raise ValueError(f"{ink.id or 'ink'}: its symbols are not aligned with its tokens")
     tree = to_tree(ink.tokens)
-    nodes: list[Node] = []
-    pending = [*tree]
-    while pending:
-        node = pending.pop()
-        node.ref = str(len(nodes))
-        nodes.append(node)
-        pending += [child for row in node.children.values() for child in row]
+    renumber(tree)
     refs = align(ink.tokens, tree)
     if refs is None:
         raise ValueError(f"{ink.id or 'ink'}: its tokens are not canonical")
     symbols = {ref: str(s) for ref, s in zip(refs, ink.token_symbols, strict=True) if s >= 0}
-    for node in nodes:
+    pending = [*tree]
+    while pending:
+        node = pending.pop()
         node.ref = symbols.get(node.ref)
+        pending += [child for row in node.children.values() for child in row]
     return tree
 
 
-def symbol_classes(ink: Ink) -> dict[str, set[int]]:
-    """For each of `CLASSES` the indices into ``ink.symbols`` that belong to it.
+def symbol_classes(ink: Ink) -> np.ndarray:
+    """Which of `CLASSES` (rows) each of ``ink.symbols`` (columns) belongs to, bool.
 
     Raises ValueError where the ink's symbols are not aligned with its tokens.
     """
-    classes: dict[str, set[int]] = {name: set() for name in CLASSES}
+    classes = np.zeros((len(CLASSES), len(ink.symbols)), bool)
 
     def walk(row: list[Node], scripts: int, superscript: bool, nested: bool) -> None:
         for node in row:
             letter = node.label in GREEK or (len(node.label) == 1 and node.label.isalnum())
-            member = dict(zip(CLASSES, (
-                node.label in OPERATORS, scripts == 1, scripts > 1, superscript,
-                node.label in (r"\frac", r"\sqrt"), nested, letter), strict=True))
-            for name, is_member in member.items():
-                if is_member and node.ref is not None:
-                    classes[name].add(int(node.ref))
+            if node.ref is not None:
+                classes[:, int(node.ref)] = (
+                    node.label in OPERATORS, scripts == 1, scripts > 1, superscript,
+                    node.label in (r"\frac", r"\sqrt"), nested, letter)  # fmt: skip
             for relation, children in node.children.items():
                 if relation in ("Sub", "Sup"):
                     walk(children, scripts + 1, relation == "Sup", nested=True)
@@ -182,39 +176,20 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
     return kernel
 
 
-# --- shares of symbols and classes ----------------------------------------------------------------
+def class_shares(values: np.ndarray, length: np.ndarray, member: np.ndarray
+                 ) -> tuple[np.ndarray, np.ndarray]:
+    """Shares (classes,) of the saliency, and of the ink, that lie on classes of an expression.
 
-
-class Shares(NamedTuple):
-    """Shares of the saliency, and of the ink, of some symbols or classes of one expression.
-
-    Their quotients are ratios; so is sum(saliency) / sum(ink) over many expressions, which is what
+    Their quotient is the ratio; so is sum(saliency) / sum(ink) over many expressions, which is what
     `mmlib.measure.intervals` resamples.
-    """
-
-    saliency: np.ndarray  # (m,), in [0, 1]
-    ink: np.ndarray  # (m,), in [0, 1]
-
-
-def symbol_shares(values: np.ndarray, length: np.ndarray, symbol: np.ndarray, count: int) -> Shares:
-    """Shares of each symbol of one expression.
 
     Args:
         values: (n,) from `on_ink`.
         length: (n,) arc lengths.
-        symbol: (n,) index of each point's symbol; -1 belongs to no symbol but counts as ink.
-        count: number of symbols.
+        member: (classes, n) bool, of the points.
     """
-    length = np.asarray(length, np.float64) / np.sum(length)
-    own = symbol >= 0
-    return Shares(*(np.bincount(symbol[own], weights=x[own], minlength=count)
-                    for x in (values * length, length)))
-
-
-def class_shares(symbols: Shares, classes: Mapping[str, set[int]]) -> Shares:
-    """Shares of each class, in the mapping's order, from the symbols' shares."""
-    members = [sorted(indices) for indices in classes.values()]
-    return Shares(*(np.array([x[rows].sum() for rows in members]) for x in symbols))
+    length = length / np.sum(length)
+    return member @ (values * length), member @ length
 
 
 # --- controls -------------------------------------------------------------------------------------

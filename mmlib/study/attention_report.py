@@ -22,17 +22,16 @@ from mmlib.data.pack import Indices, Pack
 from mmlib.data.sample import collate, from_pack
 from mmlib.draw.raster import arc_length, densify
 from mmlib.draw.views import STRIDE, ViewConfig, make_view
+from mmlib.losses.match import map_entropy, map_overlap
 from mmlib.measure.attention import (
     CLASSES,
-    Shares,
     class_shares,
     mean_map,
     on_ink,
     shuffled,
     symbol_classes,
-    symbol_shares,
 )
-from mmlib.measure.intervals import interval
+from mmlib.measure.intervals import Interval, interval
 from mmlib.models.encoder import EncoderConfig
 from mmlib.store.files import from_json
 from mmlib.store.run import Run
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 
 CHOICE = 400  # training expressions on which the best map for a class is chosen
 FEW = 20  # expressions: of a class that fewer have, nothing is concluded
+AREA = 3_000.0  # of a batch, in square typical symbols
 BLUR = 0.5  # cells: a map may lie one cell beside the ink, and so may the map uniform over ink
 GRID = (16, 64)  # cells on which maps of all sizes are averaged, relative to their canvas
 
@@ -59,27 +59,26 @@ class Seen:
     norm: np.ndarray  # (h, w), length of the encoder's feature vector
     points: np.ndarray  # (m, 2) pixels, ink at steps of at most a pixel
     length: np.ndarray  # (m,) arc length there, pixels
-    symbol: np.ndarray  # (m,) index into the ink's symbols, -1 for none
-
-    @property
-    def saliency(self) -> np.ndarray:
-        """(h, w): the mean of the maps."""
-        return self.heat(None)
+    member: np.ndarray  # (classes, m) bool: the classes of each point's symbol
 
     def heat(self, chosen: int | None) -> np.ndarray:
         """(h, w): the chosen map, or the mean of all."""
         found: np.ndarray = self.maps.mean(0) if chosen is None else self.maps[chosen]
         return found
 
-
-def load(run: Run) -> tuple[attend.Student, ViewConfig]:
-    """A finished stage 2's network (its EMA teacher) and the view that it was trained with."""
-    return network_of(*run.load_weights())
+    @property
+    def ink_cells(self) -> np.ndarray:
+        """(h, w) bool: cells with ink."""
+        cells = np.zeros(self.norm.shape, bool)
+        last = np.array(cells.shape[::-1]) - 1
+        column, row = np.clip(self.points / STRIDE, 0, last).astype(int).T
+        cells[row, column] = True
+        return cells
 
 
 def network_of(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
                ) -> tuple[attend.Student, ViewConfig]:
-    """Stage 2's network and its view, from a weights file's content."""
+    """Stage 2's network (the EMA teacher) and its view, from a weights file's content."""
     config = metadata["config"]
     student = attend.Student(from_json(EncoderConfig, config["encoder"]), config["maps"])
     # Masked reading leaves a decoder, too, which no map needs.
@@ -96,24 +95,25 @@ def untrained(student: attend.Student, seed: int = 0) -> attend.Student:
 
 @torch.no_grad()
 def see(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig,
-        area: float = 3_000.0, most: int = 64) -> list[Seen]:
-    """Maps for expressions of a pack, in order; `area` in square typical symbols per batch."""
+        most: int = 64) -> list[Seen]:
+    """Maps for (aligned) expressions of a pack, in order; `most` expressions per batch."""
     chosen, device = np.asarray(indices), next(student.parameters()).device
     found: dict[int, Seen] = {}
-    for group in batches_by_area(pack.sizes[chosen] + 0.4, area, most):
+    for group in batches_by_area(pack.sizes[chosen] + 0.4, AREA, most):
         ink = collate([from_pack(pack, int(i)) for i in chosen[group]]).ink
         assert ink.symbol is not None
         seen = make_view(ink.to(device), view.still(), torch.Generator().manual_seed(0))
         features, attention = student(seen.picture, seen.valid)
         points, source = densify(seen.points.cpu(), ink.stroke, 1.0)
         length = arc_length(points, ink.stroke[source])
-        owner, symbol = ink.owner[source], ink.symbol[source]
+        owner, symbol = ink.owner[source], ink.symbol[source].numpy()
         norm = features.norm(dim=1).cpu().numpy()
         for row, place in enumerate(group):
-            own, (w, h) = owner == row, (int(side) // STRIDE for side in seen.extent[row])
+            own, (w, h) = (owner == row).numpy(), (int(side) // STRIDE for side in seen.extent[row])
             maps = attention.maps[row, :, :h, :w].cpu().numpy().astype(np.float64)
-            own_ink = (values[own].numpy() for values in (points, length, symbol))
-            found[place] = Seen(int(chosen[place]), maps, norm[row, :h, :w], *own_ink)
+            member = symbol_classes(pack[int(chosen[place])])[:, symbol[own]] & (symbol[own] >= 0)
+            found[place] = Seen(int(chosen[place]), maps, norm[row, :h, :w], points.numpy()[own],
+                                length.numpy()[own], member)
     return [found[place] for place in range(len(chosen))]
 
 
@@ -139,60 +139,41 @@ def arms(seen: Sequence[Seen], plain: Sequence[Seen], seed: int = 0,
         "encoder-norm": [s.norm.astype(np.float64) for s in seen],
         "position-only": position_map(ours),
         "flat": [np.ones_like(a) for a in ours],
-        "shuffled": [shuffled(a, rng, _ink_cells(s)) for a, s in zip(ours, seen, strict=True)],
+        "shuffled": [shuffled(a, rng, s.ink_cells) for a, s in zip(ours, seen, strict=True)],
     }
 
 
-def _ink_cells(seen: Seen) -> np.ndarray:
-    """(h, w) bool."""
-    cells = np.zeros(seen.norm.shape, bool)
-    column, row = np.clip(seen.points / STRIDE, 0, np.array(cells.shape[::-1]) - 1).astype(int).T
-    cells[row, column] = True
-    return cells
+def shares(maps: Sequence[np.ndarray], seen: Sequence[Seen]
+           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shares (n, classes) of the maps' mass on ink and of the ink; the mass (n,) on ink."""
+    found, on = [], np.empty(len(seen))
+    for i, (a, s) in enumerate(zip(maps, seen, strict=True)):
+        values = on_ink(a, s.points, s.length, STRIDE, BLUR)
+        on[i] = (values * s.length).sum() / s.length.sum()
+        found.append(class_shares(values / on[i], s.length, s.member))
+    mass, ink = np.array(found).swapaxes(0, 1)
+    return mass, ink, on
 
 
-@dataclass(frozen=True, eq=False)
-class Expressions:
-    """Expressions whose symbols are aligned with their tokens."""
-
-    indices: np.ndarray  # (n,) in the pack
-    classes: list[dict[str, set[int]]]  # of each, its symbols by class
-    counts: np.ndarray  # (n,) symbols
-
-    def shares(self, maps: Sequence[np.ndarray], seen: Sequence[Seen], blur: float
-               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shares (n, classes) of the maps' mass on ink and of the ink; the mass (n,) on ink."""
-        own, on = [], np.empty(len(seen))
-        for i, (a, s) in enumerate(zip(maps, seen, strict=True)):
-            values = on_ink(a, s.points, s.length, STRIDE, blur)
-            on[i] = (values * s.length).sum() / s.length.sum()
-            symbols = symbol_shares(values / on[i], s.length, s.symbol, self.counts[i])
-            own.append(class_shares(symbols, self.classes[i]))
-        mass, ink = (np.array([getattr(s, name) for s in own]) for name in Shares._fields)
-        return mass, ink, on
-
-
-def expressions(pack: Pack, indices: Indices) -> Expressions:
-    """Those of the indices that are aligned. Raises ValueError when none is left."""
-    chosen = np.asarray(indices)[pack.flat.aligned[np.asarray(indices)]]
+def aligned(pack: Pack, indices: Indices) -> np.ndarray:
+    """Of the indices those whose symbols are aligned with their tokens. ValueError for none."""
+    chosen: np.ndarray = np.asarray(indices)[pack.flat.aligned[np.asarray(indices)]]
     if not len(chosen):
         raise ValueError("none of the expressions has symbols that are aligned with its tokens")
-    inks = [pack[int(i)] for i in chosen]
-    counts = np.array([len(ink.symbols) for ink in inks])
-    return Expressions(chosen, [symbol_classes(ink) for ink in inks], counts)
+    return chosen
 
 
-def best_maps(seen: Sequence[Seen], measured: Expressions, blur: float = BLUR) -> list[int]:
+def best_maps(seen: Sequence[Seen]) -> list[int]:
     """For each class of symbols the map with the largest ratio there."""
     ratios = []
     for k in range(len(seen[0].maps)):
-        mass, ink, _ = measured.shares([s.heat(k) for s in seen], seen, blur)
+        mass, ink, _ = shares([s.heat(k) for s in seen], seen)
         ratios.append(mass.sum(0) / np.maximum(ink.sum(0), 1e-12))
     return [int(k) for k in np.argmax(ratios, axis=0)]
 
 
 def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConfig, seed: int = 0,
-           blur: float = BLUR, n_boot: int = 1000, choose: Indices = ()) -> list[dict[str, Any]]:
+           n_boot: int = 1000, choose: Indices = ()) -> list[dict[str, Any]]:
     """Rows {arm, metric, part, value, low, high, n}: part a class of symbols or '', n expressions.
 
     By class: `ratio`, of the saliency on ink or a cell beside it, 1 for no preference; `lead` (in a
@@ -208,46 +189,42 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
     Intervals resample expressions. Those whose symbols are not aligned with their tokens are left
     out. Raises ValueError when none is left.
     """
-    measured, untaught = expressions(pack, indices), untrained(student, seed)
-    seen, plain = (see(of, pack, measured.indices, view) for of in (student, untaught))
+    chosen, networks = aligned(pack, indices), (student, untrained(student, seed))
+    seen, plain = (see(of, pack, chosen, view) for of in networks)
     rows = [*_diagnose(OURS, seen, n_boot), *_diagnose("untrained", plain, n_boot)]
-    ours: np.ndarray | None = None
-    for arm, maps in arms(seen, plain, seed).items():
-        mass, ink, on = measured.shares(maps, seen, blur)
-        inside = [a[_ink_cells(s)].sum() / a.sum() for a, s in zip(maps, seen, strict=True)]
-        for name, values in (("on_ink", on), ("in_ink", inside)):
+    mean = arms(seen, plain, seed)
+    for arm, maps in mean.items():
+        inside = [a[s.ink_cells].sum() / a.sum() for a, s in zip(maps, seen, strict=True)]
+        for name, values in (("on_ink", shares(maps, seen)[2]), ("in_ink", inside)):
             rows.append(_row(arm, name, "", interval(values, n_boot=n_boot)))
-        ours = mass if ours is None else ours  # (expressions, classes)
-        for c in range(len(CLASSES)):
-            rows += _by_class(arm, c, mass, ink, ours, n_boot)
+    rows += _by_class(mean, seen, CLASSES, n_boot)
     if len(choose):
-        other = expressions(pack, choose)
-        best = [best_maps(see(of, pack, other.indices, view), other, blur)
-                for of in (student, untaught)]
-        for c, chosen in enumerate(zip(*best, strict=True)):
-            ours = None
-            for arm, maps in arms(seen, plain, seed, chosen).items():
-                mass, ink, _ = measured.shares(maps, seen, blur)
-                ours = mass if ours is None else ours
-                rows += _by_class(arm, c, mass, ink, ours, n_boot, "map_")
+        other = aligned(pack, choose)
+        best = [best_maps(see(of, pack, other, view)) for of in networks]
+        for part, maps_of in zip(CLASSES, zip(*best, strict=True), strict=True):
+            rows += _by_class(arms(seen, plain, seed, maps_of), seen, [part], n_boot, "map_")
     return rows
 
 
-def _row(arm: str, metric: str, part: str, found: Any, n: int | None = None) -> dict[str, Any]:
+def _row(arm: str, metric: str, part: str, found: Interval, n: int | None = None
+         ) -> dict[str, Any]:
     numbers = {name: getattr(found, name) for name in ("value", "low", "high")}
-    n = found.n if n is None else n
-    return {"arm": arm, "metric": metric, "part": part, **numbers, "n": n}
+    return {"arm": arm, "metric": metric, "part": part, **numbers, "n": n or found.n}
 
 
-def _by_class(arm: str, c: int, mass: np.ndarray, ink: np.ndarray, ours: np.ndarray, n_boot: int,
-              prefix: str = "") -> Iterator[dict[str, Any]]:
-    """Ratio and lead of a class that some expression has; arrays (expressions, classes)."""
-    if n := int((ink[:, c] > 0).sum()):
-        ratio = interval(mass[:, c], ink[:, c], n_boot=n_boot)
-        yield _row(arm, f"{prefix}ratio", CLASSES[c], ratio, n)
-        if arm != OURS:
-            less = interval(ours[:, c] - mass[:, c], ink[:, c], n_boot=n_boot)
-            yield _row(arm, f"{prefix}lead", CLASSES[c], less, n)
+def _by_class(maps: Mapping[str, Sequence[np.ndarray]], seen: Sequence[Seen], parts: Sequence[str],
+              n_boot: int, prefix: str = "") -> Iterator[dict[str, Any]]:
+    """Ratio, and ours minus a control's, for each arm and class that some expression has."""
+    ours = shares(maps[OURS], seen)[0]
+    for arm, own in maps.items():
+        mass, ink, _ = shares(own, seen)
+        for c in map(CLASSES.index, parts):
+            if n := int((ink[:, c] > 0).sum()):
+                ratio = interval(mass[:, c], ink[:, c], n_boot=n_boot)
+                yield _row(arm, f"{prefix}ratio", CLASSES[c], ratio, n)
+                if arm != OURS:
+                    less = interval(ours[:, c] - mass[:, c], ink[:, c], n_boot=n_boot)
+                    yield _row(arm, f"{prefix}lead", CLASSES[c], less, n)
 
 
 def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any]]:
@@ -256,12 +233,9 @@ def _diagnose(arm: str, seen: Sequence[Seen], n_boot: int) -> list[dict[str, Any
     blind = [position_map([s.maps[i] for s in seen]) for i in range(k)]  # each map has its own mean
     entropy, overlap, left, spread = np.zeros((4, len(seen)))
     for e, s in enumerate(seen):
-        cells = s.norm.size
-        by_map = -(s.maps * np.log(np.maximum(s.maps, 1e-12))).sum((1, 2))
-        entropy[e] = by_map.mean() / np.log(cells)
-        flat = s.maps.reshape(k, cells)
-        unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
-        overlap[e] = ((unit @ unit.T).sum() - k) / max(k * (k - 1), 1)
+        cells, maps = s.norm.size, torch.from_numpy(s.maps)[None]
+        entropy[e] = map_entropy(maps, torch.ones_like(maps[:, 0], dtype=torch.bool))
+        overlap[e] = map_overlap(maps)
         left[e] = sum(((s.maps[i] - blind[i][e]) ** 2).sum() for i in range(k)) * cells
         spread[e] = ((s.maps - 1 / cells) ** 2).sum() * cells
     rest = interval(left, spread, n_boot=n_boot)
@@ -285,25 +259,20 @@ def record(run: Run, rows: Sequence[Mapping[str, Any]], dataset: str) -> None:
                    pictures=pictures, minutes=minutes, hardware=run.environment["hardware"])
 
 
-def recorded(metric: str = "ratio", dataset: str = "crohme", split: str = "valid",
-             profile: str = PROFILE) -> DataFrame:
+def recorded(metric: str, dataset: str = "crohme", profile: str = PROFILE) -> DataFrame:
     """What `record` kept of a metric, from the newest run: arm, part, value, low, high, n."""
     import pandas as pd
 
     frame = records.load()
-    frame = frame[(frame.dataset == dataset) & (frame.split == split)]
-    frame = frame[frame.profile == profile]
-    frame = frame[frame.metric.str.startswith(f"attention_{metric}")]
-    if not len(frame):
+    name = frame.metric.str.extract(rf"^attention_{metric}(_low|_high|)(?::(.*))?$")
+    frame = frame.assign(bound=name[0], part=name[1].fillna("")).dropna(subset="bound")
+    frame = frame[(frame.dataset == dataset) & (frame.profile == profile)]
+    if frame.empty:
         return pd.DataFrame(columns=["arm", "part", "value", "low", "high", "n"])
-    frame = frame[frame.run == frame.run[frame.utc.idxmax()]]
-    name = frame.metric.str.partition(":")
-    frame = frame.assign(part=name[2]).set_index(["arm", "part"])
-    value, low, high = (
-        frame[(name[0] == f"attention_{metric}{end}").values] for end in ("", "_low", "_high")
-    )
-    columns = {"value": value.value, "low": low.value, "high": high.value, "n": value.n}
-    return pd.DataFrame(columns, index=value.index).reset_index()
+    frame = frame[frame.run == frame.run[frame.utc.idxmax()]].set_index(["arm", "part"])
+    value, low, high = (frame[frame.bound == bound] for bound in ("", "_low", "_high"))
+    found = value[["value"]].assign(low=low.value, high=high.value, n=value.n)
+    return found.reset_index()
 
 
 def leads(ratio: DataFrame, lead: DataFrame) -> DataFrame:
@@ -351,7 +320,7 @@ def measured(run: Run, dataset: str | None = None, keep: bool = False) -> list[d
     Best maps are chosen on training ink. keep: also record it.
     """
     corpus = load_corpus(dataset or run.config["dataset"])
-    student, view = load(run)
+    student, view = network_of(*run.load_weights())
     rows = report(student, corpus.pack, corpus.valid, view, choose=corpus.train[:CHOICE])
     if keep:
         record(run, rows, corpus.name)
