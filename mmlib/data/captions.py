@@ -6,7 +6,7 @@ every picture is read, without a label; ink has the label that stands in its fil
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,13 +21,13 @@ from mmlib.formula.ink import Ink
 from mmlib.formula.inkfile import is_ink
 from mmlib.formula.latex import label_fields
 
-Files = Mapping[str, Path | bytes]  # by name; those of a folder are not read before they are needed
-# A row of a label file: that file, the file that it names, if there is one, and the label. Without
-# a file, the last is the name that was asked for.
-Row = tuple[str, str | None, str | None]
+# A row of a label file: that file, the file that it names, if it is there, the name, and the label.
+Row = tuple[str, str | None, str, str | None]
+Find = Callable[[str, str], str | None]  # by a label file and a name in it, the file so called
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic",
             ".heif")
 Traced = tuple[Ink, float]  # a picture's ink, in typical sizes, and that size in pixels
+Files = dict[str, Path | bytes]  # by name; those of a folder are not read before they are needed
 HIDDEN = ("__MACOSX", "desktop.ini", "Thumbs.db")
 
 
@@ -50,20 +50,25 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Traced | Ink
     as `recognize` does.
     """
     path = Path(path)
-    found = _Found(_open_files(path))
-    rows = list(found.rows())
-    named = {row[1]: row[2] for row in rows if isinstance(row, tuple)}
-    stems = {PurePosixPath(name).stem for name in found.inks}
+    files = _open_files(path)
+    pictures = [name for name in files if _is_picture(name)]
+    inks = [name for name in files if not _is_picture(name) and is_ink(_start(files[name]), name)]
+    texts = _label_files(files, inks, _finder([*pictures, *inks]))
+    rows = [row for own in texts.values() for row in own]
+    if not texts:
+        rows = [(name, name, name, None) for name in pictures]
+    named = {row[1]: row[3] for row in rows if isinstance(row, tuple)}
+    stems = {PurePosixPath(name).stem for name in inks}
     seen = set(stems)
-    for name in found.inks:
-        yield InkFile(name, _load(found.files[name]), named.get(name))
+    for name in inks:
+        yield InkFile(name, _load(files[name]), named.get(name))
     for row in rows:
         if isinstance(row, DataError):
             yield row
             continue
-        origin, file, latex = row
+        origin, file, asked, latex = row
         if not file:
-            yield DataError(f"{path}: {origin} names {latex!r}, and there is no such picture")
+            yield DataError(f"{path}: {origin} names {asked!r}, and there is no such picture")
         elif _is_picture(file):
             stem = PurePosixPath(file).stem
             key = file if stem in stems else stem  # beside ink of its name
@@ -72,7 +77,7 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Traced | Ink
                                 "it; give each its own name and line")
                 continue
             try:
-                grey = decode(_load(found.files[file]))
+                grey = decode(_load(files[file]))
                 levels = see(grey).levels if photos else ink_levels(grey)
                 ink = traced(levels, id=key, **label_fields(latex))
             except DataError as error:
@@ -81,12 +86,11 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Traced | Ink
             # Not before the picture could be read: another of its name may be whole.
             seen.add(key)
             yield ink
-    for file in found.pictures:
-        if file not in named:
-            yield DataError(f"{path}: {file} is left out: no line of {', '.join(found.labels)} "
-                            "names it")
-    for file in found.others:
-        yield DataError(f"{path}: {file} is not used: neither ink, a picture nor labels")
+    for file in files:
+        if _is_picture(file) and file not in named:
+            yield DataError(f"{path}: {file} is left out: no line of {', '.join(texts)} names it")
+        elif not _is_picture(file) and file not in inks and file not in texts:
+            yield DataError(f"{path}: {file} is not used: neither ink, a picture nor labels")
 
 
 def _open_files(path: Path) -> Files:
@@ -95,73 +99,60 @@ def _open_files(path: Path) -> Files:
         found = sorted(p for p in path.rglob("*") if p.is_file())
         files: Files = {p.relative_to(path).as_posix(): p for p in found}
     else:
-        files = dict(iter_archive(path))
+        files = dict[str, Path | bytes](iter_archive(path))
     return {name: file for name, file in files.items()
             if not any(part.startswith(".") or part in HIDDEN for part in name.split("/"))}
 
 
-class _Found:
-    """Files by what they are, and the labels of those that have one."""
+def _label_files(files: Files, inks: Sequence[str], find: Find) -> dict[str, list[Row | DataError]]:
+    """The rows of each label file, by its name; what is wrong with a row stands in its place."""
+    found = {}
+    for name, file in files.items():
+        if name in inks or not name.lower().endswith(labels.SUFFIXES):
+            continue
+        rows = list(_rows(name, file, find))
+        known = sum(isinstance(row, tuple) and row[1] is not None for row in rows)
+        # Its name may say so; or at least half of its rows begin with the name of a file.
+        if has_usual_name(name) or known >= max(1, len(rows)) / 2:
+            found[name] = rows
+    return found
 
-    def __init__(self, files: Files) -> None:
-        self.files = files
-        self.pictures = [name for name in files if _is_picture(name)]
-        rest = [name for name in files if not _is_picture(name)]
-        self.inks = [name for name in rest if is_ink(_start(files[name]), name)]
-        # What is to be labelled: by its path and, with whatever folder before it, by its name.
-        self.paths: dict[str, str] = {}
-        self.names: dict[str, set[str]] = defaultdict(set)
-        for name in (*self.pictures, *self.inks):
-            file = PurePosixPath(name)
-            for key in (file, file.with_suffix("")):
-                self.paths.setdefault(str(key), name)
-                self.names[key.name].add(name)
-        rest = [name for name in rest if name not in self.inks]
-        texts = [name for name in rest if name.lower().endswith(labels.SUFFIXES)]
-        self.labels = [name for name in texts if has_usual_name(name) or self._labels_some(name)]
-        self.others = [name for name in rest if name not in self.labels]
 
-    def _file(self, origin: str, name: str) -> str | None:
-        """The file that a label file calls so: beside it, in `img` or `images`, or below all.
+def _rows(origin: str, file: Path | bytes, find: Find) -> Iterator[Row | DataError]:
+    try:
+        content = _load(file)
+    except DataError as error:
+        yield DataError(f"{origin}: {error}")
+        return
+    for row in label_rows(origin, content, lambda asked: find(origin, asked) is not None):
+        yield row if isinstance(row, DataError) else (origin, find(origin, row[0]), *row)
 
-        Else the only one of that name, whatever the folders before it. Without an extension it is
-        sooner a picture than ink.
-        """
+
+def _finder(names: Sequence[str]) -> Find:
+    """What finds a file as a label file calls it: beside it, in `img` or `images`, or below all.
+
+    Else the only one of that name, whatever the folders before it. Without an extension it is
+    sooner a picture than ink.
+    """
+    paths: dict[str, str] = {}
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        file = PurePosixPath(name)
+        for key in (file, file.with_suffix("")):
+            paths.setdefault(str(key), name)
+            alike[key.name].add(name)
+
+    def find(origin: str, name: str) -> str | None:
         asked = name.replace("\\", "/").removeprefix("./")
         folder = PurePosixPath(origin).parent
         places = (folder, folder / "img", folder / "images", PurePosixPath())
-        found = [self.paths[key] for place in places if (key := str(place / asked)) in self.paths]
+        found = [paths[key] for place in places if (key := str(place / asked)) in paths]
         if found:
             return next((name for name in found if _is_picture(name)), found[0])
-        alone = self.names.get(PurePosixPath(asked).name, set())
+        alone = alike.get(PurePosixPath(asked).name, set())
         return next(iter(alone)) if len(alone) == 1 else None
 
-    def _labels_some(self, name: str) -> bool:
-        """Whether at least half of a text's rows begin with the name of a file."""
-        rows = list(self._rows_of(name))
-        known = sum(isinstance(row, tuple) and row[1] is not None for row in rows)
-        return bool(rows) and known >= len(rows) / 2
-
-    def _rows_of(self, name: str) -> Iterator[Row | DataError]:
-        """The rows of one label file, and what is wrong with others."""
-        try:
-            content = _load(self.files[name])
-        except DataError as error:
-            yield DataError(f"{name}: {error}")
-            return
-        for row in label_rows(name, content, lambda asked: self._file(name, asked) is not None):
-            if isinstance(row, DataError):
-                yield row
-            else:
-                file = self._file(name, row[0])
-                yield name, file, row[1] if file else row[0]
-
-    def rows(self) -> Iterator[Row | DataError]:
-        """The rows of all label files; without any, every picture without a label."""
-        for name in self.labels:
-            yield from self._rows_of(name)
-        if not self.labels:
-            yield from ((name, name, None) for name in self.pictures)
+    return find
 
 
 def _is_picture(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,9 +68,3 @@ def crohme_statistics(fresh: dict[str, Any] | None = None) -> dict[str, Any]:
         write_atomic(path, json.dumps(fresh, ensure_ascii=False) + "\n")
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return kept
-
-
-def quantiles(counts: Sequence[int], at: Sequence[float]) -> list[int]:
-    """Quantiles of a whole number from how often each value 0, 1, 2, ... comes."""
-    share = np.cumsum(counts) / np.sum(counts)
-    return [int(np.searchsorted(share, q)) for q in at]

@@ -51,28 +51,22 @@ def read_inkml(content: bytes, name: str = "ink") -> Ink:
 def write_inkml(ink: Ink, path: str | Path) -> None:
     """Write `ink` as CROHME's InkML: traces, label, writer, and the segmentation into symbols."""
     from lxml import etree
+    from lxml.builder import ElementMaker
 
-    def annotate(parent: etree._Element, kind: str, text: str) -> None:
-        etree.SubElement(parent, f"{{{INKML}}}annotation", type=kind).text = text
-
-    root = etree.Element(f"{{{INKML}}}ink", nsmap={None: INKML})
-    for kind, text in (("truth", ink.latex), ("writer", ink.writer)):
-        if text:
-            annotate(root, kind, text)
+    make = ElementMaker(namespace=INKML, nsmap={None: INKML})
+    notes = {"truth": ink.latex, "writer": ink.writer}
+    parts = [make.annotation(text, type=kind) for kind, text in notes.items() if text]
     for i, points in enumerate(ink.strokes()):
-        trace = etree.SubElement(root, f"{{{INKML}}}trace", id=str(i))
-        trace.text = ", ".join(f"{x:.7g} {y:.7g}" for x, y in points)
+        parts.append(make.trace(", ".join(f"{x:.7g} {y:.7g}" for x, y in points), id=str(i)))
+    groups = [make.annotation("Segmentation", type="truth")]
+    for symbol in ink.symbols:
+        views = [make.traceView(traceDataRef=str(stroke)) for stroke in symbol.strokes]
+        link = [make.annotationXML(href=symbol.ref)] if symbol.ref else []
+        groups.append(make.traceGroup(make.annotation(symbol.label, type="truth"), *views, *link))
     if ink.symbols:
-        top = etree.SubElement(root, f"{{{INKML}}}traceGroup")
-        annotate(top, "truth", "Segmentation")
-        for symbol in ink.symbols:
-            group = etree.SubElement(top, f"{{{INKML}}}traceGroup")
-            annotate(group, "truth", symbol.label)
-            for stroke in symbol.strokes:
-                etree.SubElement(group, f"{{{INKML}}}traceView", traceDataRef=str(stroke))
-            if symbol.ref:
-                etree.SubElement(group, f"{{{INKML}}}annotationXML", href=symbol.ref)
-    text = etree.tostring(root, xml_declaration=True, encoding="utf-8", pretty_print=True)
+        parts.append(make.traceGroup(*groups))
+    text = etree.tostring(make.ink(*parts), xml_declaration=True, encoding="utf-8",
+                          pretty_print=True)
     Path(path).write_bytes(text)
 
 

@@ -1,6 +1,7 @@
 """The symbols of CROHME, and the ids of tokens."""
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 _SIGNS = "!()+,-./0123456789=[]|"
 _LETTERS = "ABCEFGHILMNPRSTVXYabcdefghijklmnopqrstuvwxyz"
@@ -52,13 +53,8 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Tokens of ids up to the first ``<eos>``, without ``<pad>`` and ``<sos>``."""
-        tokens = []
-        for i in ids:
-            if i == self.eos:
-                break
-            if i not in (self.pad, self.sos):
-                tokens.append(self.tokens[i])
-        return tokens
+        written = takewhile(lambda i: i != self.eos, ids)
+        return [self.tokens[i] for i in written if i not in (self.pad, self.sos)]
 
     def __len__(self) -> int:
         return len(self.tokens)
