@@ -1,4 +1,4 @@
-"""Figures that explain: the architecture, the method on synthetic ink, and a formula as it is read.
+"""Figures that explain: the architecture, what losses ask, and a formula as it is read.
 
 They stand on white paper, with letters large enough for a phone. Every picture in them is made by
 the library itself.
@@ -7,44 +7,31 @@ the library itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
-from mmlib.draw.masks import mask_ratio
-from mmlib.draw.views import STRIDE, InkBatch, View, make_view, sample
+from mmlib.draw.views import STRIDE, InkBatch, View, ink_cells, make_view
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import canonical
 from mmlib.losses.contrast import local_info_nce, nt_xent
-from mmlib.measure.recognition import outcomes
-from mmlib.show import readings
+from mmlib.measure.recognition import distance
+from mmlib.read.reader import Reader
 from mmlib.show import style as plots
-from mmlib.show.ink import (
-    as_batch,
-    draw_ink,
-    drawing,
-    heat_over_ink,
-    joined_views,
-    seen_by_student,
-    view_ink,
-)
+from mmlib.show.ink import as_batch, draw_ink, drawing, heat_over_ink, seen_by_student, view_ink
+from mmlib.show.readings import attended_reading
 from mmlib.study import results
 from mmlib.synthetic.compose import compose
 from mmlib.synthetic.hershey import HersheyBank
 from mmlib.train import attend
-from mmlib.train.objectives.contrast import common_points
 from mmlib.train.pretrain import HARD
 from mmlib.train.profiles import preset
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from mmlib.read.reader import Reader
 
 FORMULA = r"\frac{x^2+1}{2}=\sqrt{y}"
 READ = r"x=\frac{-b+\sqrt{b^2-4ac}}{2a}"
@@ -53,13 +40,11 @@ PAPER, INPUT, NETWORK, LABELLED, LOSS = "#FFFFFF", "#EEF4FA", "#DCEAF7", "#E3F4E
 
 
 def write(seed: int = 0) -> None:
-    """Draw the architecture and, where a recogniser ships, the other two figures."""
-    figures = {"architecture": architecture(seed=seed)}
+    """Draw the architecture and, where a recogniser ships, what it reads."""
+    plots.save(architecture(seed=seed), "architecture")
     if reader := results.shipped():
-        figures |= {"method": method(reader, seed), "read": read(reader, seed)}
-    for name, fig in figures.items():
-        plots.save(fig, name)
-        plt.close(fig)
+        plots.save(read(reader, seed), "read")
+    plt.close("all")
 
 
 def written(latex: str, seed: int = 0) -> Ink:
@@ -67,41 +52,27 @@ def written(latex: str, seed: int = 0) -> Ink:
     return compose(canonical(latex), HersheyBank(), np.random.default_rng(seed), id="shown")
 
 
-# --- what is shown --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
+class Shown(NamedTuple):
     """One ink and what the stages see of it: two views, and the student's masked view."""
 
     ink: Ink
     batch: InkBatch
     first: View  # whole, as the teacher sees it
     second: View  # through a window
-    config: attend.Config
+    student: torch.Tensor  # (2, H, W), the second with masks
 
     @classmethod
-    def make(cls, seed: int, symbol: float = SHARP) -> Shown:
-        """The same warps at any number of pixels per symbol."""
-        ink, scale = written(FORMULA, seed), symbol / HARD.symbol
+    def make(cls, seed: int) -> Shown:
+        """The views of the formula that is shown."""
+        ink, scale = written(FORMULA, seed), SHARP / HARD.symbol
         batch, rng = as_batch(ink), torch.Generator().manual_seed(seed + 3)
-        pen = (1.4 * scale, 1.8 * scale)
-        config = replace(HARD, symbol=symbol, pen=pen, margin=HARD.margin * scale, crop=0.25)
-        first = make_view(batch, replace(config, crop=0.0), rng)
-        second = make_view(batch, config, rng)
-        return cls(ink, batch, first, second, replace(preset("attend", "desk"), view=config))
-
-    def masked(
-        self, done: float, saliency: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The student's picture (2, H, W) at a share of stage 2; which points are masked (n,)."""
-        if saliency is None:
-            saliency = torch.ones(len(self.batch.points))
+        view = replace(HARD, symbol=SHARP, pen=(1.4 * scale, 1.8 * scale),
+                       margin=HARD.margin * scale, crop=0.25)
+        first, second = (make_view(batch, way, rng) for way in (replace(view, crop=0.0), view))
+        stage, alike = replace(preset("attend", "desk"), view=view), torch.ones(len(batch.points))
         rng = torch.Generator().manual_seed(1)
-        asked = (self.second, self.batch, done, self.config, saliency, rng)
-        mask, picture = attend.mask_by_curriculum(*asked)
-        h, w = self.second.extent[0].flip(0).int().tolist()
-        return picture[0, :, :h, :w], mask.masked
+        _, student = attend.mask_by_curriculum(second, batch, 0.6, stage, alike, rng)
+        return cls(ink, batch, first, second, student[0])
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -133,9 +104,7 @@ def _note(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
 
 def _inset(ax: Axes, x: float, y: float, w: float, h: float) -> Axes:
     """A place for a picture about its centre."""
-    inset = ax.inset_axes((x - w / 2, y - h / 2, w, h), transform=ax.transData)
-    inset.set(xticks=[], yticks=[])
-    return inset
+    return ax.inset_axes((x - w / 2, y - h / 2, w, h), transform=ax.transData)
 
 
 def _paper(ax: Axes, picture: torch.Tensor | np.ndarray, name: str = "") -> None:
@@ -145,18 +114,6 @@ def _paper(ax: Axes, picture: torch.Tensor | np.ndarray, name: str = "") -> None
     ax.set_xlabel(name, fontsize=8, labelpad=3)
     for side in ax.spines.values():
         side.set(visible=True, color="0.6", linewidth=0.7)
-
-
-def _page(view: View) -> torch.Tensor:
-    """The only picture of a view without its padding."""
-    w, h = view.extent[0].int().tolist()
-    return view.picture[0, 0, :h, :w]
-
-
-def _formula(ax: Axes, tokens: Sequence[str], size: float) -> None:
-    """A formula alone in its axes."""
-    ax.text(0.5, 0.6, plots.mathtext(tokens), ha="center", va="center", fontsize=size)
-    ax.axis("off")
 
 
 # --- architecture ---------------------------------------------------------------------------------
@@ -185,9 +142,9 @@ def architecture(stages: Sequence[int] = (1, 2, 3), seed: int = 0) -> Figure:
     return fig
 
 
-def _views(ax: Axes, y: float, shown: Shown, pictures: dict[str, torch.Tensor]) -> None:
+def _views(ax: Axes, y: float, ink: Ink, pictures: dict[str, torch.Tensor]) -> None:
     """The ink, and two named pictures of it."""
-    draw_ink(_inset(ax, 0.6, y + 0.95, 1.0, 0.9), shown.ink, width=1.3)
+    draw_ink(_inset(ax, 0.6, y + 0.95, 1.0, 0.9), ink, width=1.3)
     ax.text(0.6, y + 0.68, "ink", ha="center", va="top", fontsize=9)
     for k, (name, picture) in enumerate(pictures.items()):
         at = y + 1.5 - 0.92 * k
@@ -199,7 +156,8 @@ def _views(ax: Axes, y: float, shown: Shown, pictures: dict[str, torch.Tensor]) 
 
 def _contrast(ax: Axes, y: float, shown: Shown) -> None:
     """Stage 1."""
-    _views(ax, y, shown, {"view": _page(shown.first), "another view": _page(shown.second)})
+    first, second = (view.picture[0, 0] for view in (shown.first, shown.second))
+    _views(ax, y, shown.ink, {"view": first, "another view": second})
     _box(ax, 3.5, y + 1.04, 0.74, 1.6, "encoder\n$f$\n\nthe same\nfor both")
     heads = ((y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$",
               "global, NT-Xent:\nthe other view\nof my expression"),
@@ -214,8 +172,8 @@ def _contrast(ax: Axes, y: float, shown: Shown) -> None:
 
 def _match(ax: Axes, y: float, shown: Shown) -> None:
     """Stage 2."""
-    student = seen_by_student(shown.masked(0.6)[0])
-    _views(ax, y, shown, {"all of it": _page(shown.first), "a window, partly masked": student})
+    _views(ax, y, shown.ink, {"all of it": shown.first.picture[0, 0],
+                              "a window, partly masked": seen_by_student(shown.student)})
     networks = {y + 1.5: "teacher\n" + r"$\bar f,\ \bar A$", y + 0.58: "student\n$f,\\ A$"}
     losses = {y + 1.65: "slots: my own among\nother expressions'",
               y + 1.04: "masked ink: what\nthe teacher sees there",
@@ -235,7 +193,7 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
 def _write(ax: Axes, y: float, shown: Shown) -> None:
     """Stage 3."""
     at = y + 1.0
-    _paper(_inset(ax, 0.68, at, 1.15, 0.8), _page(shown.first), "a view, or a picture")
+    _paper(_inset(ax, 0.68, at, 1.15, 0.8), shown.first.picture[0, 0], "a view, or a picture")
     _arrow(ax, (1.28, at), (1.58, at))
     _box(ax, 1.98, at, 0.78, 0.8, "encoder\n$f$")
     _arrow(ax, (2.38, at), (3.75, at))
@@ -323,125 +281,56 @@ def slots(view: View, ink: InkBatch, features: torch.Tensor, which: int = 0) -> 
     colours = ((raw - low) / (high - low)).clamp(0, 1)
     own = ink.owner == which
     chosen = np.linspace(0, int(ink.symbol[own].max()), 4).round().astype(int)
+    inked = [replace(view, kept=own & (ink.symbol == s)) for s in chosen]
+    inked.append(replace(view, kept=own))
+    maps = [ink_cells(one, ink.b, ink.owner)[which, 0, :h, :w].flatten() for one in inked]
+    titles = ["features as colours", *(f"map {k}" for k in range(1, 5)), "a map of everything"]
+    edges = (0, STRIDE * w, STRIDE * h, 0)
     with plots.style():
         size = (10, 10 / 6 * h / w + 0.75)
         fig, axes = plt.subplots(2, 6, figsize=size, height_ratios=(10 / 6 * h / w + 0.2, 0.5))
-        for ax in axes.flat:
-            ax.axis("off")
-        for column, (ax, below) in enumerate(axes.T):
-            inked = view.cells[own].long()
-            alpha, title = torch.full((h * w,), 0.2), "features as colours"
-            alpha[inked[:, 1].clamp(0, h - 1) * w + inked[:, 0].clamp(0, w - 1)] = 1.0
-            if column:
-                on = own & (ink.symbol == chosen[column - 1]) if column < 5 else own
-                there = view.cells[on].long()
-                alpha = torch.zeros(h * w)
-                alpha[there[:, 1].clamp(0, h - 1) * w + there[:, 0].clamp(0, w - 1)] = 1.0
-                mean = (alpha[:, None] * colours).sum(0) / alpha.sum()
-                below.add_patch(Rectangle((0.3, 0.1), 0.4, 0.8, color=mean.tolist()))
-                below.text(0.5, 0, f"slot {column}", ha="center", va="top", fontsize=8)
-                title = f"map {column}" if column < 5 else "a map of everything"
+        for k, (ax, below) in enumerate(axes.T):
+            alpha = maps[k - 1].clamp(min=0 if k else 0.2)
             draw_ink(ax, view_ink(view, ink, which), plots.BLACK, 0.8)
             image = torch.cat([colours, alpha[:, None]], 1).view(h, w, 4)
-            ax.imshow(image.numpy(), extent=(0, STRIDE * w, STRIDE * h, 0), zorder=0,
-                      interpolation="nearest")
-            frame = Rectangle((0, 0), STRIDE * w, STRIDE * h, fill=False, ec="0.7", lw=1)
-            ax.add_patch(frame)
-            ax.set(xlim=(-2, STRIDE * w + 2), ylim=(STRIDE * h + 2, -2))
-            ax.set_title(title, fontsize=8, loc="center")
+            ax.imshow(image.numpy(), extent=edges, zorder=0, interpolation="nearest")
+            ax.add_patch(Rectangle((0, 0), edges[1], edges[2], fill=False, ec="0.7", lw=1))
+            ax.set(xlim=(-2, edges[1] + 2), ylim=(edges[2] + 2, -2))
+            ax.set_title(titles[k], fontsize=8, loc="center")
+            below.axis("off")
+            if k:
+                mean = (alpha[:, None] * colours).sum(0) / alpha.sum()
+                below.add_patch(Rectangle((0.3, 0.1), 0.4, 0.8, color=mean.tolist()))
+                below.text(0.5, 0, f"slot {k}", ha="center", va="top", fontsize=8)
     return fig
-
-
-# --- method ---------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _maps(reader: Reader, view: View) -> torch.Tensor:
-    """Maps (k, h, w) of a reader's attention network on the only expression of a view."""
-    attention = reader.model.encode(view.picture, view.valid).attention
-    assert attention is not None
-    w, h = (view.extent[0] / STRIDE).int().tolist()
-    return attention.maps[0, :, :h, :w]
-
-
-def method(reader: Reader, seed: int = 0) -> Figure:
-    """One ink through the method: views with common points, masks along the curriculum, a map.
-
-    The map is one of the reader's own, the sharpest: weights of stage 2 are not kept.
-    """
-    shown, small = Shown.make(seed), Shown.make(seed, reader.view.symbol)
-    maps = _maps(reader, small.first)
-    saliency = sample(maps[None], small.first.cells, small.batch.owner).mean(1).clamp_min(0)
-    with plots.style():
-        fig = plt.figure(figsize=(6.4, 5.9), facecolor=PAPER)
-        parts = fig.subfigures(3, 1, squeeze=False, height_ratios=(2.5, 1.0, 1.0))[:, 0]
-        titles = ("Two views of one ink: each point is known in both",
-                  "Masks grow, and move to where the teacher looks", "Attention, and LaTeX")
-        for part, title in zip(parts, titles):
-            part.suptitle(title, weight="bold", fontsize=11)
-        first, second, batch = shown.first, shown.second, shown.batch
-        rng = torch.Generator().manual_seed(seed)
-        chosen = common_points(first, second, batch, 24, rng)
-        joined_views(parts[0].subplots(), first, second, chosen, batch.owner, 0)
-        for ax, done in zip(parts[1].subplots(1, 3), (0.0, 0.5, 1.0)):
-            _paper(ax, seen_by_student(shown.masked(done, saliency)[0]))
-            ends, schedule = shown.config.ratio, shown.config.schedule
-            ratio = mask_ratio(round(1_000 * done), 1_000, *ends, schedule)
-            asked = f"{done:.0%} of the stage:\n{ratio:.0%} of the ink masked"
-            ax.set_title(asked, loc="center", fontsize=9)
-        _reading_row(parts[2].subplots(1, 3), reader, shown, small, maps)
-    return fig
-
-
-def _reading_row(axes: Sequence[Axes], reader: Reader, shown: Shown, small: Shown,
-                 maps: torch.Tensor) -> None:
-    """The sharpest map, the cross-attention at a root, and what is written."""
-    flat = maps.flatten(1)
-    heat = maps[int(-(flat * flat.clamp_min(1e-12).log()).sum(1).argmin())]
-    h, w = (STRIDE * n for n in heat.shape)
-    heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)
-    heat_over_ink(axes[0], view_ink(small.first, small.batch, 0), heat.numpy(), (0, w, h, 0))
-    axes[0].set(xlim=(0, w), ylim=(h, 0))
-    axes[0].set_title("one of the maps", loc="center", fontsize=9)
-    reading = readings.attended_reading(reader, shown.ink)
-    token = next((k for k, t in enumerate(reading.tokens) if t == r"\sqrt"), 0)
-    heat_over_ink(axes[1], shown.ink, reading.cross[token], reading.extent)
-    when = f"when {reading.tokens[token]} is written"
-    axes[1].set_title(when, loc="center", fontsize=9, parse_math=False)
-    for ax in axes[:2]:
-        ax.set_anchor("N")
-    _formula(axes[2], reading.tokens, 22)
-    axes[2].set_title("written", loc="center", fontsize=9)
 
 
 # --- one formula, read ----------------------------------------------------------------------------
 
 
-def read(reader: Reader, seed: int = 0, latex: str = READ, panels: int = 3) -> Figure:
+def read(reader: Reader, seed: int = 0) -> Figure:
     """One formula in two hands, the better reading first, and where the recogniser looked."""
-    inks = [written(latex, seed + k) for k in range(2)]
-    both = [readings.attended_reading(reader, ink) for ink in inks]
-    found = outcomes([one.tokens for one in both], [ink.tokens for ink in inks])
-    if found.token_errors[0] > found.token_errors[1]:
-        inks, both = inks[::-1], both[::-1]
+    inks = [written(READ, seed + k) for k in range(2)]
+    both = [(ink, attended_reading(reader, ink)) for ink in inks]
+    both.sort(key=lambda pair: distance(pair[1].tokens, pair[0].tokens))
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)
         top, low = fig.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 1.0))[:, 0]
-        errors = sorted(found.token_errors.astype(int))
-        for (left, right), ink, one, wrong in zip(top.subplots(2, 2), inks, both, errors):
+        for (left, right), (ink, one) in zip(top.subplots(2, 2), both):
             _paper(left, drawing(ink) / 255.0)
-            _formula(right, one.tokens, 18)
+            right.text(0.5, 0.6, plots.mathtext(one.tokens), ha="center", va="center", fontsize=18)
+            right.axis("off")
             said, color = "as it was written", plots.GREEN
-            if wrong:
+            if wrong := distance(one.tokens, ink.tokens):
                 said, color = f"{wrong} token{'s' if wrong != 1 else ''} wrong", plots.RED
             right.text(0.5, 0.0, said, ha="center", va="bottom", fontsize=9, color=color)
         for ax, title in zip(top.axes, ("handwriting", "read as")):
             ax.set_title(title, fontsize=10, loc="center", weight="bold")
-        tokens = both[0].tokens
-        steps = [k for k, token in enumerate(tokens) if token not in ("{", "}", "^", "_")]
-        spread = np.linspace(0, len(steps) - 1, min(panels, len(steps)))
+        ink, best = both[0]
+        steps = [k for k, token in enumerate(best.tokens) if token not in ("{", "}", "^", "_")]
+        spread = np.linspace(0, len(steps) - 1, min(3, len(steps)))
         for ax, step in zip(low.subplots(1, len(spread)), [steps[round(k)] for k in spread]):
-            heat_over_ink(ax, inks[0], both[0].cross[step], both[0].extent)
-            ax.set_title(tokens[step], fontsize=9, loc="center", parse_math=False)
+            heat_over_ink(ax, ink, best.cross[step], best.extent)
+            ax.set_title(best.tokens[step], fontsize=9, loc="center", parse_math=False)
         low.suptitle("where it looked as it wrote these tokens", weight="bold", fontsize=10)
     return fig

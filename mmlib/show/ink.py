@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mmlib.data.sample import Sample
+from mmlib.data.sample import Sample, collate, unlabelled
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import InkBatch, View
 from mmlib.formula.ink import Ink, Symbol, typical_size
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.show import style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 OVER_MEAN = 3.0  # times a map's mean that the strongest colour of a relative map stands for
 
@@ -136,10 +134,8 @@ def as_ink(sample: Sample, vocabulary: Vocabulary) -> Ink:
 
 def as_batch(ink: Ink, size: float | None = None) -> InkBatch:
     """An Ink as a batch of one: points from its corner, in typical symbols of `size` each."""
-    points = (ink.points - ink.points.min(0)) / (size or typical_size(ink.points, ink.stroke))
-    stroke = torch.from_numpy(ink.stroke.astype(np.int64))
-    owner = torch.zeros_like(stroke)
-    return InkBatch(torch.from_numpy(points.astype(np.float32)), stroke, owner, 1)
+    size = size or typical_size(ink.points, ink.stroke)
+    return collate([unlabelled(ink.points, ink.stroke, size)]).ink
 
 
 def view_ink(view: View, ink: InkBatch, which: int) -> Ink:
