@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+from pandas import DataFrame
 
-from mmlib.measure.intervals import Interval
 from mmlib.show import style as plots
 from mmlib.study.arms import MASKED
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
 
 MATCH_TERMS = {
     "slots": "slots (InfoNCE)",
@@ -29,35 +25,42 @@ MATCH_TERMS = {
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend right of its panel
 
 
-def learning_figure(frame: DataFrame,
-                    xs: Sequence[str] = ("total_pictures", "total_minutes")) -> Figure:
-    """Validation TER (top) and ExpRate (bottom) of each arm against its cost, a column per x."""
-    names = {
-        "total_pictures": "pictures seen, all stages (thousands)",
-        "pictures": "pictures seen in fine-tuning (thousands)",
-        "total_minutes": "minutes, all stages",
-        "minutes": "minutes of fine-tuning",
-    }
-    size = (3.6 * len(xs), 4.6)
-    fig, axes = plt.subplots(2, len(xs), figsize=size, sharex="col", sharey="row", squeeze=False)
+def learning_figure(frame: DataFrame) -> Figure:
+    """Validation TER (top) and ExpRate (bottom) of each arm against pictures and minutes."""
+    costs = {"total_pictures": "pictures seen, all stages (thousands)",
+             "total_minutes": "minutes, all stages"}
     metrics = {"valid_ter": "validation TER\n(lower is better)",
                "valid_exprate": "validation ExpRate\n(higher is better)"}
+    fig, axes = plt.subplots(2, 2, figsize=(7.2, 4.6), sharex="col", sharey="row")
     for row, (key, title) in zip(axes, metrics.items()):
-        for ax, x in zip(row, xs):
-            plots.curve(ax, frame.dropna(subset=[x, key]), x, key)
-            ax.get_legend().remove()
-            ax.set(xlabel="", ylabel="")
-            if "pictures" in x:
-                ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
+        for ax, x in zip(row, costs):
+            curve(ax, frame.dropna(subset=[x, key]), x, key)
         row[0].set(ylabel=title, ylim=(0, None))
-    for ax, x in zip(axes[1], xs):
-        ax.set(xlabel=names[x])
-    axes[0, -1].legend(**BESIDE)
+    for ax, name in zip(axes[1], costs.values()):
+        ax.set_xlabel(name)
+    axes[1, 0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
+    axes[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0, 1].legend(**BESIDE)
     if "valid_n" in frame and frame.valid_n.notna().any():
         said = f"n = {frame.valid_n.max():.0f}, read greedily"
-        axes[0, -1].set_title(said, loc="right", fontsize="small", color=plots.GREY)
-    axes[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes[0, 1].set_title(said, loc="right", fontsize="small", color=plots.GREY)
     return fig
+
+
+def curve(ax: Axes, frame: DataFrame, x: str, y: str) -> None:
+    """One line per arm, the mean over seeds at each x; a band of one standard deviation if several.
+
+    frame: tidy rows with columns `x`, `y`, `arm` and `seed`. Labels state each arm's seeds.
+    """
+    for name, look in plots.looks(frame.arm).items():
+        rows = frame[frame.arm == name]
+        seeds, found = rows.seed.nunique(), rows.groupby(x)[y].agg(["mean", "std"])
+        label = f"{name} ({seeds} seed{'s' * (seeds != 1)})"
+        ax.plot(found.index, found["mean"], color=look.color, linestyle=look.linestyle,
+                marker=look.marker, markersize=4, label=label)
+        if seeds > 1:
+            low, high = found["mean"] - found["std"], found["mean"] + found["std"]
+            ax.fill_between(found.index, low, high, color=look.color, alpha=0.15, lw=0)
 
 
 def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
@@ -89,13 +92,8 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
     size = (6, 2.7 * len(shown))
     fig, axes = plt.subplots(len(shown), 1, figsize=size, sharey=True, squeeze=False)
     for ax, (key, frame) in zip(axes[:, 0], shown.items()):
-        names = list(dict.fromkeys(frame.subset))
-        for rows, offset, options in _side_by_side(frame, 0.14):
-            x = np.array([names.index(p) for p in rows.subset]) + offset
-            spread = [rows.value - rows.low, rows.high - rows.value]
-            ax.errorbar(x, rows.value, yerr=spread, **options)
-        counts = frame.drop_duplicates("subset").set_index("subset").n
-        ticks = [f"{p}\nn = {counts[p]:,}" for p in names]
+        names, counts = _intervals(ax, frame, "subset", 0.14), frame.groupby("subset").n.first()
+        ticks = [f"{name}\nn = {counts[name]:,}" for name in names]
         ax.set(xticks=range(len(names)), xticklabels=ticks, xlabel=titles[key], ylabel=label)
     # Only now: the panels share this axis, and setting its end stops it from growing.
     axes[0, 0].set_ylim(bottom=0)
@@ -105,32 +103,36 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
 
 def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
     """Ratios of maps: a row for each class of symbols, a marker for each arm and control."""
-    names = list(dict.fromkeys(ratios.part))
-    fig, ax = plt.subplots(figsize=(7, 0.55 * len(names) + 1))
+    fig, ax = plt.subplots(figsize=(7, 0.55 * ratios.part.nunique() + 1))
     ax.axvline(1, color=plots.GREY, lw=1, label="uniform over ink")
-    for rows, offset, options in _side_by_side(ratios, 0.12):
-        y = np.array([names.index(p) for p in rows.part]) + offset
-        spread = [(rows.value - rows.low).fillna(0), (rows.high - rows.value).fillna(0)]
-        ax.errorbar(rows.value, y, xerr=spread, **options)
+    names, counts = _intervals(ax, ratios, "part", 0.12, True), ratios.groupby("part").n.max()
     for edge in range(1, len(names)):
         ax.axhline(edge - 0.5, color="0.9", lw=0.8, zorder=0)
-    counts = ratios.groupby("part").n.max()
     ticks = [f"{name} (n = {counts[name]:.0f})" for name in names]
-    ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5))
-    ax.set(xlabel="a map's share on these symbols / their share of the ink, one seed", title=title)
+    ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5), title=title,
+           xlabel="a map's share on these symbols / their share of the ink, one seed")
     ax.legend(**BESIDE)
     return fig
 
 
-def _side_by_side(frame: DataFrame, step: float) -> list[tuple[DataFrame, float, dict[str, Any]]]:
-    """Each arm's rows, its offset from the middle of a group, and how its points are drawn."""
-    chosen = plots.looks(frame.arm)
-    middle = (len(chosen) - 1) / 2
-    found = []
-    for number, (arm, look) in enumerate(chosen.items()):
-        options = {"fmt": look.marker, "color": look.color, "ms": 5, "lw": 1, "label": arm}
-        found.append((frame[frame.arm == arm], step * (number - middle), options))
-    return found
+def _intervals(ax: Axes, frame: DataFrame, group: str, step: float, across: bool = False
+               ) -> list[str]:
+    """Values with their intervals, the arms of a group `step` apart. Returns the groups.
+
+    `across`: along x. Hollow marks rest on one seed, where the frame has a column that tells it.
+    """
+    names, arms = list(dict.fromkeys(frame[group])), plots.looks(frame.arm)
+    for k, (arm, look) in enumerate(arms.items()):
+        label: str | None = arm
+        for row in frame[frame.arm == arm].itertuples():
+            at = names.index(getattr(row, group)) + step * (k - (len(arms) - 1) / 2)
+            place, error = ((row.value, at), "xerr") if across else ((at, row.value), "yerr")
+            spread = np.nan_to_num([[row.value - row.low], [row.high - row.value]])
+            fill = "white" if getattr(row, "seeds", None) == 1 else look.color
+            ax.errorbar(*place, **{error: spread}, fmt=look.marker, color=look.color, mfc=fill,
+                        ms=5, lw=1, label=label)
+            label = None
+    return names
 
 
 def rivals_figure(losses: DataFrame, speeds: Mapping[str, float]) -> Figure:
@@ -169,10 +171,7 @@ def differences_figure(frame: DataFrame, label: str) -> Figure:
              for row in frame.itertuples()]
     fig, ax = plt.subplots(figsize=(8, 0.3 * len(names) + 1.1))
     ax.axvline(0, color=plots.GREY, lw=1)
-    for y, row in enumerate(frame.itertuples()):
-        fill = "white" if row.seeds == 1 else plots.BLUE
-        spread = [[row.value - row.low], [row.high - row.value]]
-        ax.errorbar(row.value, y, xerr=spread, fmt="o", color=plots.BLUE, capsize=3, mfc=fill)
+    _intervals(ax, frame.assign(arm=frame.a, pair=names), "pair", 0, across=True)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
            xlabel=label, title=f"n = {int(frame.n.iloc[0]):,} expressions")
     return fig
@@ -183,14 +182,14 @@ def occlusion_figure(frame: DataFrame) -> Figure:
 
     Visible mask and silent removal have a panel each.
     """
-    ending = f", {MASKED}"
+    # Without the ending, arms look as they do in the other figures.
+    frame = frame.assign(arm=frame.arm.str.removesuffix(f", {MASKED}"))
     ways = list(dict.fromkeys(frame.way))
-    chosen = plots.looks(arm.removesuffix(ending) for arm in frame.arm)  # as in the other figures
     size = (3.9 * len(ways), 3.2)
     fig, axes = plt.subplots(1, len(ways), figsize=size, sharey=True, squeeze=False)
     for ax, way in zip(axes[0], ways):
-        for arm, (color, marker, line) in chosen.items():
-            rows = frame[(frame.arm.str.removesuffix(ending) == arm) & (frame.way == way)]
+        for arm, (color, marker, line) in plots.looks(frame.arm).items():
+            rows = frame[(frame.arm == arm) & (frame.way == way)]
             ax.plot(rows.share, rows.value, color=color, marker=marker, ls=line, label=arm)
             ax.fill_between(rows.share, rows.low, rows.high, color=color, alpha=0.15, lw=0)
         ax.set(xlabel="share of ink masked", title=way)
@@ -207,24 +206,10 @@ def labels_figure(frame: DataFrame) -> Figure:
 
     Bars are 95 % intervals; filled marks rest on several seeds.
     """
-    shares = sorted(set(frame.labels))
     fig, ax = plt.subplots(figsize=(6, 3.2))
-    for k, (arm, look) in enumerate(plots.looks(frame.arm).items()):
-        at = {shares.index(row.labels) + 0.12 * (k - 1): row
-              for row in frame[frame.arm == arm].itertuples()}
-        _marks(ax, at, look, arm)
-    ax.set(xticks=range(len(shares)), xticklabels=[f"{share:.0%}" for share in shares])
-    ax.set(xlabel="share of the training labels", ylim=(0, None),
+    shares = _intervals(ax, frame.sort_values("labels"), "labels", 0.12)
+    ax.set(xticks=range(len(shares)), xticklabels=[f"{share:.0%}" for share in shares],
+           xlabel="share of the training labels", ylim=(0, None),
            ylabel=f"capped TER (lower is better), n = {int(frame.n.iloc[0]):,}")
     ax.legend(**BESIDE)
     return fig
-
-
-def _marks(ax: Axes, at: Mapping[float, Interval], look: plots.Look, label: str | None) -> None:
-    """A mark with its interval at each x, filled where it rests on several seeds; one legend."""
-    for x, one in at.items():
-        fill = look.color if one.seeds > 1 else "white"
-        spread = [[one.value - one.low], [one.high - one.value]]
-        ax.errorbar(x, one.value, yerr=spread, capsize=3, ms=7, color=look.color,
-                    marker=look.marker, mfc=fill, ls="", label=label)
-        label = None

@@ -1,27 +1,21 @@
-"""The style of every figure: settings, a look for each arm, curves, formulas.
+"""The style of every figure: settings, a look for each arm, formulas.
 
 `style()` is a context; `save` writes PNG and SVG that are the same bytes for the same data.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import seaborn as sns
+from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.rcsetup import cycler
 
-from mmlib.store.files import figures_root
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from mmlib.store.files import figures_root, make_folder
 
 # Okabe and Ito's palette: readers with any colour vision can tell these apart.
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
@@ -89,39 +83,13 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(fig: Figure, name: str, folder: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Write ``<name>.png`` (200 dpi) and ``<name>.svg``, without dates; returns both paths.
-
-    folder: default `mmlib.store.files.figures_root`; made if missing.
-    """
-    folder = figures_root() if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+def save(fig: Figure, name: str) -> None:
+    """Write ``<name>.png`` (200 dpi) and ``<name>.svg`` into `figures_root()`, without dates."""
+    folder = figures_root()
+    make_folder(folder)
     with mpl.rc_context({"svg.hashsalt": "mmlib"}):
-        fig.savefig(paths[0], dpi=200, metadata={"Software": None})
-        fig.savefig(paths[1], metadata={"Date": None, "Creator": None})
-    return paths
-
-
-def curve(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
-    """One line per arm, the mean over seeds at each x; a band of one standard deviation if several.
-
-    frame: tidy rows with columns `x`, `y`, `arm` and, if there are several runs, `seed`. The legend
-    states each arm's number of seeds.
-    """
-    for name, look in looks(frame.arm).items():
-        rows = frame[frame.arm == name]
-        points = rows.groupby(x)[y].agg(["mean", "std"]).sort_index()
-        mean, std = points["mean"], points["std"]
-        seeds = rows.seed.nunique() if "seed" in rows else 1
-        ax.plot(points.index, mean, color=look.color, linestyle=look.linestyle, marker=look.marker,
-                markersize=4, label=f"{name} ({seeds} seed{'s' * (seeds != 1)})")
-        if seeds > 1:
-            low, high = mean - std, mean + std
-            ax.fill_between(points.index, low, high, color=look.color, alpha=0.15, lw=0)
-    ax.set(xlabel=x, ylabel=y)
-    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(ax.get_lines()) > 5 else {}
-    ax.legend(**beside)
+        fig.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+        fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
 # Names of TeX that matplotlib's mathtext lacks.

@@ -8,6 +8,7 @@ import pytest
 
 from mmlib.formula.ink import Ink, Symbol
 from mmlib.show import style as plots
+from mmlib.show.figures import curve
 from mmlib.show.ink import OVER_MEAN, draw_ink, heat_over_ink
 from mmlib.study.tables import markdown_table
 
@@ -34,15 +35,16 @@ def test_every_arm_looks_the_same_everywhere_and_unlike_the_others():
     assert plots.looks(["new a", "new b"])["new a"] == plots.looks(["new b", "new a"])["new a"]
 
 
-def test_saved_files_are_the_same_bytes(tmp_path):
+def test_saved_files_are_the_same_bytes(tmp_path, monkeypatch):
     def draw(folder):
+        monkeypatch.setenv("MMLIB_FIGURES", str(folder))
         with plots.style():
             fig, ax = plt.subplots(figsize=(2, 1))
             ax.plot([0, 1], [1, 0])
             ax.fill_between([0, 1], [0, 1])
-            paths = plots.save(fig, "figure", folder)
+            plots.save(fig, "figure")
             plt.close(fig)
-        return paths
+        return sorted(folder.iterdir())
 
     first, second = draw(tmp_path / "a"), draw(tmp_path / "b")
     assert [p.name for p in first] == ["figure.png", "figure.svg"]
@@ -80,7 +82,7 @@ def test_curves_are_means_over_seeds(ax):
             "TER": [0.2, 0.4, 0.6, 0.8, 0.9, 0.8],
         }
     )
-    plots.curve(ax, frame, "pictures", "TER")
+    curve(ax, frame, "pictures", "TER")
     supervised, simclr = ax.get_lines()
     np.testing.assert_allclose(supervised.get_xydata(), [[1, 0.7], [2, 0.3]])
     assert supervised.get_color() == plots.ARMS["supervised"].color

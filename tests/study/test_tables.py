@@ -176,7 +176,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have():
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         "simclr minus mask-match  (1 seed)", "mask-match minus mask-match  (3 seeds)"]
     assert [line.get_markerfacecolor() == "white" for line in ax.lines
-            if line.get_marker() == "o"] == [True, False]
+            if line.get_marker() in "^o"] == [True, False]
     plt.close(fig)
 
 
