@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from mmlib.data.sample import Sample, collate, unlabelled
 from mmlib.draw.raster import rasterise
-from mmlib.draw.views import InkBatch, View
+from mmlib.draw.views import STRIDE, InkBatch, View
 from mmlib.formula.ink import Ink, Symbol, typical_size
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.show import style
@@ -76,6 +76,17 @@ def heat_over_ink(ax: Axes, ink: Ink, heat: np.ndarray,
                       interpolation="nearest", aspect="equal")
     ax.set(xlim=limits[0], ylim=limits[1])
     return image
+
+
+def heat_over_view(ax: Axes, heat: torch.Tensor, view: View, ink: InkBatch, which: int = 0) -> Any:
+    """A map (h, w) over its mean on the cells of an expression of a view, its ink on top.
+
+    Returns the image.
+    """
+    width, height = (view.extent[which] / STRIDE).int().tolist()
+    extent = (0, STRIDE * width, STRIDE * height, 0)
+    return heat_over_ink(ax, view_ink(view, ink, which), heat[:height, :width].numpy(), extent,
+                         relative=True)
 
 
 def gallery(inks: Sequence[Ink], titles: Sequence[str] | None = None, columns: int = 4,

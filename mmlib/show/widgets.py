@@ -9,29 +9,27 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rapidfuzz.distance import Levenshtein
 
 from mmlib.data.pack import Pack
 from mmlib.data.sample import collate, from_pack
 from mmlib.data.statistics import CONTAINS
 from mmlib.draw.masks import mask_ratio
-from mmlib.draw.views import STRIDE, InkBatch, View, ViewConfig, make_view, sample
+from mmlib.draw.views import InkBatch, ViewConfig, make_view, sample
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import depth
 from mmlib.show import style as plots
-from mmlib.show.ink import draw_ink, heat_over_ink, joined_views, seen_by_student, view_ink
+from mmlib.show.ink import draw_ink, heat_over_view, joined_views, seen_by_student
 from mmlib.train import attend
 from mmlib.train.objectives.contrast import common_points
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PAGE = 6  # expressions that `browse` shows at once
 
@@ -80,13 +78,13 @@ def png(fig: Figure) -> bytes:
 
 
 def _chooser(which: Sequence[int]) -> ipywidgets.ToggleButtons:
-    """Buttons 1, 2, ... for the expressions of a panel."""
-    return ipywidgets.ToggleButtons(options=[f"{k + 1}" for k in range(len(which))])
+    """Buttons 1, 2, ... for the expressions of a panel; their values are the pack's indices."""
+    return ipywidgets.ToggleButtons(options=[(f"{k}", int(i)) for k, i in enumerate(which, 1)])
 
 
-def _batch_of(pack: Pack, which: Sequence[int], button: str) -> InkBatch:
-    """The expression that a button of `_chooser` names, as a batch of one."""
-    return collate([from_pack(pack, int(which[int(button) - 1]))]).ink
+def _batch_of(pack: Pack, expression: int) -> InkBatch:
+    """An expression of a pack as a batch of one."""
+    return collate([from_pack(pack, expression)]).ink
 
 
 # --- the data -------------------------------------------------------------------------------------
@@ -101,7 +99,28 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
     chosen = list(range(len(pack)) if indices is None else map(int, indices))
     tokens = {i: pack.tokens(i) or () for i in chosen}
     nested = {i: depth(t) for i, t in tokens.items()}
+    written = sorted({t for some in tokens.values() for t in some} - {"{", "}", "^", "_"})
     names = {"writer": pack.writers, "source": pack.sources}
+    known = {key: sorted({name for i in chosen if (name := of[i]) is not None})
+             for key, of in names.items()}
+    longest, deepest = max(map(len, tokens.values()), default=1), max(nested.values(), default=1)
+
+    def pages(count: int) -> int:
+        return max(1, -(-count // PAGE))
+
+    drawn = ipywidgets.FloatSlider(value=1, min=0, max=1, step=0.02, readout_format=".0%",
+                                   description="strokes")
+    controls = {
+        "contains": ipywidgets.Dropdown(options=["anything", *CONTAINS]),
+        "symbol": ipywidgets.Dropdown(options=["any", *written]),
+        **{key: ipywidgets.Dropdown(options=["any", *of]) for key, of in known.items()
+           if len(of) > 1},
+        "length": ipywidgets.IntRangeSlider(min=0, max=longest, value=(0, longest)),
+        "nesting": ipywidgets.IntRangeSlider(min=0, max=deepest, value=(0, deepest)),
+        "colour": ipywidgets.ToggleButtons(options=["order", "symbol"]),
+        "page": ipywidgets.BoundedIntText(value=0, min=0, max=pages(len(chosen)) - 1),
+        "drawn": drawn,
+    }
 
     def matches(i: int, asked: Mapping[str, Any]) -> bool:
         return ((asked["contains"] == "anything" or CONTAINS[asked["contains"]] in tokens[i])
@@ -112,7 +131,7 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
 
     def draw(colour: str, page: int, drawn: float, **asked: Any) -> Figure:
         found = [i for i in chosen if matches(i, asked)]
-        last = controls["page"].max = max(0, -(-len(found) // PAGE) - 1)
+        controls["page"].max = pages(len(found)) - 1
         fig, axes = plt.subplots(2, PAGE // 2, figsize=(8.5, 2.9))
         for ax in axes.flat:
             ax.axis("off")
@@ -123,40 +142,13 @@ def browse(pack: Pack, indices: Sequence[int] | None = None) -> Panel:
             ax.set(xlim=(left - 0.3, right + 0.3), ylim=(bottom + 0.3, top - 0.3))
             ax.set_title(plots.mathtext(ink.tokens), loc="center", fontsize=9)
         counted = f"{len(found):,} of {len(chosen):,} expressions"
-        fig.suptitle(f"{counted}; page {page + 1} of {last + 1}", fontsize=9)
+        fig.suptitle(f"{counted}; page {page + 1} of {pages(len(found))}", fontsize=9)
         return fig
 
-    controls = _filters(tokens, nested, names)
     # The player stands at 0 when nothing is replayed; then the whole is drawn.
     play = ipywidgets.Play(min=0, max=50, interval=150, description="replay")
-    drawn = controls["drawn"]
     play.observe(lambda now: setattr(drawn, "value", now["new"] / play.max or 1.0), "value")
     return Panel(controls, draw, ipywidgets.HBox([ipywidgets.Label("replay"), play]))
-
-
-def _filters(tokens: Mapping[int, Sequence[str]], nested: Mapping[int, int],
-             names: Mapping[str, Sequence[str | None]]) -> dict[str, ipywidgets.ValueWidget]:
-    """The controls of `browse`, for the expressions whose tokens and nesting are given."""
-    written = sorted({t for some in tokens.values() for t in some} - {"{", "}", "^", "_"})
-    several = {}
-    for key, of in names.items():
-        found = sorted({name for i in tokens if (name := of[i]) is not None})
-        if len(found) > 1:
-            several[key] = ipywidgets.Dropdown(options=["any", *found])
-    longest, deepest = max(map(len, tokens.values()), default=1), max(nested.values(), default=1)
-    pages = max(0, -(-len(tokens) // PAGE) - 1)
-    return {
-        "contains": ipywidgets.Dropdown(options=["anything", *CONTAINS]),
-        "symbol": ipywidgets.Dropdown(options=["any", *written]),
-        **several,
-        "length": ipywidgets.IntRangeSlider(min=0, max=longest, value=(0, longest)),
-        "nesting": ipywidgets.IntRangeSlider(min=0, max=deepest, value=(0, deepest)),
-        "colour": ipywidgets.ToggleButtons(options=["order", "symbol"]),
-        "page": ipywidgets.BoundedIntText(value=0, min=0, max=pages),
-        "drawn": ipywidgets.FloatSlider(
-            value=1, min=0, max=1, step=0.02, readout_format=".0%", description="strokes"
-        ),
-    }
 
 
 def partly(ink: Ink, share: float) -> Ink:
@@ -184,8 +176,8 @@ def views(pack: Pack, which: Sequence[int], config: ViewConfig) -> Panel:
                                                   **late)
     controls["draw"] = ipywidgets.IntSlider(value=0, min=0, max=50, **late)
 
-    def draw(expression: str, draw: int, **warps: Any) -> Figure:
-        ink, rng = _batch_of(pack, which, expression), torch.Generator().manual_seed(draw)
+    def draw(expression: int, draw: int, **warps: Any) -> Figure:
+        ink, rng = _batch_of(pack, expression), torch.Generator().manual_seed(draw)
         warped = replace(config, symbol=24.0, **warps)
         first, second = make_view(ink, warped, rng), make_view(ink, warped, rng)
         chosen = common_points(first, second, ink, 40, rng)
@@ -248,8 +240,8 @@ def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig,
     }
 
     @torch.no_grad()
-    def draw(expression: str, schedule: str, done: float, draw: int) -> Figure:
-        ink, rng = _batch_of(pack, which, expression), torch.Generator().manual_seed(draw)
+    def draw(expression: int, schedule: str, done: float, draw: int) -> Figure:
+        ink, rng = _batch_of(pack, expression), torch.Generator().manual_seed(draw)
         asked = replace(config, schedule=schedule)
         whole, part = make_view(ink, replace(view, crop=0.0), rng), make_view(ink, view, rng)
         teacher = network(whole.picture, whole.valid)[1]
@@ -258,11 +250,10 @@ def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig,
         student = network(picture, part.valid)[1]
         fig, axes = plt.subplots(1, 4, figsize=(11, 2.1), width_ratios=(1, 1.6, 1.6, 1.6))
         _schedules(axes[0], asked, done)
-        _heat(axes[1], teacher.saliency[0, 0], whole, ink)
-        h, w = part.extent[0].flip(0).int().tolist()
-        axes[2].imshow(seen_by_student(picture[0, :, :h, :w]))
+        heat_over_view(axes[1], teacher.saliency[0, 0], whole, ink)
+        axes[2].imshow(seen_by_student(picture[0]))
         axes[2].axis("off")
-        _heat(axes[3], student.saliency[0, 0], part, ink)
+        heat_over_view(axes[3], student.saliency[0, 0], part, ink)
         titles = "teacher sees all", "what the student sees", "student's saliency"
         for ax, title in zip(axes[1:], titles):
             ax.set_title(title)
@@ -294,21 +285,21 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
     controls = {"expression": _chooser(which), "map": ipywidgets.Dropdown(options=options)}
 
     @torch.no_grad()
-    def draw(expression: str, map: str) -> Figure:
-        ink, original = _batch_of(pack, which, expression), pack[int(which[int(expression) - 1])]
+    def draw(expression: int, map: str) -> Figure:
+        ink = _batch_of(pack, expression)
         seen = make_view(ink, view.still(), torch.Generator().manual_seed(0))
         size = (3.2 * len(networks) + 3, 2.2)
         fig, axes = plt.subplots(1, len(networks) + 1, figsize=size, squeeze=False)
         *strip, bars = axes[0]
         assert ink.symbol is not None
-        symbols = [symbol.label for symbol in original.symbols]
+        symbols = [symbol.label for symbol in pack[expression].symbols]
         x, labelled = np.arange(len(symbols)), ink.symbol >= 0
         share = np.bincount(ink.symbol[labelled], minlength=len(symbols))
         bars.bar(x - 0.3, share / max(1, share.sum()), 0.2, color=plots.GREY, label="ink")
         for k, (ax, (name, network)) in enumerate(zip(strip, networks.items())):
             found = network(seen.picture, seen.valid)[1]
             heat = found.saliency[0, 0] if map == "saliency" else found.maps[0, int(map) - 1]
-            _heat(ax, heat, seen, ink)
+            heat_over_view(ax, heat, seen, ink)
             at = sample(heat[None, None], seen.cells, ink.owner)[:, 0].clamp(min=0)
             peak = seen.points[int(at.argmax())].tolist()
             ax.plot(*peak, "o", ms=12, mfc="none", mec=plots.BLUE, mew=2)
@@ -325,17 +316,7 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
     return Panel(controls, draw)
 
 
-def _heat(ax: Axes, heat: torch.Tensor, view: View, ink: InkBatch) -> None:
-    """A map (h, w) over its mean on the cells of the only expression of a view, its ink on top."""
-    width, height = (view.extent[0] / STRIDE).int().tolist()
-    extent = (0, STRIDE * width, STRIDE * height, 0)
-    shown = view_ink(view, ink, 0)
-    heat_over_ink(ax, shown, heat[:height, :width].numpy(), extent, relative=True)
-
-
 # --- errors ---------------------------------------------------------------------------------------
-
-Edit = tuple[tuple[int, int], tuple[int, int]]
 
 
 def errors(inks: Sequence[Ink], read: Sequence[Sequence[str]]) -> Panel:
@@ -344,7 +325,7 @@ def errors(inks: Sequence[Ink], read: Sequence[Sequence[str]]) -> Panel:
     Shows the ink, both typeset, and both token by token with the differences marked.
     """
     pairs = [(ink, tuple(ink.tokens or ()), tuple(r)) for ink, r in zip(inks, read, strict=True)]
-    wrong = [len(changes(truth, said)) for _, truth, said in pairs]
+    wrong = [Levenshtein.distance(truth, said) for _, truth, said in pairs]
     length = [len(truth) for _, truth, _ in pairs]
     orders = {"most errors": lambda k: -wrong[k], "longest": lambda k: -length[k],
               "shortest": lambda k: length[k]}
@@ -366,39 +347,31 @@ def errors(inks: Sequence[Ink], read: Sequence[Sequence[str]]) -> Panel:
             return fig
         place = min(which, len(found) - 1)
         ink, truth, said = pairs[found[place]]
-        edits = changes(truth, said)
+        edits = Levenshtein.editops(truth, said)
         draw_ink(axes[0], ink, "symbol")
         counted = f"{len(edits)} edits apart, {len(truth)} tokens"
         axes[0].set_title(f"{place + 1} of {len(found)}: {counted}")
-        _row(axes[1], "truth", truth, [before for before, _ in edits])
-        _row(axes[2], "read", said, [after for _, after in edits])
+        first = edits[0] if edits else None
+        _row(axes[1], "truth", truth, {e.src_pos for e in edits if e.tag != "insert"},
+             first and first.src_pos)
+        _row(axes[2], "read", said, {e.dest_pos for e in edits if e.tag != "delete"},
+             first and first.dest_pos)
         return fig
 
     return Panel(controls, draw)
 
 
-def changes(truth: Sequence[str], said: Sequence[str]) -> list[Edit]:
-    """A smallest set of edits that turns the truth into what was said, in order.
-
-    Each edit is (from, to) in the truth and (from, to) in what was said, of one token or none.
-    """
-    return [((edit.src_pos, edit.src_pos + (edit.tag != "insert")),
-             (edit.dest_pos, edit.dest_pos + (edit.tag != "delete")))
-            for edit in Levenshtein.editops(truth, said)]
-
-
-def _row(ax: Axes, name: str, tokens: Sequence[str], edits: Sequence[tuple[int, int]]) -> None:
+def _row(ax: Axes, name: str, tokens: Sequence[str], edited: set[int], first: int | None) -> None:
     """Typeset above; below, the tokens in a row: edited ones red, a bar before the first edit."""
     ax.text(0, 1, f"{name}:  {plots.mathtext(tokens)}", fontsize=11, va="top",
             transform=ax.transAxes)
-    bad = {t for edit in edits for t in range(*edit)}
     where: dict[str, Any] = {"va": "center", "transform": ax.transAxes}
     x = 0.0
     for k, token in enumerate([*tokens, ""]):
-        if edits and k == edits[0][0]:
+        if k == first:
             ax.text(x, 0.35, "|", color=plots.RED, fontsize=13, weight="bold", **where)
             x += 0.008
-        color, weight = (plots.RED, "bold") if k in bad else (plots.BLACK, "normal")
+        color, weight = (plots.RED, "bold") if k in edited else (plots.BLACK, "normal")
         ax.text(x, 0.35, token.replace("$", r"\$"), fontsize=8, family="monospace", color=color,
                 weight=weight, parse_math=False, **where)
         x += 0.0098 * (len(token) + 1)

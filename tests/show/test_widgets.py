@@ -11,7 +11,6 @@ from PIL import Image
 from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.views import ViewConfig
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.measure.recognition import distance
 from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import widgets
@@ -106,7 +105,7 @@ def test_ink_is_replayed_point_by_point(pack, some):
 def test_views_follow_every_slider(pack, some):
     panel = widgets.views(pack, some, HARD)
     for name, value in (
-        ("expression", "2"),
+        ("expression", some[1]),
         ("scale", 0.0),
         ("rotate", 0.5),
         ("slant", 0.0),
@@ -122,13 +121,13 @@ def test_views_follow_every_slider(pack, some):
 
 def test_curriculum_moves_with_the_stage(pack, some, network):
     panel = widgets.curriculum(network, preset("attend", "smoke"), WINDOW, pack, some)
-    for name, value in (("done", 1.0), ("schedule", "fixed"), ("draw", 3), ("expression", "3")):
+    for name, value in (("done", 1.0), ("schedule", "fixed"), ("draw", 3), ("expression", some[2])):
         assert follows(panel, name, value), name
 
 
 def test_attention_shows_each_map_of_each_checkpoint(pack, some, network):
     panel = widgets.attention({"random": network, "same": network}, WINDOW, pack, some)
-    for name, value in (("map", "2"), ("expression", "2")):
+    for name, value in (("map", "2"), ("expression", some[1])):
         assert follows(panel, name, value), name
 
 
@@ -137,20 +136,6 @@ def test_similarity_follows_the_temperature_and_the_encoder():
     panel = widgets.similarity({"one": (z[0], z[1]), "the same": (z[0], z[0])})
     assert follows(panel, "temperature", 1.0)
     assert follows(panel, "encoder", "the same")
-
-
-def test_changes_are_the_fewest_edits_and_make_one_of_the_other():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        truth, said = ("".join(rng.choice(list("ab{}"), rng.integers(9))) for _ in range(2))
-        found, made, at = widgets.changes(truth, said), "", 0
-        for (start, end), (first, last) in found:
-            made, at = made + truth[at:start] + said[first:last], end
-        assert made + truth[at:] == said
-        assert len(found) == distance(said, truth)
-    assert widgets.changes("abcd", "abd") == [((2, 3), (2, 2))]
-    assert widgets.changes("ab", "ab") == []
-    assert widgets.changes("", "x") == [((0, 0), (0, 1))]
 
 
 def test_errors_are_sorted_and_filtered(pack, some):
