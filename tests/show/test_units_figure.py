@@ -6,7 +6,7 @@ import pytest
 
 from mmlib.data.sample import from_pack
 from mmlib.data.units import units
-from mmlib.show.units import clusters_figure, sequence_figure, unit_strokes
+from mmlib.show.units import clusters_figure, sequence_figure, unit_inks
 from mmlib.train.masked_reading import ReadingConfig, ink_clusters
 
 pytestmark = pytest.mark.usefixtures("corpus")
@@ -20,7 +20,9 @@ def centres(corpus):
 def test_the_sequence_names_each_unit_and_each_relation(corpus, centres):
     sample = from_pack(corpus.pack, int(corpus.train[0]))
     count = int(units(sample.points, sample.stroke).max()) + 1
-    assert [len(own) > 0 for own in unit_strokes(sample)] == [True] * count
+    found = unit_inks(sample, centres)
+    assert len(found) == count
+    assert sum(len(ink.points) for _, ink in found) == len(sample.points)
     fig = sequence_figure(sample, centres)
     above, below = fig.axes
     assert len(above.texts) == count
@@ -33,6 +35,6 @@ def test_the_sequence_names_each_unit_and_each_relation(corpus, centres):
 def test_a_row_shows_units_of_one_cluster(corpus, centres):
     fig = clusters_figure(corpus.pack, corpus.train[:20], centres, rows=3, columns=5)
     axes = np.array(fig.axes).reshape(3, 5)
-    assert all(line[0].get_title(loc="left").startswith("cluster") for line in axes)
+    assert all(line[0].get_title(loc="center").startswith("cluster") for line in axes)
     assert all(line[0].collections for line in axes)
     plt.close(fig)
