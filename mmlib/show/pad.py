@@ -13,13 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import anywidget
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import traitlets
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -37,9 +38,6 @@ from mmlib.show import style as plots
 from mmlib.show.ink import drawing
 from mmlib.show.readings import AttendedReading, attended_reading
 from mmlib.show.widgets import png
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 MARGIN = 10  # pixels of paper around the ink that was seen
@@ -65,14 +63,6 @@ class Answer(anywidget.AnyWidget):
     _esm, _css = HERE / "answer.js", HERE / "pad.css"
 
 
-class Choice(NamedTuple):
-    """A reading, and how sure the reader is of it: the chance that all of it is right."""
-
-    tokens: tuple[str, ...]
-    sure: float
-    each: tuple[float, ...]  # the chance that a token is right
-
-
 @dataclass(eq=False)
 class Part:
     """One formula of what was sent: its ink, a picture of it, and its readings, best first."""
@@ -83,7 +73,7 @@ class Part:
     picture: np.ndarray  # (H, W) uint8, dark ink on white
     scale: float  # pixels of the picture for a unit of the ink
     shift: np.ndarray  # (2,) pixels: where the ink's origin lies in the picture
-    choices: list[Choice]
+    choices: list[Reading]  # each with its confidence
     tokens: tuple[str, ...] = ()  # of the reading that is shown
 
 
@@ -177,19 +167,18 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self.row = 0
         self.show(f"{name}{rows}: read in {took:.0f} ms")
 
-    def choices(self, readings: Sequence[Reading]) -> list[Choice]:
+    def choices(self, readings: Sequence[Reading]) -> list[Reading]:
         """Readings with their calibrated confidence, the surest first; all can be typeset."""
-        scored = [(reading.tokens, reading.score) for reading in readings]
-        found = []
-        for k, (tokens, score) in enumerate(scored):
+        scored, found = [(reading.tokens, reading.score) for reading in readings], []
+        for k, reading in enumerate(readings):
+            # Where nothing is calibrated: the score is the mean over the tokens and the end.
+            each, n = float(np.exp(reading.score)), len(reading.tokens)
+            told = {"confidence": each ** (n + 1), "token_confidence": (each,) * n}
             if self.reader.calibration:
                 others = [*scored[:k], *scored[k + 1 :]]
                 told = self.reader.calibration.confidence([scored[k], *others])
-                found.append(Choice(tokens, told["confidence"], told["token_confidence"]))
-            else:  # the score is the mean over the tokens and the end of the formula
-                each = float(np.exp(score))
-                found.append(Choice(tokens, each ** (len(tokens) + 1), (each,) * len(tokens)))
-        return sorted(found, key=lambda choice: -choice.sure)
+            found.append(replace(reading, **told))
+        return sorted(found, key=lambda reading: -(reading.confidence or 0))
 
     def asked(self, content: Mapping[str, Any]) -> None:
         """A click in the answer: another formula or reading, a token corrected, or SymPy's code."""
@@ -249,15 +238,16 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             self.say("nothing was read")
             return
         looked = attended_reading(self.reader, part.ink, part.tokens, size=part.size)
-        latex, by_hand = pretty(part.tokens), Choice(part.tokens, 1.0, (1.0,) * len(part.tokens))
+        latex = pretty(part.tokens)
+        by_hand = Reading(part.tokens, latex, 0.0, 1.0, (1.0,) * len(part.tokens))
         chosen = next((one for one in part.choices if one.tokens == part.tokens), by_hand)
         self.answer.found = {
             "message": message, "sent": None if self.sent is None else data_url(self.sent),
             "seen": data_url(part.picture), "boxes": self.boxes(), "row": self.row,
-            "mathml": typeset(latex), "tokens": list(zip(part.tokens, chosen.each)),
-            "sure": "corrected by hand" if chosen is by_hand else f"{chosen.sure:.0%} sure",
+            "mathml": typeset(latex), "tokens": list(zip(part.tokens, chosen.token_confidence)),
+            "sure": "corrected by hand" if chosen is by_hand else f"{chosen.confidence:.0%} sure",
             "copies": {"LaTeX": latex, "MathML": in_form(latex, "mathml")},
-            "others": [{"mathml": typeset(pretty(one.tokens)), "sure": one.sure,
+            "others": [{"mathml": typeset(one.latex), "sure": one.confidence,
                         "chosen": one is chosen} for one in part.choices],
             **_heat(part, looked),
         }
@@ -296,13 +286,13 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
                 middle.imshow(part.picture, cmap="gray", vmin=0, vmax=255)
                 middle.set_title("as seen", fontsize=9)
                 for k, one in enumerate(part.choices[:5]):
-                    said = f"{one.sure:.0%}   {plots.mathtext(one.tokens)}"
+                    said = f"{one.confidence:.0%}   {plots.mathtext(one.tokens)}"
                     right.text(0, 0.85 - 0.19 * k, said, fontsize=14 if k == 0 else 10,
                                in_layout=False)
         return fig
 
 
-def _part(seen: Seen | Ink, choices: list[Choice]) -> Part:
+def _part(seen: Seen | Ink, choices: list[Reading]) -> Part:
     """A formula of what was sent; the reading that is surest is shown first."""
     points, stroke, size = strokes_of(seen)
     if isinstance(seen, Ink):
