@@ -72,8 +72,8 @@ class Corpus:
 
     def composed(self, indices: Indices, count: int = COMPOSED) -> Pack:
         """A pack of synthetic formulas, written with the symbols of these expressions alone."""
-        return cached_pack(self.composed_name(indices, count),
-                           lambda: synthetic_ink(count, 0, bank=InkBank(self.pack, indices)))
+        return cached_pack(self.composed_name(indices, count), lambda: synthetic_ink(
+            count, 0, InkBank(self.pack[int(i)] for i in indices)))
 
     def beyond_name(self, indices: Indices, count: int = BEYOND_COUNT, held: bool = False) -> str:
         """Likewise for `beyond`."""
@@ -89,8 +89,8 @@ class Corpus:
 
         def make() -> Sequence[Ink]:
             hands = HELD_OUT if held else range(HELD_OUT.start)
-            banks = (InkBank(self.pack, indices), Collected(letters(hands)),
-                     HersheyBank(seed=int(held)))
+            own = InkBank(self.pack[int(i)] for i in indices)
+            banks = own, Collected(letters(hands)), HersheyBank(seed=int(held))
             return synthetic_ink(count, int(held), Banks(*banks), beyond=True)
 
         return cached_pack(self.beyond_name(indices, count, held), make,

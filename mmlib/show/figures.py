@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -126,10 +127,12 @@ def _intervals(ax: Axes, frame: DataFrame, group: str, step: float, across: bool
         label: str | None = arm
         for row in frame[frame.arm == arm].itertuples():
             at = names.index(getattr(row, group)) + step * (k - (len(arms) - 1) / 2)
-            place, error = ((row.value, at), "xerr") if across else ((at, row.value), "yerr")
             spread = np.nan_to_num([[row.value - row.low], [row.high - row.value]])
+            place: dict[str, Any] = {"x": at, "y": row.value, "yerr": spread}
+            if across:
+                place = {"x": row.value, "y": at, "xerr": spread}
             fill = "white" if getattr(row, "seeds", None) == 1 else look.color
-            ax.errorbar(*place, **{error: spread}, fmt=look.marker, color=look.color, mfc=fill,
+            ax.errorbar(**place, fmt=look.marker, color=look.color, mfc=fill,
                         ms=5, lw=1, label=label)
             label = None
     return names

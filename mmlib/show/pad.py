@@ -173,7 +173,7 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         for k, reading in enumerate(readings):
             # Where nothing is calibrated: the score is the mean over the tokens and the end.
             each, n = float(np.exp(reading.score)), len(reading.tokens)
-            told = {"confidence": each ** (n + 1), "token_confidence": (each,) * n}
+            told: dict[str, Any] = {"confidence": each ** (n + 1), "token_confidence": (each,) * n}
             if self.reader.calibration:
                 others = [*scored[:k], *scored[k + 1 :]]
                 told = self.reader.calibration.confidence([scored[k], *others])

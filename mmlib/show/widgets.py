@@ -347,15 +347,14 @@ def errors(inks: Sequence[Ink], read: Sequence[Sequence[str]]) -> Panel:
             return fig
         place = min(which, len(found) - 1)
         ink, truth, said = pairs[found[place]]
-        edits = Levenshtein.editops(truth, said)
+        edits = list(Levenshtein.editops(truth, said))
         draw_ink(axes[0], ink, "symbol")
         counted = f"{len(edits)} edits apart, {len(truth)} tokens"
         axes[0].set_title(f"{place + 1} of {len(found)}: {counted}")
-        first = edits[0] if edits else None
         _row(axes[1], "truth", truth, {e.src_pos for e in edits if e.tag != "insert"},
-             first and first.src_pos)
+             edits[0].src_pos if edits else None)
         _row(axes[2], "read", said, {e.dest_pos for e in edits if e.tag != "delete"},
-             first and first.dest_pos)
+             edits[0].dest_pos if edits else None)
         return fig
 
     return Panel(controls, draw)

@@ -22,7 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mmlib.formula.ink import Ink, Symbol
+from mmlib.formula.ink import Ink
 from mmlib.formula.latex import align, from_tree, to_tree
 from mmlib.formula.tree import Node, renumber
 from mmlib.synthetic.glyphs import GlyphBank
@@ -67,16 +67,12 @@ def compose(
 
 def _write(tree: list[Node], bank: GlyphBank, rng: np.random.Generator, hand: str, id: str) -> Ink:
     """Ink of a numbered tree: symbol i is the node with the `ref` i."""
-    strokes, drawn = Layout(bank, hand, rng).ink(tree)
-    symbols, first = [], 0
-    for ref, (label, count) in enumerate(drawn):
-        symbols.append(Symbol(label, tuple(range(first, first + count)), str(ref)))
-        first += count
+    strokes, symbols = Layout(bank, hand, rng).ink(tree)
     tokens = from_tree(tree)
     # Aligned with the tree that it was drawn from, every symbol has its token.
     owners = tuple(-1 if ref is None else int(ref) for ref in align(tokens, tree) or ())
     return Ink.from_strokes(
-        strokes, symbols=tuple(symbols), latex=" ".join(tokens), tokens=tuple(tokens),
+        strokes, symbols=symbols, latex=" ".join(tokens), tokens=tuple(tokens),
         token_symbols=owners, writer=hand, source="synthetic", id=id,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ be drawn. The labels are canonical tokens, and ``\frac`` means the fraction bar.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -55,19 +55,27 @@ class Glyph(NamedTuple):
         return float(self.points[lowest + up[0], 0]) if len(up) else 0.0
 
 
-class GlyphBank(Protocol):
-    """What the layout asks of a source of pen strokes."""
+class GlyphBank:
+    """A source of pen strokes: a kind of bank gives its `labels`, `hand` and `_draw`."""
 
     labels: frozenset[str]
 
     def hand(self, rng: np.random.Generator) -> str:
         """Some hand of this bank."""
+        raise NotImplementedError
 
     def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
         """One way to write `label`, by `hand` if one is given; KeyError if not in `labels`."""
+        if label not in self.labels:
+            labels = " ".join(sorted(self.labels))
+            raise KeyError(f"{type(self).__name__} has no glyph for {label!r}; it draws {labels}")
+        return self._draw(label, rng, hand or self.hand(rng))
+
+    def _draw(self, label: str, rng: np.random.Generator, hand: str) -> Glyph:
+        raise NotImplementedError
 
 
-class Collected:
+class Collected(GlyphBank):
     """Glyphs by label and hand; another bank's hand always writes like the same one of these."""
 
     def __init__(self, glyphs: dict[str, dict[str, Glyph]]):
@@ -76,14 +84,12 @@ class Collected:
     def hand(self, rng: np.random.Generator) -> str:
         return str(rng.choice(sorted({hand for made in self.glyphs.values() for hand in made})))
 
-    def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
-        if label not in self.labels:
-            raise no_glyph(label, self)
+    def _draw(self, label: str, rng: np.random.Generator, hand: str) -> Glyph:
         hands = sorted(self.glyphs[label])
-        return self.glyphs[label][hands[crc32((hand or self.hand(rng)).encode()) % len(hands)]]
+        return self.glyphs[label][hands[crc32(hand.encode()) % len(hands)]]
 
 
-class Banks:
+class Banks(GlyphBank):
     """Several banks as one: the first that has a label draws it, and the first one's hands write.
 
     So an expression has real ink for what there is, and pen strokes for the rest.
@@ -96,14 +102,6 @@ class Banks:
     def hand(self, rng: np.random.Generator) -> str:
         return self.banks[0].hand(rng)
 
-    def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
-        for bank in self.banks:
-            if label in bank.labels:
-                return bank.draw(label, rng, hand or self.hand(rng))
-        raise no_glyph(label, self)
-
-
-def no_glyph(label: str, bank: GlyphBank) -> KeyError:
-    """The error of a bank that is asked for a label that it lacks."""
-    labels = " ".join(sorted(bank.labels))
-    return KeyError(f"{type(bank).__name__} has no glyph for {label!r}; it draws {labels}")
+    def _draw(self, label: str, rng: np.random.Generator, hand: str) -> Glyph:
+        bank = next(bank for bank in self.banks if label in bank.labels)
+        return bank.draw(label, rng, hand)

@@ -8,7 +8,7 @@ up more often than in CROHME: we want a recogniser that reads, not one that reme
 """
 
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -123,21 +123,18 @@ class Grammar:
                   if allowed.issuperset(needs)}
         # By what may be spent and by depth.
         self.factors = {
-            (most, depth): _Table(
-                (kind, often * _RARER.get(kind, (1.0,) * _DEPTHS)[depth])
-                for kind, (often, least) in usable.items()
-                if least <= most
-            )
-            for most in range(1, _MOST + 1)
-            for depth in range(_DEPTHS)
-        }
+            (most, depth): _Table((kind, often * _RARER.get(kind, (1.0,) * _DEPTHS)[depth])
+                                  for kind, (often, least) in usable.items() if least <= most)
+            for most in range(1, _MOST + 1) for depth in range(_DEPTHS)}
 
     def tree(self, rng: np.random.Generator) -> list[Node]:
         """One expression, whose symbols are numbered (`renumber`)."""
-        tree = _Draw(self, rng).tree()
-        while self.new and not _holds(tree, self.new):
-            tree = _Draw(self, rng).tree()
-        return tree
+        while True:
+            draw = _Draw(self, rng)
+            tree = draw.expression(max(1, int(np.interp(draw.uniform(), _QUANTILES, _LENGTHS))))
+            if not self.new or not self.new.isdisjoint(_symbols(tree)):
+                renumber(tree)
+                return tree
 
 
 class _Draw:
@@ -182,11 +179,6 @@ class _Draw:
             out.append(1 + at - last)
             last = at
         return out
-
-    def tree(self) -> list[Node]:
-        tree = self.expression(max(1, int(np.interp(self.uniform(), _QUANTILES, _LENGTHS))))
-        renumber(tree)
-        return tree
 
     def expression(self, n: int) -> list[Node]:
         if n == 1:
@@ -409,12 +401,13 @@ class _Draw:
         return [Node(r"\lim", children={"Sub": below}), *self.term(most - 4, depth + 1)]
 
 
-def _holds(row: Sequence[Node], labels: frozenset[str]) -> bool:
-    """Whether a row holds one of these symbols."""
-    return any(node.label in labels or any(_holds(inner, labels) for inner in
-               node.children.values()) for node in row)
+def _symbols(row: Sequence[Node]) -> Iterator[str]:
+    """All symbols of a row and of what hangs on it."""
+    for node in row:
+        yield node.label
+        for inner in node.children.values():
+            yield from _symbols(inner)
 
 
 def _count(row: Sequence[Node]) -> int:
-    """Symbols in a row."""
-    return sum(1 + sum(_count(inner) for inner in node.children.values()) for node in row)
+    return sum(1 for _ in _symbols(row))

@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 
-from mmlib.synthetic.glyphs import EXTENT, SHAPES, Glyph, no_glyph
+from mmlib.synthetic.glyphs import EXTENT, SHAPES, Glyph, GlyphBank
 
 SPACING = 0.1  # between the points of a stroke: 10 to 30 points per symbol, like a pen's samples
 _FUNCTIONS = (r"\sin", r"\cos", r"\tan", r"\log", r"\lim")
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
     drawn: bool  # one of ours, in a unit box; otherwise a font's, in the font's proportions
 
 
-class HersheyBank:
+class HersheyBank(GlyphBank):
     """Single-stroke Hershey fonts, with small drawings for the symbols that they lack.
 
     hands: how many writers there are; seed: which ones.
@@ -45,15 +45,11 @@ class HersheyBank:
     def hand(self, rng: np.random.Generator) -> str:
         return f"hershey-{rng.integers(self.hands)}"
 
-    def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
-        hand = self.hand(rng) if hand is None else hand
-        glyph = self._cache.get((hand, label))
-        if glyph is None:
-            if label not in self.labels:
-                raise no_glyph(label, self)
+    def _draw(self, label: str, rng: np.random.Generator, hand: str) -> Glyph:
+        if (hand, label) not in self._cache:
             made = self._word(label, hand) if label in _FUNCTIONS else self._glyph(label, hand)
-            glyph = self._cache[hand, label] = made
-        return glyph
+            self._cache[hand, label] = made
+        return self._cache[hand, label]
 
     def _glyph(self, label: str, hand: str) -> Glyph:
         own = np.random.default_rng([self.seed, crc32(hand.encode())])  # the hand's manner

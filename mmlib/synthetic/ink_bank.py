@@ -1,17 +1,16 @@
 """Glyphs cut from real ink by its segmentation into symbols."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from statistics import median
-from typing import Protocol
 from zlib import crc32
 
 import numpy as np
 
-from mmlib.formula.ink import Ink, stroke_boxes
+from mmlib.formula.ink import Ink
 from mmlib.formula.latex import align, to_tree
 from mmlib.formula.tree import Node, renumber
-from mmlib.synthetic.glyphs import EXTENT, MEASURED, Glyph, no_glyph
+from mmlib.synthetic.glyphs import EXTENT, MEASURED, Glyph, GlyphBank
 
 # The height of these says nothing about the size of the row: they stretch, or are flat.
 _NO_MEASURE = {*"()[]|-=.,!", r"\{", r"\}", r"\frac", r"\sqrt", r"\sum", r"\int", r"\ldots"}
@@ -21,18 +20,8 @@ _SHRINK = {"Sub": 0.6, "Sup": 0.6, "Above": 0.86, "Below": 0.86, "Inside": 0.95}
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-class Inks(Protocol):
-    """Ink by index: a list, or a pack."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Ink: ...
-
-
-class InkBank:
+class InkBank(GlyphBank):
     """Symbols cut from real ink, by writer.
-
-    inks: a list of `Ink` or a pack.
-    indices: those that may be used, by default all. Leave out what is held back for validation.
 
     An expression is used where its tokens are aligned with its symbols. Then the tree tells which
     row each symbol stands in, the row's other symbols tell its size and baseline, and the glyph
@@ -42,20 +31,19 @@ class InkBank:
     Raises ValueError where nothing is left.
     """
 
-    def __init__(self, inks: Inks, indices: Iterable[int] | None = None):
+    def __init__(self, inks: Iterable[Ink]):
         self._glyphs: dict[str, dict[str, list[Glyph]]] = defaultdict(lambda: defaultdict(list))
-        for i in range(len(inks)) if indices is None else indices:
-            for label, glyph in _cut(ink := inks[int(i)]):
+        for ink in inks:
+            for label, glyph in _cut(ink):
                 self._glyphs[label][ink.writer or ink.id].append(glyph)
         if not self._glyphs:
             raise ValueError("none of these inks has symbols aligned with tokens")
         self.labels = frozenset(self._glyphs)
-        counts: dict[str, int] = defaultdict(int)
+        counts: Counter[str] = Counter()
         for hands in self._glyphs.values():
-            for hand, glyphs in hands.items():
-                counts[hand] += len(glyphs)
+            counts.update({hand: len(glyphs) for hand, glyphs in hands.items()})
         self._hands = sorted(counts)
-        share = np.array([counts[hand] for hand in self._hands]) / sum(counts.values())
+        share = np.array([counts[hand] for hand in self._hands]) / counts.total()
         self._share = np.cumsum(share)
         # Who stands in for hands that left few symbols.
         self._rich = sorted(counts, key=lambda hand: counts[hand])[-64:]
@@ -64,10 +52,8 @@ class InkBank:
         place = int(np.searchsorted(self._share, rng.random()))
         return self._hands[min(place, len(self._hands) - 1)]
 
-    def draw(self, label: str, rng: np.random.Generator, hand: str | None = None) -> Glyph:
-        if label not in self.labels:
-            raise no_glyph(label, self)
-        hands, hand = self._glyphs[label], hand or self.hand(rng)
+    def _draw(self, label: str, rng: np.random.Generator, hand: str) -> Glyph:
+        hands = self._glyphs[label]
         if hand not in hands:
             start = crc32(hand.encode()) % len(self._rich)
             order = self._rich[start:] + self._rich[:start]
@@ -88,11 +74,10 @@ def _cut(ink: Ink) -> Iterator[tuple[str, Glyph]]:
         for ref, symbol in zip(align(ink.tokens, tree) or (), ink.token_symbols, strict=True)
         if ref is not None and symbol >= 0
     }
-    corners = np.concatenate(stroke_boxes(ink.points, ink.stroke), 1).tolist()
     boxes: dict[str | None, Box] = {}
     for ref, own in strokes_of.items():
-        lefts, tops, rights, bottoms = zip(*(corners[k] for k in own), strict=True)
-        boxes[ref] = min(lefts), min(tops), max(rights), max(bottoms)
+        points = np.concatenate([strokes[k] for k in own])
+        boxes[ref] = (*points.min(0).tolist(), *points.max(0).tolist())
     pending: list[tuple[list[Node], float | None]] = [(tree, None)]
     while pending:
         row, expected = pending.pop()

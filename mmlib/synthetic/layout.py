@@ -6,12 +6,14 @@ aligns with their LaTeX): for each row a size and a baseline were fitted, and di
 of the size of the row that they belong to.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
+from mmlib.formula.ink import Symbol
 from mmlib.formula.tree import Node
 from mmlib.synthetic.glyphs import Glyph, GlyphBank
 
@@ -24,61 +26,47 @@ _KINDS = {
     "big": r"\sum \int \prod", "fraction": r"\frac", "root": r"\sqrt",
 }  # fmt: skip
 _KIND = {label: kind for kind, labels in _KINDS.items() for label in labels.split()}
-# Median gap that a kind keeps to its neighbours (the wider wish of the two wins).
-_BEFORE = {
-    "relation": 0.65, "operator": 0.46, "function": 0.5, "open": 0.4, "fraction": 0.42,
-    "mark": 0.27,
+# Median gaps that a kind keeps before and after itself; the wider wish of two neighbours wins.
+_GAPS = {
+    "relation": (0.65, 0.65), "operator": (0.46, 0.46), "function": (0.5, 0.45),
+    "open": (0.4, 0.28), "close": (0.28, 0.4), "fraction": (0.42, 0.42), "mark": (0.27, 0.45),
+    "big": (0.28, 0.4),
 }  # fmt: skip
-_AFTER = {
-    "relation": 0.65, "operator": 0.46, "function": 0.45, "close": 0.4, "fraction": 0.42,
-    "mark": 0.45, "big": 0.4,
-}  # fmt: skip
-_LETTER_GAP, _BRACKET_GAP = 0.28, 0.19  # of all other kinds; inside brackets
+_LETTER_GAP, _BRACKET_GAP = (0.28, 0.28), 0.19  # of all other kinds; inside brackets
 # Of big operators: median size and its spread, and how often limits stand at the side.
 _BIG_SIZE = {r"\int": (1.15, 0.22), r"\sum": (1.02, 0.2), r"\lim": (1.0, 0.1),
              r"\prod": (1.02, 0.2)}
 _E = 2.718281828  # as written here, the ink of a seed stays what it was
 
 
-@dataclass
 class Manner:
     """How one hand lays out one expression: medians drawn once; symbols vary around them."""
 
-    spacing: float  # factor on all gaps
-    script: float  # size of a script against its row
-    fraction: float  # size of numerators and denominators
-    rise: float  # baseline of a superscript above that of its row
-    drop: float  # baseline of a subscript below that of its row
-    bar_gap: float
-    overhang: float  # what a fraction bar adds to its longer side
-    slope: float  # of the rows, in units per unit
-    sway: float  # amplitude of a baseline that comes and goes
-    limits_aside: float  # chance that the limits of an integral stand at its side
-    wobble: float  # factor on all small variations
+    def __init__(self, rng: np.random.Generator) -> None:
+        z = rng.standard_normal(11).tolist()
 
-    # Median, and spread of the logarithm.
-    _SPREAD: ClassVar = {
-        "spacing": (1.0, 0.28), "script": (0.59, 0.22), "fraction": (0.85, 0.18),
-        "rise": (0.75, 0.13), "drop": (0.3, 0.3), "bar_gap": (0.27, 0.25),
-        "overhang": (0.4, 0.5), "wobble": (1.0, 0.25),
-    }  # fmt: skip
+        def drawn(median: float, spread: float) -> float:
+            """With a spread of its logarithm."""
+            return float(median * _E ** (spread * z.pop()))
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Manner":
-        z = rng.standard_normal(len(fields(cls))).tolist()
-        drawn = {name: median * _E ** (spread * z.pop())
-                 for name, (median, spread) in cls._SPREAD.items()}
-        drawn["script"] = min(max(drawn["script"], 0.35), 0.9)
-        aside = 0.9 if z.pop() > 0 else 0.1
-        slope, sway = 0.018 * z.pop(), 0.05 * abs(z.pop())
-        return cls(**drawn, slope=slope, sway=sway, limits_aside=aside)
+        self.spacing = drawn(1.0, 0.28)  # factor on all gaps
+        self.script = min(max(drawn(0.59, 0.22), 0.35), 0.9)  # size of a script against its row
+        self.fraction = drawn(0.85, 0.18)  # size of numerators and denominators
+        self.rise = drawn(0.75, 0.13)  # baseline of a superscript above that of its row
+        self.drop = drawn(0.3, 0.3)  # baseline of a subscript below that of its row
+        self.bar_gap = drawn(0.27, 0.25)
+        self.overhang = drawn(0.4, 0.5)  # what a fraction bar adds to its longer side
+        self.wobble = drawn(1.0, 0.25)  # factor on all small variations
+        # Chance that the limits of an integral stand at its side.
+        self.limits_aside = 0.9 if z.pop() > 0 else 0.1
+        self.slope = 0.018 * z.pop()  # of the rows, in units per unit
+        self.sway = 0.05 * abs(z.pop())  # amplitude of a baseline that comes and goes
 
 
 class _Leaf(NamedTuple):
     """A symbol's glyph, and its sizes along x and y."""
 
-    number: int  # of the symbol in its tree
-    label: str
+    node: Node
     glyph: Glyph
     sx: float
     sy: float
@@ -93,13 +81,14 @@ class _Box:
     bottom: float = 0.0
     content: list[tuple[float, float, "_Box | _Leaf"]] = field(default_factory=list)  # x, y, what
 
-    def add(self, x: float, y: float, box: "_Box") -> None:
+    def add(self, x: float, y: float, box: "_Box") -> "_Box":
         """Put a box in and grow; content left of the origin is allowed until `settle`."""
         if not self.content:
             self.top, self.bottom = y + box.top, y + box.bottom
         self.top, self.bottom = min(self.top, y + box.top), max(self.bottom, y + box.bottom)
         self.width = max(self.width, x + box.width)
         self.content.append((x, y, box))
+        return self
 
     def settle(self) -> "_Box":
         """Shift the content so that none of it is left of the origin."""
@@ -109,39 +98,47 @@ class _Box:
             self.width -= left
         return self
 
+    def leaves(self, x: float = 0.0, y: float = 0.0) -> Iterator[tuple[float, float, _Leaf]]:
+        """The symbols inside, with their places."""
+        for dx, dy, inner in self.content:
+            if isinstance(inner, _Leaf):
+                yield x + dx, y + dy, inner
+            else:
+                yield from inner.leaves(x + dx, y + dy)
+
 
 class Layout:
     """Lays out a tree with glyphs of one hand of a bank; each tree needs a new `Layout`."""
 
     def __init__(self, bank: GlyphBank, hand: str, rng: np.random.Generator) -> None:
         self.bank, self.hand, self.rng = bank, hand, rng
-        self.manner = Manner.draw(rng)
+        self.manner = Manner(rng)
         self._normals: list[float] = []
 
-    def ink(self, tree: Sequence[Node]) -> tuple[list[np.ndarray], list[tuple[str, int]]]:
-        """Strokes (m, 2), and each symbol's label and count of strokes, in the symbols' order.
+    def ink(self, tree: Sequence[Node]) -> tuple[list[np.ndarray], tuple[Symbol, ...]]:
+        """Strokes (m, 2) and symbols, in the order of the tree's numbers (`renumber`).
 
-        The tree is numbered (`renumber`). The fraction bar's label is "-", as in CROHME. Raises
-        KeyError for a label that the bank lacks, ValueError where there is no symbol.
+        The fraction bar's label is "-", as in CROHME. Raises KeyError for a label that the bank
+        lacks, ValueError where there is no symbol.
         """
-        leaves: list[tuple[float, float, _Leaf]] = []
-        pending: list[tuple[float, float, _Box | _Leaf]] = [(0.0, 0.0, self.row(tree, 1.0))]
-        while pending:
-            x, y, item = pending.pop()
-            if isinstance(item, _Leaf):
-                leaves.append((x, y, item))
-            else:
-                pending += [(x + dx, y + dy, inner) for dx, dy, inner in item.content]
-        leaves.sort(key=lambda placed: placed[2].number)
+        leaves = list(self.row(tree, 1.0).leaves())
+        leaves.sort(key=lambda placed: int(placed[2].node.ref or 0))
         if not leaves:
             raise ValueError("a tree without symbols has no ink")
-        points, stroke = self._pen(leaves)
-        symbols = [("-" if leaf.label == r"\frac" else leaf.label, int(leaf.glyph.stroke[-1]) + 1)
-                   for _, _, leaf in leaves]
-        return np.split(points, np.flatnonzero(np.diff(stroke)) + 1), symbols
+        counts = [int(leaf.glyph.stroke[-1]) + 1 for _, _, leaf in leaves]
+        first = np.cumsum([0, *counts])
+        points, stroke = self._pen(leaves, first)
+        labels = ("-" if leaf.node.label == r"\frac" else leaf.node.label for _, _, leaf in leaves)
+        symbols = (Symbol(label, tuple(range(*own)), str(number))
+                   for number, (label, own) in enumerate(zip(labels, pairwise(first.tolist()))))
+        return np.split(points, np.flatnonzero(np.diff(stroke)) + 1), tuple(symbols)
 
-    def _pen(self, leaves: list[tuple[float, float, _Leaf]]) -> tuple[np.ndarray, np.ndarray]:
-        """Points (n, 2) and their strokes: glyphs a little turned and slanted, then all wobbled."""
+    def _pen(self, leaves: list[tuple[float, float, _Leaf]], first: np.ndarray
+             ) -> tuple[np.ndarray, np.ndarray]:
+        """Points (n, 2) and their strokes: glyphs a little turned and slanted, then all wobbled.
+
+        first: (s + 1,) number of each leaf's first stroke, and of all strokes.
+        """
         rng, wobble = self.rng, self.manner.wobble
         counts = [len(leaf.glyph.points) for _, _, leaf in leaves]
         own = np.array([
@@ -150,7 +147,7 @@ class Layout:
         ])  # fmt: skip
         # Bars and roots are long: they keep their angle, or their ends would move far.
         long = (r"\frac", r"\sqrt", r"\overline")
-        rigid = np.array([leaf.label in long for _, _, leaf in leaves])
+        rigid = np.array([leaf.node.label in long for _, _, leaf in leaves])
         turn = rng.normal(0, 0.04 * wobble, len(own))
         turn = turn * np.where(rigid, 0.3 / np.maximum(own[:, 4] * own[:, 2], 1), 1)
         slant = rng.normal(0, 0.06 * wobble, len(own)) * ~rigid
@@ -160,7 +157,6 @@ class Layout:
         across, down = (points[:, 0] - cx) * sx, (points[:, 1] - cy) * sy
         points = np.stack([x + cx * sx + across - slant * down,
                            y + cy * sy + down + turn * across], 1)
-        first = np.cumsum([0] + [int(leaf.glyph.stroke[-1]) + 1 for _, _, leaf in leaves])
         stroke = np.concatenate([leaf.glyph.stroke for _, _, leaf in leaves])
         stroke = stroke + np.repeat(first[:-1], counts)
         # The hand: rows climb or sway, strokes land a little off, all is bent, the pen trembles.
@@ -205,15 +201,8 @@ class Layout:
         """A symbol with all that hangs on it."""
         if node.label in _BIG_SIZE:
             return self.big_operator(node, size)
-        if node.label == r"\frac":
-            base = self.fraction(node, size)
-        elif node.label == r"\sqrt":
-            base = self.root(node, size)
-        elif node.label == r"\overline":
-            base = self.overlined(node, size)
-        else:
-            base = self.glyph(node, size)
-        return self.scripts(node, base, size)
+        made = {r"\frac": self.fraction, r"\sqrt": self.root, r"\overline": self.overlined}
+        return self.scripts(node, made.get(node.label, self.glyph)(node, size), size)
 
     def glyph(self, node: Node, size: float, ends: tuple[float, float] | None = None) -> _Box:
         """A symbol at `size`, or stretched between two heights (in units, not sizes)."""
@@ -225,13 +214,13 @@ class Layout:
         if ends is not None:
             sy = max(ends[1] - ends[0], 0.8 * size) / max(glyph.bottom - glyph.top, 0.05)
             y, sx = ends[0] - glyph.top * sy, sx * max(sy / sx, 0.5) ** 0.35
-        leaf = (0.0, y, _Leaf(_number(node), node.label, glyph, sx, sy))
+        leaf = (0.0, y, _Leaf(node, glyph, sx, sy))
         return _Box(glyph.width * sx, y + glyph.top * sy, y + glyph.bottom * sy, [leaf])
 
     def gap(self, left: Node, right: Node, opens: bool, closes: bool) -> float:
         """Distance between neighbours: `left` opens a bracket, `right` closes one, or neither."""
         a, b = _KIND.get(left.label, ""), _KIND.get(right.label, "")
-        wish = max(_AFTER.get(a, _LETTER_GAP), _BEFORE.get(b, _LETTER_GAP))
+        wish = max(_GAPS.get(a, _LETTER_GAP)[1], _GAPS.get(b, _LETTER_GAP)[0])
         if b == "open" and a in ("operator", "relation"):
             wish += 0.2
         elif opens or closes or a == "open" or b == "close":
@@ -244,8 +233,7 @@ class Layout:
         sub, sup = node.children.get("Sub"), node.children.get("Sup")
         if not sub and not sup:
             return base
-        out, ceiling = _Box(), None
-        out.add(0.0, 0.0, base)
+        out, ceiling = _Box().add(0.0, 0.0, base), None
         if sup:
             box = self.row(sup, size * min(self.near(self.manner.script, 0.18), 0.95))
             rise = max(self.manner.rise * size, -base.top - 0.2 * size) + self.normal(0.14) * size
@@ -278,9 +266,8 @@ class Layout:
         sx, sy = width / max(bar.width, 0.05), size
         middle = (bar.top + bar.bottom) / 2 * sy
         thick = min((bar.bottom - bar.top) * sy, 0.25 * size) / 2
-        leaf = (0.0, axis - middle, _Leaf(_number(node), node.label, bar, sx, sy))
-        out = _Box()
-        out.add(0.0, 0.0, _Box(width, axis - thick, axis + thick, [leaf]))
+        leaf = (0.0, axis - middle, _Leaf(node, bar, sx, sy))
+        out = _Box().add(0.0, 0.0, _Box(width, axis - thick, axis + thick, [leaf]))
         for box, up, extra in ((above, True, 0.0), (below, False, 0.05)):
             gap = max(self.near(manner.bar_gap + extra, 0.3) * size, 0.03 * size)
             y = axis - thick - gap - box.bottom if up else axis + thick + gap - box.top
@@ -302,9 +289,8 @@ class Layout:
         x, rest = shaped[:, 0], max(glyph.width - hook, 0.05)
         shaped[:, 0] = np.where(x < hook, x * (left / hook), left + (x - hook) * (span / rest))
         glyph = Glyph(shaped, glyph.stroke, left + span, glyph.top, glyph.bottom)
-        leaf = (0.0, top - glyph.top * sy, _Leaf(_number(node), node.label, glyph, 1.0, sy))
-        out = _Box()
-        out.add(0.0, 0.0, _Box(left + span, top, bottom, [leaf]))
+        leaf = (0.0, top - glyph.top * sy, _Leaf(node, glyph, 1.0, sy))
+        out = _Box().add(0.0, 0.0, _Box(left + span, top, bottom, [leaf]))
         out.add(left + self.near(0.25, 0.4) * size, 0.0, inside)
         if index := node.children.get("Above"):
             box = self.row(index, size * min(self.near(0.55, 0.15), 0.8))
@@ -319,10 +305,9 @@ class Layout:
         sx = max(out.width + self.normal(0.2) * size, 0.4 * size) / max(bar.width, 0.05)
         thick = min((bar.bottom - bar.top) * size, 0.2 * size)
         top = out.top - self.near(0.2, 0.4) * size - thick
-        leaf = (0.0, top - bar.top * size, _Leaf(_number(node), node.label, bar, sx, size))
+        leaf = (0.0, top - bar.top * size, _Leaf(node, bar, sx, size))
         x = (out.width - bar.width * sx) / 2 + self.normal(0.08) * size
-        out.add(x, 0.0, _Box(bar.width * sx, top, top + thick, [leaf]))
-        return out.settle()
+        return out.add(x, 0.0, _Box(bar.width * sx, top, top + thick, [leaf])).settle()
 
     def big_operator(self, node: Node, size: float) -> _Box:
         """Sum, integral or limit, with its limits above and below or at its side."""
@@ -330,8 +315,7 @@ class Layout:
         glyph = self.glyph(node, size * self.near(*_BIG_SIZE[node.label]))
         chance = {r"\int": self.manner.limits_aside, r"\lim": 0.0}.get(node.label, 0.05)
         aside = self.rng.random() < chance
-        out = _Box()
-        out.add(0.0, 0.0, glyph)
+        out = _Box().add(0.0, 0.0, glyph)
         for relation in ("Sub", "Sup"):
             up = relation == "Sup"
             if not (row := node.children.get(relation)):
@@ -359,11 +343,6 @@ class Layout:
     def near(self, median: float, spread: float) -> float:
         """A positive number around its median, with a spread of its logarithm."""
         return float(median * _E ** self.normal(spread))
-
-
-def _number(node: Node) -> int:
-    assert node.ref is not None
-    return int(node.ref)
 
 
 def _partners(nodes: Sequence[Node]) -> dict[int, int]:
