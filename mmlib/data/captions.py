@@ -15,7 +15,7 @@ from mmlib.data.archives import MAX_MEMBER, iter_archive
 from mmlib.data.errors import DataError
 from mmlib.data.labels import has_usual_name, label_rows
 from mmlib.data.photo import see
-from mmlib.data.pictures import decode, ink_levels
+from mmlib.data.pictures import decode
 from mmlib.data.trace import traced
 from mmlib.formula.ink import Ink
 from mmlib.formula.inkfile import is_ink
@@ -78,7 +78,7 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Traced | Ink
                 continue
             try:
                 grey = decode(_load(files[file]))
-                levels = see(grey).levels if photos else ink_levels(grey)
+                levels = see(grey, None if photos else False).levels
                 ink = traced(levels, id=key, **label_fields(latex))
             except DataError as error:
                 yield DataError(f"{path}: {file}: {error}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmlib.data.errors import NothingError
 from mmlib.data.lines import STEEPEST, without_frame, without_rules
-from mmlib.data.pictures import cropped, ink_is_light
+from mmlib.data.pictures import ink_is_light
 from mmlib.data.specks import pen_width, pieces, symbol_size, without_specks
 
 LONGEST = 1_600  # pixels of the longer side that is worked on
@@ -25,6 +25,7 @@ PROFILE = 0.15  # of a typical symbol: bins of the profiles by which slanted ink
 # How much entropy (nats) profiles must lose before ink is turned unasked. Of 250 level formulas of
 # CROHME's validation split none loses as much.
 SURE = 0.6
+INK = 25  # a pixel with a tenth of full ink counts as ink where a picture is cropped
 FAINTEST = 0.06  # of the paper's light: what differs less is not ink
 
 
@@ -261,6 +262,10 @@ def at_the_edges(ink: np.ndarray) -> list[np.ndarray]:
 
 def _cropped(levels: np.ndarray, found: list[str], to_picture: np.ndarray) -> Seen:
     """What was seen, cropped to the ink."""
-    levels, top, left = cropped(levels)
+    rows, columns = (np.flatnonzero((levels > INK).any(axis)) for axis in (1, 0))
+    if not len(rows):
+        raise NothingError("the picture is blank")
+    top, left = rows[0], columns[0]
+    levels = np.ascontiguousarray(levels[top : rows[-1] + 1, left : columns[-1] + 1])
     shift = np.array([[1.0, 0, left], [0, 1, top], [0, 0, 1]])
     return Seen(levels, tuple(found), to_picture @ shift)

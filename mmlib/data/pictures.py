@@ -7,11 +7,10 @@ import struct
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
 
-from mmlib.data.errors import DataError, NothingError
+from mmlib.data.errors import DataError
 
 MAX_PIXELS = 60_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "HEIF")
-INK = 25  # a pixel with a tenth of full ink counts as ink where a picture is cropped
 COLOURED = 1.5  # times the detail of grey that a colour must show to be taken for it
 # What other files begin with, from byte 0 or, for the phone's formats, 4.
 OTHERS = {
@@ -145,24 +144,3 @@ def ink_is_light(grey: np.ndarray) -> bool:
     paper = rank.median(pixels, np.ones((side, side), np.uint8))
     skew = ((pixels.astype(float) - paper) ** 3).sum()
     return bool(skew > 0) if skew else bool(np.median(pixels) < 128)
-
-
-def ink_levels(array: np.ndarray) -> np.ndarray:
-    """Grey (H, W) uint8, dark on light or light on dark, as ink levels (255 = ink), cropped.
-
-    Raises NothingError for a blank picture.
-    """
-    return cropped(array if ink_is_light(array) else 255 - array)[0]
-
-
-def cropped(levels: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Ink levels (H, W) cropped to the ink; the row and column at which they begin.
-
-    Raises NothingError for a blank picture.
-    """
-    ink = levels > INK
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    if not len(rows):
-        raise NothingError("the picture is blank")
-    part = levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.ascontiguousarray(part), rows[0], columns[0]

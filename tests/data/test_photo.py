@@ -11,7 +11,7 @@ from mmlib.data.errors import NothingError
 from mmlib.data.imitate import imitate
 from mmlib.data.lines import Line, without_like, without_rules
 from mmlib.data.photo import see, slants
-from mmlib.data.pictures import grey_of, image_of_array, ink_is_light, ink_levels
+from mmlib.data.pictures import grey_of, image_of_array, ink_is_light
 from mmlib.formula.ink import InkError
 from mmlib.read.reader import recognize
 from mmlib.read.source import ink_of
@@ -38,7 +38,7 @@ def test_a_clean_drawing_comes_through_unchanged(drawings):
         for picture, found in ((255 - levels, ()), (levels, ("light ink on dark",))):
             seen = see(picture)
             assert seen.found == found
-            assert np.array_equal(seen.levels, ink_levels(255 - levels))
+            assert np.array_equal(seen.levels, see(255 - levels, False).levels)
 
 
 @pytest.mark.parametrize("kind", [
@@ -54,7 +54,7 @@ def test_what_was_drawn_is_what_is_left(drawings, kind):
         picture = KINDS[kind](levels / 255, np.random.default_rng(number))
         found = see(grey_of(image_of_array(picture))).levels
         drawn, left = drawn + components(levels), left + components(found)
-        assert abs(found.shape[1] / ink_levels(255 - levels).shape[1] - 1) < 0.2
+        assert abs(found.shape[1] / see(255 - levels, False).levels.shape[1] - 1) < 0.2
     assert abs(left - drawn) <= max(1, 0.1 * drawn)
 
 
@@ -136,7 +136,7 @@ def test_a_ruled_page_is_turned_level(angle, drawings):
     assert any("printed lines" in f for f in seen.found)
     said = [float(f.split()[4]) for f in seen.found if f.startswith("a page turned by")]
     assert abs(said[0] + angle) <= 1.5
-    assert abs(seen.levels.shape[1] - ink_levels(255 - levels).shape[1]) < 12
+    assert abs(seen.levels.shape[1] - see(255 - levels, False).levels.shape[1]) < 12
 
 
 @pytest.mark.parametrize("angle", [-28, -20, -12, 10, 18, 30])

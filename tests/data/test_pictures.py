@@ -10,7 +10,7 @@ from mmlib.data.captions import read_folder
 from mmlib.data.errors import DataError
 from mmlib.data.imitate import imitate
 from mmlib.data.photo import see
-from mmlib.data.pictures import MAX_PIXELS, decode, grey_of, image_of_array, ink_levels
+from mmlib.data.pictures import MAX_PIXELS, decode, grey_of, image_of_array
 from mmlib.data.prepare import load_own
 from mmlib.data.trace import traced
 
@@ -108,8 +108,8 @@ def test_photographs_in_a_folder_are_cleaned(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(imitate(levels, np.random.default_rng(0), tilt=0.0)))
     (tmp_path / "b.png").write_bytes(encoded(255 - levels))
     (raw, plain), (cleaned, same) = read_folder(tmp_path), read_folder(tmp_path, photos=True)
-    assert same_ink(plain, ink_levels(255 - levels))
-    assert same_ink(same, ink_levels(255 - levels))
+    assert same_ink(plain, see(255 - levels, False).levels)
+    assert same_ink(same, see(255 - levels, False).levels)
     wide, narrow = (np.rint(ink.points * size).astype(int) for ink, size in (raw, cleaned))
     assert narrow.max(0).prod() < wide.max(0).prod() / 2  # the ink alone: no shadow is left
     skeleton = np.zeros(narrow.max(0) + 1, bool)
@@ -152,7 +152,7 @@ def test_decode_takes_every_mode():
                   white, deep):
         file = io.BytesIO()
         image.save(file, "PNG")
-        assert np.array_equal(ink_levels(decode(file.getvalue())), CROPPED)
+        assert np.array_equal(see(decode(file.getvalue()), False).levels, CROPPED)
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
