@@ -51,9 +51,17 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Traced | Ink
     """
     path = Path(path)
     files = _open_files(path)
-    pictures = [name for name in files if _is_picture(name)]
-    inks = [name for name in files if not _is_picture(name) and is_ink(_start(files[name]), name)]
-    texts = _label_files(files, inks, _finder([*pictures, *inks]))
+    pictures: list[str] = []
+    inks: list[str] = []
+    others: Files = {}
+    for name, file in files.items():
+        if _is_picture(name):
+            pictures.append(name)
+        elif is_ink(_start(file), name):
+            inks.append(name)
+        else:
+            others[name] = file
+    texts = _label_files(others, _finder([*pictures, *inks]))
     rows = [row for own in texts.values() for row in own]
     if not texts:
         rows = [(name, name, name, None) for name in pictures]
@@ -66,31 +74,32 @@ def read_folder(path: str | Path, photos: bool = False) -> Iterator[Traced | Ink
         if isinstance(row, DataError):
             yield row
             continue
-        origin, file, asked, latex = row
-        if not file:
+        origin, called, asked, latex = row
+        if not called:
             yield DataError(f"{path}: {origin} names {asked!r}, and there is no such picture")
-        elif _is_picture(file):
-            stem = PurePosixPath(file).stem
-            key = file if stem in stems else stem  # beside ink of its name
+        elif _is_picture(called):
+            stem = PurePosixPath(called).stem
+            key = called if stem in stems else stem  # beside ink of its name
             if key in seen:
-                yield DataError(f"{path}: {file} is left out: there is a picture {key!r} before "
+                yield DataError(f"{path}: {called} is left out: there is a picture {key!r} before "
                                 "it; give each its own name and line")
                 continue
             try:
-                grey = decode(_load(files[file]))
+                grey = decode(_load(files[called]))
                 levels = see(grey, None if photos else False).levels
                 ink = traced(levels, id=key, **label_fields(latex))
             except DataError as error:
-                yield DataError(f"{path}: {file}: {error}")
+                yield DataError(f"{path}: {called}: {error}")
                 continue
             # Not before the picture could be read: another of its name may be whole.
             seen.add(key)
             yield ink
-    for file in files:
-        if _is_picture(file) and file not in named:
-            yield DataError(f"{path}: {file} is left out: no line of {', '.join(texts)} names it")
-        elif not _is_picture(file) and file not in inks and file not in texts:
-            yield DataError(f"{path}: {file} is not used: neither ink, a picture nor labels")
+    for name in pictures:
+        if name not in named:
+            yield DataError(f"{path}: {name} is left out: no line of {', '.join(texts)} names it")
+    for name in others:
+        if name not in texts:
+            yield DataError(f"{path}: {name} is not used: neither ink, a picture nor labels")
 
 
 def _open_files(path: Path) -> Files:
@@ -104,11 +113,11 @@ def _open_files(path: Path) -> Files:
             if not any(part.startswith(".") or part in HIDDEN for part in name.split("/"))}
 
 
-def _label_files(files: Files, inks: Sequence[str], find: Find) -> dict[str, list[Row | DataError]]:
+def _label_files(files: Files, find: Find) -> dict[str, list[Row | DataError]]:
     """The rows of each label file, by its name; what is wrong with a row stands in its place."""
     found = {}
     for name, file in files.items():
-        if name in inks or not name.lower().endswith(labels.SUFFIXES):
+        if not name.lower().endswith(labels.SUFFIXES):
             continue
         rows = list(_rows(name, file, find))
         known = sum(isinstance(row, tuple) and row[1] is not None for row in rows)

@@ -1,12 +1,8 @@
-"""CROHME: its data sets by name, and its InkML with sources and writers.
-
-Archives are read as they are distributed, or unpacked folders of the same names.
-"""
+"""CROHME: its archives by name, as they are distributed; and its InkML with sources and writers."""
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from mmlib.data.archives import iter_files
 from mmlib.data.errors import DataError
 from mmlib.formula.ink import Ink
 from mmlib.formula.inkfile import read_ink
@@ -23,24 +19,11 @@ DATASETS = {
 
 
 def find(name: str) -> Path:
-    """The archive of a data set, or an unpacked folder of its name; a path stands for itself.
-
-    Raises DataError where there is neither.
-    """
-    root = data_root() / "crohme"
-    candidates = [root / DATASETS[name], root / name] if name in DATASETS else [Path(name)]
-    for path in candidates:
-        if path.exists():
-            return path
-    raise DataError(f"{name}: found neither of {', '.join(map(str, candidates))}; "
-                    "put CROHME under $MMLIB_DATA/crohme")
-
-
-def inkml_files(path: str | Path) -> list[tuple[str, bytes]]:
-    """The (name, content) of all InkML files in an archive or a folder, sorted by name."""
-    return sorted((name, content) for name, content in iter_files(path)
-                  if name.lower().endswith(".inkml")
-                  and not PurePosixPath(name).name.startswith("."))
+    """The archive of a data set; a path stands for itself. Raises DataError where it is missing."""
+    path = data_root() / "crohme" / DATASETS[name] if name in DATASETS else Path(name)
+    if not path.exists():
+        raise DataError(f"{name}: {path} is missing; put CROHME under $MMLIB_DATA/crohme")
+    return path
 
 
 def read_member(name: str, content: bytes) -> Ink:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmlib.data.archives import iter_files
 from mmlib.data.captions import InkFile, Traced, read_folder
-from mmlib.data.crohme import DATASETS, find, inkml_files, read_member
+from mmlib.data.crohme import DATASETS, find, read_member
 from mmlib.data.errors import DataError
 from mmlib.data.pack import RESOLUTION, VERSION, Pack, normalised, opened_or_made, write_pack
 from mmlib.data.workers import end_with_parent
@@ -108,11 +108,8 @@ def prepare(datasets: Iterable[str] = tuple(DATASETS), out_dir: str | Path | Non
     reports = []
     for name in datasets:
         started, source = time.perf_counter(), find(name)
-        if name in DATASETS and not name.endswith("_pictures"):
-            members = (InkFile(member, content) for member, content in inkml_files(source))
-            results, drawn = _read(members, workers)
-        else:  # a benchmark's pictures stay as they are
-            results, drawn = _read(read_folder(source, photos=name not in DATASETS), workers)
+        # A benchmark's pictures stay as they are.
+        results, drawn = _read(read_folder(source, photos=name not in DATASETS), workers)
         items = [result for result in results if not isinstance(result, str)]
         skipped = [result for result in results if isinstance(result, str)]
         if not items:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmlib.data import crohme
+from mmlib.data.archives import iter_archive
 from mmlib.formula.ink import Ink, InkError, stroke_boxes, typical_size
 
 
@@ -53,7 +54,7 @@ def test_typical_size_ignores_pen_bounces():
 
 def test_typical_size_follows_symbols_on_crohme(crohme_root):
     errors = []
-    for file in crohme.inkml_files(crohme.find("test_2014")):
+    for file in iter_archive(crohme.find("test_2014")):
         ink = crohme.read_member(*file)
         low, high = stroke_boxes(ink.points, ink.stroke)
         sizes = [
