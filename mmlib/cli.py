@@ -240,16 +240,17 @@ def _confidence(reading: Any) -> list[str]:
 
 
 def publish(run: Positional[str | None] = None, /) -> None:
-    """Make a fine-tuned run the recogniser that ships, and write its model card.
+    """Make a fine-tuned run the recogniser that ships, and fill the tables of its card.
 
     Args:
-        run: the run's folder; without it only the card is written anew.
+        run: the run's folder; without it only the tables are filled anew.
     """
-    from mmlib.study.publish import publish, write_card
+    from mmlib.study import tables
+    from mmlib.study.publish import publish
 
     if run:
         print(publish(run))
-    print(write_card())
+    tables.fill({name: tables.table(name) for name in ("recogniser", "recogniser_rates")})
 
 
 def export(

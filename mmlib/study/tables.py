@@ -19,6 +19,8 @@ from mmlib.study.comparisons import METRICS, NO_RECORD, metric_sums, scored, see
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+RATES = ("exprate", "within1", "within2", "within3", "ter", "structure")  # of the card
+STARTS = {"none": "random weights", "recogniser": "the weights that shipped before"}
 MAIN = ("recogniser", "recogniser, three sizes")
 SPLITS = {"test_2014": "2014", "test_2016": "2016", "test_2019": "2019"}  # of ink
 PROBED = {"untrained": "random weights", "contrastive": "stage 1", "mask-match": "stages 1 and 2"}
@@ -113,6 +115,40 @@ def probes_table(profile: str = "desk") -> DataFrame:
     return pd.DataFrame(table)
 
 
+def recogniser_table() -> DataFrame:
+    """What the recogniser that ships is and what it cost, from its own file: one row, as text."""
+    import pandas as pd
+
+    reader = results.shipped()
+    if reader is None:
+        return pd.DataFrame({"run": [NO_RECORD]})
+    million = sum(p.numel() for p in reader.model.parameters()) / 1e6
+    return pd.DataFrame([{
+        "run": reader.run, "million weights": f"{million:.1f}",
+        "began with": STARTS.get(start := reader.config.get("init", "none"), start),
+        "pictures seen": f"{reader.pictures:,}", "minutes of training": f"{reader.minutes:.0f}",
+        "pixels per typical symbol": f"{reader.view.symbol:.0f}",
+    }])  # fmt: skip
+
+
+def rates_table() -> DataFrame:
+    """Rates of the recogniser that ships, a row for each split of CROHME and choice of sizes."""
+    reader, frame = results.shipped(), records.load()
+    sizes = {
+        name: ", ".join(f"{size:g}" for size in row["config"].get("sizes", (1.0,)))
+        for name, row in results.run_rows().items()
+        if reader and row["stage"] == "evaluate" and row["start"] == reader.run
+        and not row["config"]["without"]
+    }
+    frame = frame[frame.run.isin(sizes) & (frame.dataset == "crohme") & (frame.occlusion == 0)]
+    frame = frame.assign(sizes=frame.run.map(sizes)).astype({"n": int})
+    index = ["sizes", "split", "n"]
+    wide = frame.pivot_table(index=index, columns="metric", values="value", aggfunc="last")
+    wide = wide.reset_index().sort_values(["sizes", "split"], ascending=[False, True])
+    shown = wide[["split", "sizes", "n", *RATES]]
+    return shown.rename(columns={"split": "CROHME", "sizes": "read at sizes"})
+
+
 def benchmarks(section: str, last: bool = False) -> DataFrame:
     """The rows of a benchmark's section (`scripts.benchmark`) with hardware, threads and commit.
 
@@ -154,7 +190,7 @@ def table(name: str) -> DataFrame:
         "main": main_table, "claims": claims_table, "first_study": first_study, "pilot": pilot,
         "verdicts": verdicts,
         "published": lambda: published_rows().drop(columns="in main table").fillna(""),
-        "probes": probes_table,
+        "probes": probes_table, "recogniser": recogniser_table, "recogniser_rates": rates_table,
     }  # fmt: skip
     kind, _, of = name.partition("_")
     if name in known:
@@ -168,23 +204,26 @@ def table(name: str) -> DataFrame:
 
 
 def pages() -> list[Path]:
-    """The pages whose tables are filled: the README and `docs/`."""
-    root = project_root()
-    return [path for path in (root / "README.md", *sorted((root / "docs").glob("*.md")))
+    """The pages whose tables are filled: the README, `docs/`, and the card of the recogniser."""
+    root, card = project_root(), results_root() / "checkpoints" / "README.md"
+    return [path for path in (root / "README.md", *sorted((root / "docs").glob("*.md")), card)
             if path.is_file()]
 
 
 def publish_tables(tables: Mapping[str, DataFrame]) -> None:
     """Write each table among the figures, and into its place in the pages, if figures go there."""
-    texts = {name: markdown_table(frame) for name, frame in tables.items()}
-    for name, text in texts.items():
-        write_atomic(figures_root() / f"{name}.md", text + "\n")
-    if figures_root() != project_root() / "figures":
-        return
+    for name, frame in tables.items():
+        write_atomic(figures_root() / f"{name}.md", markdown_table(frame) + "\n")
+    if figures_root() == project_root() / "figures":
+        fill(tables)
+
+
+def fill(tables: Mapping[str, DataFrame]) -> None:
+    """Write each table into its places in the pages."""
     for page in pages():
         old = new = page.read_text(encoding="utf-8")
-        for name, text in texts.items():
-            new = filled(new, name, text)
+        for name, frame in tables.items():
+            new = filled(new, name, markdown_table(frame))
         if new != old:
             write_atomic(page, new)
 
