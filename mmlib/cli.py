@@ -135,7 +135,7 @@ def study(
         arms: names of arms, or of questions for all of theirs; by default those of the hypotheses.
         labels: shares of the training labels.
         profile: presets, and so the budget.
-        plan: only say which cells are done and how long the others will take.
+        plan: only say which cells are done, and how many pictures the others will take.
         prepare: only make the packs that it reads, and name them.
         tests: read the tests, too, with beam 5: for headline runs alone.
         max_minutes: pause after so long; the same command goes on.

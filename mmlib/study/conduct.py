@@ -7,7 +7,6 @@ greedily; the tests are for the headline runs.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,7 +19,7 @@ from mmlib.data.corpus import load_corpus, synthetic_pack
 from mmlib.data.prepare import load_pack
 from mmlib.store.files import RunError
 from mmlib.store.run import Run
-from mmlib.study import records, results
+from mmlib.study import records
 from mmlib.study.arms import MASKED, OCCLUSION, PROFILE, Budget, Chain, Changes, arms, questions
 from mmlib.study.evaluate import Config, evaluate
 from mmlib.train import attend, finetune, pretrain, profiles
@@ -137,25 +136,17 @@ def recorded_cells(dataset: str = "crohme", profile: str = PROFILE, split: str =
 
 def plan(cells: Sequence[Cell], dataset: str = "crohme", profile: str = PROFILE) -> str:
     """What is done and what is to do, a line per cell; runs that cells share are counted once."""
-    chains, done, known = arms(profile), recorded_cells(dataset, profile), set()
-    lines, minutes = [], 0.0
-    speed = _minutes_per_picture(dataset, profile)
+    chains, done, known, lines = arms(profile), recorded_cells(dataset, profile), set(), []
     for cell in sorted(cells, key=lambda cell: cell not in done):
         cost, chain = [], ""
         for name, config in configs(cell, chains[cell.arm], profile, dataset).items():
             chain += str(config)
             if chain not in known:
                 known.add(chain)
-                pictures = config.pictures * views_of(name, vars(config))
-                cost.append(f"{name} {pictures:,}")
-                minutes += 0.0 if cell in done else speed.get(name, float("nan")) * pictures
+                cost.append(f"{name} {config.pictures * views_of(name, vars(config)):,}")
         ahead = f"to do  {cell}: {', '.join(cost)} pictures"
         lines.append(f"done   {cell}" if cell in done else ahead)
-    if done.issuperset(cells):
-        return "\n".join([*lines, "nothing to do"])
-    known_cost = f"about {minutes:.0f} minutes to go, at the speed of the runs that are kept"
-    unknown = "how long it takes is not known: no run of this profile is kept"
-    return "\n".join([*lines, known_cost if minutes == minutes else unknown])
+    return "\n".join(lines)
 
 
 def packs(dataset: str = "crohme") -> list[Path]:
@@ -183,12 +174,3 @@ def _read(cell: Cell, run: Run, dataset: str, profile: str, tests: bool,
             config = Config(dataset, split, 5 if tests else 1, occlusion=share, removal=removal)
             score = evaluate(run.folder, config, arm=cell.arm, profile=profile)
     return f"TER {score.ter:.3f}, ExpRate {score.exprate:.1%}, n = {score.n}"
-
-
-def _minutes_per_picture(dataset: str, profile: str) -> dict[str, float]:
-    """Of each stage that has a kept run."""
-    spent: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
-    for row in results.run_rows().values():
-        if (row["profile"], row["dataset"]) == (profile, dataset) and row["stage"] in STAGES:
-            spent[row["stage"]] += float(row["minutes"]), float(row["pictures"])
-    return {stage: minutes / pictures for stage, (minutes, pictures) in spent.items()}

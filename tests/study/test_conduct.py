@@ -126,7 +126,6 @@ def test_a_study_trains_once_reads_and_goes_on(tmp_path, monkeypatch, capsys):
     plan = conduct.plan(chosen).splitlines()
     assert plan[0] == f"done   {chosen[0]}"
     assert plan[1].startswith(f"to do  {chosen[1]}: finetune"), "its stages 1 and 2 are there"
-    assert plan[-1].startswith("about 0 minutes"), "the kept runs say how long"
     capsys.readouterr()
     conduct.conduct(chosen)
     assert "4 cells, 1 of them done" in capsys.readouterr().out
