@@ -129,7 +129,7 @@ def _masked() -> list[str]:
     areas, said, seeds = occlusion_areas(LABELS).set_index(["arm", "way"]), [], ENOUGH
     for way in areas.index.unique("way"):
         if {(rival, way), (ours, way)} <= set(areas.index):
-            share = 1 - areas.area[ours, way] / areas.area[rival, way]
+            share = 1 - areas.value[ours, way] / areas.value[rival, way]
             said.append(f"area of TER {share:+.0%} smaller ({way})")
             seeds = min(seeds, areas.seeds[rival, way], areas.seeds[ours, way])
     few = f"not tested: {seeds} seed" + "s" * (seeds > 1) if seeds < ENOUGH else "see the areas"

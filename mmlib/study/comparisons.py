@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlib.measure.intervals import SETTLED, Interval, interval
+from mmlib.measure.intervals import Interval, interval
 from mmlib.measure.recognition import Outcomes
 from mmlib.store.files import RunError
 from mmlib.study import records, results
@@ -21,15 +21,8 @@ if TYPE_CHECKING:
 
 NO_RECORD = "no record yet"
 STUDIES = (PROFILE, "pilot", "ablate")  # 'ablate' is the first study's
-METRICS = {
-    "ter": "TER",
-    "exprate": "ExpRate",
-    "within1": "≤1",
-    "within2": "≤2",
-    "within3": "≤3",
-    "structure": "structure",
-    "hallucination": "hallucinated",
-}
+METRICS = {"ter": "TER", "exprate": "ExpRate", "within1": "≤1", "within2": "≤2", "within3": "≤3",
+           "structure": "structure", "hallucination": "hallucinated"}
 MOST_ERRORS = {"exprate": 0, "within1": 1, "within2": 2, "within3": 3}
 COLUMNS = [*Interval.__dataclass_fields__]
 
@@ -120,31 +113,3 @@ def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter
             less = interval(one - other, weights)
             rows.append({"a": a, "b": b, "by_seed": by_seed, **vars(less)})
     return pd.DataFrame(rows, columns=["a", "b", "by_seed", *COLUMNS])
-
-
-def verdict(a: str, b: str, split: str) -> str:
-    """What the records say of the TER of arm a against arm b, and no more, in a sentence.
-
-    Two readings with the same weights are no matter of seeds: there one seed may settle it.
-    """
-    found = differences([(a, b)], split)
-    if found.empty:
-        return f"TER of {a} against {b} on {split}: {NO_RECORD}."
-    (row,) = found.itertuples()
-    text = (
-        f"TER of {a} minus {b} on {split}: {row.value:+.3f}, 95 % interval {row.low:+.3f} to "
-        f"{row.high:+.3f}, n = {row.n:,} expressions, {row.seeds} seed{'s' * (row.seeds > 1)} each."
-    )
-    runs, rows = runs_of(split), results.run_rows()
-    read = [{rows[runs[arm][seed]]["inputs"]["weights"] for seed in row.by_seed} for arm in (a, b)]
-    if row.seeds == 1 and read[0] != read[1]:
-        return text + (
-            " One seed: the interval is about the expressions, another seed may turn the sign,"
-            " so no claim follows."
-        )
-    if row.low <= 0 <= row.high:
-        return text + " The interval holds 0: no difference was found."
-    if row.seeds > 1 and row.p >= SETTLED:
-        few = "yet so few seeds do not settle it"
-        return text + f" The interval leaves out 0, {few} (p {row.p:.3f})."
-    return text + f" The interval leaves out 0: {a} is {'better' if row.value < 0 else 'worse'}."

@@ -36,11 +36,10 @@ def occluded(labels: float) -> DataFrame:
 
 
 def occlusion_areas(labels: float) -> DataFrame:
-    """Mean TER over the shares masked (trapezoids), and how much it rises from none to the largest.
+    """Mean TER over the shares masked (trapezoids): columns arm, way, and an `Interval`'s.
 
-    Columns arm, way, area, low, high, n, seeds, rise, rise_low, rise_high. Of each arm the seeds
-    that were read at every share that any arm was read at; intervals resample the same seeds and
-    expressions for all shares.
+    Of each arm the seeds that were read at every share that any arm was read at; the interval
+    resamples the same seeds and expressions for all shares.
     """
     import pandas as pd
 
@@ -48,13 +47,9 @@ def occlusion_areas(labels: float) -> DataFrame:
     for way, members in occluded(labels).groupby("way", sort=False):
         for arm, own in members.sort_values("share").groupby("arm", sort=False):
             seeds = sorted(set.intersection(*map(set, own.outcomes)))
-            if len(own) < members.share.nunique() or not seeds:
-                continue
-            sums = [metric_sums([of[seed] for seed in seeds], "ter") for of in own.outcomes]
-            errors, length = np.stack([values for values, _ in sums]), sums[0][1]
-            mean = np.trapezoid(errors, own.share, axis=0) / np.ptp(own.share)
-            area, rise = interval(mean, length), interval(errors[-1] - errors[0], length)
-            rows.append([arm, way, area.value, area.low, area.high, area.n, area.seeds,
-                         rise.value, rise.low, rise.high])
-    return pd.DataFrame(rows, columns=["arm", "way", "area", "low", "high", "n", "seeds", "rise",
-                                       "rise_low", "rise_high"])
+            if len(own) == members.share.nunique() and seeds:
+                sums = [metric_sums([of[seed] for seed in seeds], "ter") for of in own.outcomes]
+                errors, length = np.stack([values for values, _ in sums]), sums[0][1]
+                mean = np.trapezoid(errors, own.share, axis=0) / np.ptp(own.share)
+                rows.append({"arm": arm, "way": way, **vars(interval(mean, length))})
+    return pd.DataFrame(rows, columns=["arm", "way", *COLUMNS])

@@ -46,11 +46,6 @@ def cell(column: str, value: Any) -> str:
     return f"{number:.10g}"
 
 
-def key(row: Mapping[str, str]) -> tuple[str, ...]:
-    """What tells a row from every other."""
-    return tuple(row[column] for column in KEY)
-
-
 def read_rows(file: Path) -> list[list[str]]:
     """The rows of a CSV file, all of one length; none without the file. RunError for damage."""
     if not file.is_file():
@@ -72,7 +67,7 @@ def read_table(file: Path) -> list[dict[str, str]]:
     return [dict(zip(head, row, strict=True)) for row in found]
 
 
-def write_table(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+def write_table(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV file whole or not at all; what a row lacks stays empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -86,10 +81,10 @@ def rows(file: Path | None = None) -> list[dict[str, str]]:
 
     Without pandas, for machines that only train. Raises RunError for damage.
     """
-    head, *found = read_rows(file := file or path()) or [[*COLUMNS]]
-    if tuple(head) != COLUMNS:
-        raise RunError(f"{file} has columns {head}, expected {list(COLUMNS)}")
-    return [dict(zip(COLUMNS, row, strict=True)) for row in found]
+    found = read_table(file := file or path())
+    if found and tuple(found[0]) != COLUMNS:
+        raise RunError(f"{file} has columns {[*found[0]]}, expected {list(COLUMNS)}")
+    return found
 
 
 def append(new: Iterable[Mapping[str, Any]]) -> None:
@@ -114,7 +109,7 @@ def append(new: Iterable[Mapping[str, Any]]) -> None:
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(".records.lock"), timeout=60):
-        merged = {key(row): row for row in [*rows(), *found]}
+        merged = {tuple(row[name] for name in KEY): row for row in [*rows(), *found]}
         write_table(file, COLUMNS, merged.values())
 
 

@@ -218,17 +218,20 @@ def add(runs: Sequence[Run], about: Mapping[str, Mapping[str, str]]) -> None:
         _add_curves(stage, [run for run in runs if run.stage == stage])
     for run in runs:
         if run.stage == "evaluate":
-            _add_outcomes(run)
+            table = records.read_table(run.folder / "outcomes.csv")
+            rows = {(run.name, what): {row["id"]: row[what] for row in table} for what in MEASURES}
+            rows["", "length"] = {row["id"]: row["length"] for row in table}
+            _merge_outcomes(run.config["split"], Path(run.config["dataset"]).name, rows)
     path = results_root() / "runs.csv"  # written last: a run in it has all its rows
     new = [_row(run, about[run.name]) for run in runs]
     records.write_table(path, COLUMNS, [*records.read_table(path), *new])
 
 
-def add_traits(split: str, dataset: str, values: Mapping[str, Mapping[str, float | None]]) -> None:
+def add_traits(split: str, dataset: str, values: Mapping[str, Mapping[str, int]]) -> None:
     """Keep the `TRAITS` of a split's expressions, by id, beside their outcomes."""
-    rows = {("", what): {i: _text(own[what]) for i, own in values.items()} for what in TRAITS}
+    rows = {("", what): {i: str(own[what]) for i, own in values.items()} for what in TRAITS}
     with FileLock(results_root() / ".tables.lock", timeout=600):
-        _merge_outcomes(_outcomes_path(split, dataset), rows)
+        _merge_outcomes(split, dataset, rows)
 
 
 def _start(run: Run) -> str:
@@ -237,61 +240,46 @@ def _start(run: Run) -> str:
     return "none" if start.startswith("recogniser-") else start
 
 
-def _row(run: Run, about: Mapping[str, str]) -> dict[str, str]:
-    found, config, trained = run.environment, run.config, run.stage in TRAINED
-    total = training_cost(run) if trained else ("", "")
+def _row(run: Run, about: Mapping[str, Any]) -> dict[str, Any]:
+    found, config = run.environment, run.config
+    trained = run.stage in TRAINED
+    own = {key: about.get(key) for key in ("seed", "split", "labels")}
+    if trained:
+        pictures, minutes = training_cost(run)
+        own = {"seed": config["seed"], "labels": config.get("labels", 0),
+               "pictures": run.summary["pictures"] * views_of(run.stage, config),
+               "total_pictures": pictures, "total_minutes": minutes}
     row = {
-        "run": run.name,
-        "stage": run.stage,
-        "profile": run.profile,
-        "arm": about["arm"],
-        "seed": config["seed"] if trained else about["seed"],
-        "dataset": Path(config["dataset"]).name,
-        "split": "" if trained else about["split"],
-        "labels": config.get("labels", 0) if trained else about["labels"],
-        "start": _start(run),
-        "pictures": run.summary["pictures"] * views_of(run.stage, config) if trained else "",
-        "minutes": found["minutes"],
-        "total_pictures": total[0],
-        "total_minutes": total[1],
-        **{name: found[name] for name in ("hardware", "commit", "utc", "weights")},
-        "version": run.version,
-        "versions": found["versions"],
-        "inputs": run.inputs,
-        "config": config,
-        "summary": found["summary"] if trained else {},  # of others: outcomes and records say it
-    }
+        "run": run.name, "stage": run.stage, "profile": run.profile, "arm": about["arm"],
+        "dataset": Path(config["dataset"]).name, "start": _start(run), "minutes": found["minutes"],
+        **{name: found[name] for name in ("hardware", "commit", "utc", "weights", "versions")},
+        "version": run.version, "inputs": run.inputs, "config": config,
+        # Of an evaluation or a probe, outcomes and records say it.
+        "summary": found["summary"] if trained else {}, **own,
+    }  # fmt: skip
     compact = (",", ":")
-    for name in PARSED:
-        row[name] = json.dumps(row[name], ensure_ascii=False, separators=compact)
-    return {name: _text(value) for name, value in row.items()}
+    return row | {name: json.dumps(row[name], ensure_ascii=False, separators=compact)
+                  for name in PARSED}
 
 
 def _add_curves(stage: str, runs: Sequence[Run]) -> None:
     path, new = results_root() / "curves" / f"{stage}.csv", []
     for run in runs:
         for row in run.metrics():
+            # Losses of steps are many and noisy: five digits do.
+            rounded = {key: f"{value:.5g}" for key, value in row.items()
+                       if isinstance(value, float) and key not in ("minutes", "pictures")}
             exact = any(key.startswith("valid_") for key in row)
-            own = {"run": run.name, "step": str(row.get("step", ""))}
-            for key, value in row.items():
-                exactly = exact or not isinstance(value, float) or key in ("minutes", "pictures")
-                if key not in NOT_KEPT:
-                    own[key] = _text(value) if exactly else f"{value:.5g}"
-            new.append(own)
+            own = {"run": run.name, "step": ""} | row | ({} if exact else rounded)
+            new.append({key: value for key, value in own.items() if key not in NOT_KEPT})
     if new:
         rows = [*records.read_table(path), *new]
         records.write_table(path, list(dict.fromkeys(key for row in rows for key in row)), rows)
 
 
-def _add_outcomes(run: Run) -> None:
-    table = records.read_table(run.folder / "outcomes.csv")
-    rows = {("" if what == "length" else run.name, what): {row["id"]: row[what] for row in table}
-            for what in (*MEASURES, "length")}
-    split, dataset = run.config["split"], Path(run.config["dataset"]).name
-    _merge_outcomes(_outcomes_path(split, dataset), rows)
-
-
-def _merge_outcomes(path: Path, new: Mapping[tuple[str, str], Mapping[str, str]]) -> None:
+def _merge_outcomes(split: str, dataset: str, new: Mapping[tuple[str, str], Mapping[str, str]]
+                    ) -> None:
+    path = _outcomes_path(split, dataset)
     head, *rows = records.read_rows(path) or [["run", "what"]]
     table = {(run, what): dict(zip(head[2:], values, strict=True)) for run, what, *values in rows}
     for key, values in new.items():
@@ -308,7 +296,3 @@ def _merge_outcomes(path: Path, new: Mapping[tuple[str, str], Mapping[str, str]]
 
 def _outcomes_path(split: str, dataset: str) -> Path:
     return results_root() / "outcomes" / f"{dataset}-{split}.csv"
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)

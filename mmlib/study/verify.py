@@ -19,6 +19,7 @@ from functools import cache
 from itertools import chain, zip_longest
 from typing import Any
 
+from mmlib.measure.recognition import Score
 from mmlib.store.files import RunError, digest, figures_root, results_root
 from mmlib.study import records, results, tables
 from mmlib.study.evaluate import METRICS
@@ -53,47 +54,43 @@ def record_faults() -> Iterator[str]:
     runs = results.run_rows()
 
     @cache
-    def values(name: str) -> dict[str, float]:
-        config = runs[name]["config"]
-        found = results.outcomes(config["split"], runs[name]["dataset"])[name].summary()
-        mark = ":removed" * config.get("removal", False)
-        return {m + mark: getattr(found, key) for m, key in METRICS.items()} | {"n": found.n}
+    def score(name: str) -> Score:
+        split, dataset = runs[name]["config"]["split"], runs[name]["dataset"]
+        return results.outcomes(split, dataset)[name].summary()
 
     for number, row in enumerate(records.rows(), 2):
         place = f"records.csv, line {number} ({row['run']}, {row['arm']}, {row['metric']})"
         try:
             run = runs[row["run"]]
-            for key, value in _expected(row, run, runs).items():
-                if row[key] != (cell := records.cell(key, value)):
-                    yield f"{place}: {key} is {row[key]}, runs.csv says {cell}"
+            expected = _expected(run, runs)
             if run["stage"] == "evaluate":
-                known = values(row["run"])
-                for key, value in (("value", known[row["metric"]]), ("n", known["n"])):
-                    if row[key] != (cell := records.cell(key, value)):
-                        yield f"{place}: {key} is {row[key]}, its outcomes give {cell}"
+                found, mark = score(row["run"]), ":removed" * run["config"].get("removal", False)
+                value = getattr(found, METRICS[row["metric"].removesuffix(mark)])
+                expected |= {"value": value, "n": found.n}
+            for key, value in expected.items():
+                if row[key] != (cell := records.cell(key, value)):
+                    yield f"{place}: {key} is {row[key]}, the tables say {cell}"
         except (RunError, KeyError) as error:
             yield f"{place}: not in the tables: {error!r}"
 
 
-def _expected(row: dict[str, str], run: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
+def _expected(run: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
     """Columns of a record that its run decides.
 
     A measurement of a trained run may have a name, a time and a data set of its own.
     """
-    if run["stage"] in results.TRAINED:
-        cost, found = run, {"profile": run["profile"], "seed": run["seed"]}
-    else:
-        cost, found = runs[run["start"]], {key: run[key] for key in SHARED}
-        if run["stage"] == "evaluate":  # a probe is of several arms that share its encoder
-            found["arm"] = run["arm"]
-        found["occlusion"] = run["config"].get("occlusion", 0.0)
+    trained = run if run["stage"] in results.TRAINED else runs[run["start"]]
+    found = {"profile": run["profile"], "seed": run["seed"]}
+    if run is not trained:
+        found = {key: run[key] for key in SHARED} | {"occlusion": run["config"].get("occlusion", 0)}
+    if run["stage"] == "evaluate":  # a probe is of several arms that share its encoder
+        found["arm"] = run["arm"]
+    pictures, minutes = trained["total_pictures"], float(trained["total_minutes"])
     if run["stage"] == "probe" and run["config"]["random"] is not None:
-        return found | {"pictures": 0, "minutes": 0}
-    shipped = results.shipped()
-    if shipped and shipped.run == (run["start"] if cost is not run else run["run"]):
-        return found | {"pictures": shipped.pictures, "minutes": round(shipped.minutes, 2)}
-    minutes = round(float(cost["total_minutes"]), 2)
-    return found | {"pictures": cost["total_pictures"], "minutes": minutes}
+        pictures, minutes = 0, 0.0
+    elif (shipped := results.shipped()) and shipped.run == trained["run"]:
+        pictures, minutes = shipped.pictures, shipped.minutes
+    return found | {"pictures": pictures, "minutes": round(minutes, 2)}
 
 
 def table_faults() -> Iterator[str]:
