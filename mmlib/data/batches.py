@@ -68,8 +68,8 @@ class Feed:
     # (augmenter, expressions per epoch). None takes all of the source's expressions, a smaller
     # number a new random part each epoch, a larger one goes round.
     sources: Sequence[tuple[Augmenter, int | None]]
-    area: float  # of a batch, in square typical symbols, and `most`: see `batches_by_area`
-    most: int
+    area: float  # of a batch, in square typical symbols; see `batches_by_area`
+    most: int  # expressions per batch
     seed: int  # of all draws
     longest: int = 150  # tokens of a sample at most; longer ones are left out
     # Each sample's size is drawn from exp(±scale) before batches are filled, so that a batch holds

@@ -4,21 +4,15 @@ How samples are written is the matter of `mmlib.formula.traces`. Files are untru
 document type declarations are refused, and whatever is wrong with a file is an `InkError`.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmlib.formula.ink import Ink, InkError, Symbol, moved
 from mmlib.formula.latex import LatexError, align, canonical, label_fields
 from mmlib.formula.mathml import XML_ID, tree_from_mathml
-from mmlib.formula.traces import Formats, read_trace
-
-if TYPE_CHECKING:  # where ink is only trained on, lxml may be missing
-    from lxml import etree
+from mmlib.formula.traces import Element, Formats, read_trace
 
 INKML = "http://www.w3.org/2003/InkML"
 
@@ -70,7 +64,7 @@ def write_inkml(ink: Ink, path: str | Path) -> None:
     Path(path).write_bytes(text)
 
 
-def _parse(content: bytes, name: str) -> etree._Element:
+def _parse(content: bytes, name: str) -> Element:
     """The root element of a file, which is an `ink` element."""
     from lxml import etree
 
@@ -93,7 +87,7 @@ def _parse(content: bytes, name: str) -> etree._Element:
     return root
 
 
-def _strokes(root: etree._Element, name: str) -> tuple[list[np.ndarray], dict[str, list[int]]]:
+def _strokes(root: Element, name: str) -> tuple[list[np.ndarray], dict[str, list[int]]]:
     """What the pen wrote, and the strokes of each trace by its id."""
     formats = Formats(root)
     pieces: list[list[np.ndarray]] = []
@@ -128,7 +122,7 @@ def _symbol_label(label: str) -> str:
     return tokens[0] if len(tokens) == 1 else label
 
 
-def _symbols(root: etree._Element, strokes_of: dict[str, list[int]]) -> tuple[Symbol, ...]:
+def _symbols(root: Element, strokes_of: dict[str, list[int]]) -> tuple[Symbol, ...]:
     """Leaf groups under the segmentation; a stroke belongs to the first symbol that names it."""
     symbols: list[Symbol] = []
     taken: set[int] = set()
@@ -148,7 +142,7 @@ def _symbols(root: etree._Element, strokes_of: dict[str, list[int]]) -> tuple[Sy
     return tuple(symbols)
 
 
-def _token_symbols(root: etree._Element, tokens: tuple[str, ...],
+def _token_symbols(root: Element, tokens: tuple[str, ...],
                    symbols: tuple[Symbol, ...]) -> tuple[int, ...] | None:
     """`Ink.token_symbols` by the file's MathML; None where there is none or it contradicts."""
     math = root.find("{*}annotationXML//{*}math")

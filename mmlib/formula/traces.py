@@ -4,22 +4,17 @@ W3C, "Ink Markup Language (InkML)", Recommendation of 2011, sections 3.1 (format
 3.2.1 (traces) and 4 (contexts).
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from mmlib.formula.ink import InkError
 from mmlib.formula.mathml import XML_ID
-
-if TYPE_CHECKING:
-    from lxml import etree
 
 # A stroke has hundreds of points; a coordinate beyond this is a broken file, and its sums overflow
 # float32.
@@ -33,6 +28,7 @@ _VALUE = re.compile(
 _PLAIN = re.compile(r"[-+.0-9eE,\s]*", re.ASCII)
 _PER_METRE = {"1/m": 1.0, "1/cm": 100.0, "1/mm": 1000.0, "1/in": 39.37, "1/pt": 2834.6}
 
+Element = Any  # of lxml, which may be missing where ink is only trained on
 Value = tuple[str, float | str]  # prefix, and the number or one of T, F, * and ?
 
 
@@ -66,8 +62,8 @@ class Format:
 class Formats:
     """The formats of a file, by what its traces refer to."""
 
-    def __init__(self, root: etree._Element) -> None:
-        self.named: dict[str, etree._Element] = {}
+    def __init__(self, root: Element) -> None:
+        self.named: dict[str, Element] = {}
         for element in root.iter("{*}context", "{*}inkSource", "{*}traceFormat"):
             if key := element.get(XML_ID) or element.get("id"):
                 self.named.setdefault(key, element)
@@ -77,7 +73,7 @@ class Formats:
         sole = own if own is not None else found[0] if len(found) == 1 else None
         self.default = Format() if sole is None else _format(sole)
         # A context outside the definitions holds for the traces that follow it.
-        self.current: dict[etree._Element, etree._Element] = {}
+        self.current: dict[Element, Element] = {}
         context = None
         for child in root.iterchildren("{*}context", "{*}trace", "{*}traceGroup"):
             if child.tag.rpartition("}")[2] == "context":
@@ -85,7 +81,7 @@ class Formats:
             elif context is not None:
                 self.current |= dict.fromkeys(child.iter("{*}trace"), context)
 
-    def of(self, trace: etree._Element, where: str) -> Format:
+    def of(self, trace: Element, where: str) -> Format:
         """The format of a trace. Raises InkError where it cannot be known."""
         holder = trace
         while holder is not None and not holder.get("contextRef"):
@@ -105,7 +101,7 @@ class Formats:
                            f"{' '.join(chosen.channels) or 'none'}; X and Y are needed")
         return chosen
 
-    def _found(self, element: etree._Element | None) -> etree._Element | None:
+    def _found(self, element: Element | None) -> Element | None:
         """The traceFormat that a context or a source of ink holds or refers to."""
         for _ in range(16):  # contexts inherit; a circle ends here
             if element is None or element.tag.rpartition("}")[2] == "traceFormat":
@@ -117,7 +113,7 @@ class Formats:
         return None
 
 
-def _format(element: etree._Element) -> Format:
+def _format(element: Element) -> Format:
     """The `Format` of a traceFormat element."""
     rare = element.findall("{*}intermittentChannels/{*}channel")
     every = [*element.iterfind("{*}channel"),
@@ -130,7 +126,7 @@ def _format(element: etree._Element) -> Format:
     return Format(names, len(every) - len(rare), (x, y * ratio), True)
 
 
-def _resolution(form: etree._Element, axis: str) -> float:
+def _resolution(form: Element, axis: str) -> float:
     """Steps per metre of a channel; 0 where the source of ink does not say."""
     for said in form.iterfind("../{*}channelProperties/{*}channelProperty"):
         if said.get("channel") == axis and said.get("name") == "resolution":
