@@ -157,7 +157,7 @@ def _views(ax: Axes, y: float, ink: Ink, pictures: dict[str, torch.Tensor]) -> N
 def _contrast(ax: Axes, y: float, shown: Shown) -> None:
     """Stage 1."""
     first, second = (view.picture[0, 0] for view in (shown.first, shown.second))
-    _views(ax, y, shown.ink, {"view": first, "another view": second})
+    _views(ax, y, shown.ink, {"a view $x$": first, "another view $x'$": second})
     _box(ax, 3.5, y + 1.04, 0.74, 1.6, "encoder\n$f$\n\nthe same\nfor both")
     heads = ((y + 1.5, "mean over ink\n→ head $g$ → $z,\\ z'$",
               "global, NT-Xent:\nthe other view\nof my expression"),
@@ -241,18 +241,20 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
         return angle.detach()
 
     alike, along = 0.02 * torch.arange(6), shown.first.points[there].sum(1)
-    pulled = {"pull alone: all alike": lambda a, b: -(a * b).sum(1).mean()}
+    pulled = {"pull alone: all in one place": lambda a, b: -(a * b).sum(1).mean()}
     with plots.style():
         fig, axes = plt.subplots(2, 2, figsize=(7, 4.2), height_ratios=(3, 2))
         losses = pulled | {"pull and push: expressions apart": lambda a, b: nt_xent(a, b, 0.2)}
         for ax, (name, loss) in zip(axes[0], losses.items()):
             ring, square = moved(alike, loss).numpy()
-            ax.scatter(np.cos(square), np.sin(square), c=plots.COLOURS[:6], marker="s", s=40)
+            ax.scatter(np.cos(square), np.sin(square), c=plots.COLOURS[:6], marker="s", s=40,
+                       label="second view")
             ax.scatter(np.cos(ring), np.sin(ring), facecolors="none", lw=2, s=170,
-                       edgecolors=plots.COLOURS[:6])
+                       edgecolors=plots.COLOURS[:6], label="first view")
             ax.add_patch(Circle((0, 0), 1, fill=False, ec="0.8"))
-            ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", title=name)
+            ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", title=f"global, {name}")
             ax.axis("off")
+        axes[0, 0].legend(loc="center", title="a colour: an expression")
         losses = pulled | {"pull and push: points apart": lambda a, b: local_info_nce(
             a, b, owner, *cells, 1.0, 0.1)}
         for ax, (name, loss) in zip(axes[1], losses.items()):
@@ -260,7 +262,7 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
             draw_ink(ax, view_ink(shown.first, shown.batch, 0), "0.85", 1.0)
             ax.scatter(*shown.first.points[there].T.numpy(), c=hue, cmap="hsv", vmin=0,
                        vmax=2 * np.pi, s=22, zorder=3)
-            ax.set_title(name)
+            ax.set_title(f"local, {name}")
     return fig
 
 
@@ -284,14 +286,14 @@ def slots(view: View, ink: InkBatch, features: torch.Tensor, which: int = 0) -> 
     inked = [replace(view, kept=own & (ink.symbol == s)) for s in chosen]
     inked.append(replace(view, kept=own))
     maps = [ink_cells(one, ink.b, ink.owner)[which, 0, :h, :w].flatten() for one in inked]
-    titles = ["features as colours", *(f"map {k}" for k in range(1, 5)), "a map of everything"]
+    titles = ["features as colours", *(f"map {k}" for k in range(1, 5)), "map 5: all ink"]
     edges = (0, STRIDE * w, STRIDE * h, 0)
     with plots.style():
-        size = (10, 10 / 6 * h / w + 0.75)
-        fig, axes = plt.subplots(2, 6, figsize=size, height_ratios=(10 / 6 * h / w + 0.2, 0.5))
-        for k, (ax, below) in enumerate(axes.T):
+        high = 10 / 3 * h / w + 0.25  # inches of a picture and its title
+        fig, axes = plt.subplots(4, 3, figsize=(10, 2 * high + 1), height_ratios=(high, 0.5) * 2)
+        for k, (ax, below) in enumerate(np.hstack([axes[:2], axes[2:]]).T):
             alpha = maps[k - 1].clamp(min=0 if k else 0.2)
-            draw_ink(ax, view_ink(view, ink, which), plots.BLACK, 0.8)
+            draw_ink(ax, view_ink(view, ink, which), "0.3", 0.6)
             image = torch.cat([colours, alpha[:, None]], 1).view(h, w, 4)
             ax.imshow(image.numpy(), extent=edges, zorder=0, interpolation="nearest")
             ax.add_patch(Rectangle((0, 0), edges[1], edges[2], fill=False, ec="0.7", lw=1))

@@ -111,7 +111,7 @@ def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
         ax.axhline(edge - 0.5, color="0.9", lw=0.8, zorder=0)
     ticks = [f"{name} (n = {counts[name]:.0f})" for name in names]
     ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5), title=title,
-           xlabel="a map's share on these symbols / their share of the ink, one seed")
+           xlabel="their share of the map / their share of the ink; 95 % intervals, one seed")
     ax.legend(**BESIDE)
     return fig
 

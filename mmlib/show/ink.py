@@ -20,7 +20,7 @@ from mmlib.formula.ink import Ink, Symbol, typical_size
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.show import style
 
-OVER_MEAN = 3.0  # times a map's mean that the strongest colour of a relative map stands for
+OVER_MEAN = 3.0  # times its mean over ink that the strongest colour of a relative map stands for
 
 
 def draw_ink(ax: Axes, ink: Ink, color: str = "order", width: float = 1.5) -> None:
@@ -61,18 +61,22 @@ def heat_over_ink(ax: Axes, ink: Ink, heat: np.ndarray,
     """Draw a map (h, w) on its cells, with the ink on top. Returns the image, for a colour bar.
 
     extent: left, right, bottom, top of the map in ink units, with bottom > top as y points down
-    (default: the bounds of the ink). relative: colours stand for times the map's mean, up to
-    `OVER_MEAN`, so that a flat map is pale all over and maps compare; else the strongest colour is
-    the map's own maximum.
+    (default: the bounds of the ink). relative: colours stand for times the map's mean over the
+    cells with ink, up to `OVER_MEAN`, so that ink cells differ where most of the paper is blank;
+    else the strongest colour is the map's own maximum.
     """
     heat = np.asarray(heat)
-    if relative:
-        heat = heat / max(float(heat.mean()), 1e-12)
     left, top, right, bottom = ink.bounds()
+    left, right, bottom, top = extent or (left, right, bottom, top)
+    if relative:
+        sides, count = np.maximum((right - left, bottom - top), 1e-9), np.array(heat.shape[::-1])
+        cells = np.clip((ink.points - (left, top)) / sides * count, 0, count - 1).astype(int)
+        column, row = np.unique(cells, axis=0).T
+        heat = heat / max(float(heat[row, column].mean()), 1e-12)
     draw_ink(ax, ink, color=style.BLACK, width=1.0)
     limits = ax.get_xlim(), ax.get_ylim()
-    image = ax.imshow(heat, extent=extent or (left, right, bottom, top), cmap="YlOrRd", alpha=0.8,
-                      zorder=0, vmin=0, vmax=OVER_MEAN if relative else None,
+    image = ax.imshow(heat, extent=(left, right, bottom, top), cmap="YlOrRd", alpha=0.8, zorder=0,
+                      vmin=0, vmax=OVER_MEAN if relative else None,
                       interpolation="nearest", aspect="equal")
     ax.set(xlim=limits[0], ylim=limits[1])
     return image
@@ -117,14 +121,16 @@ def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owne
     (w1, h1), (w2, h2) = (tuple(map(int, view.extent[which])) for view in (first, second))
     width, gap = max(w1, w2), max(h1, h2) // 4
     offsets = np.array([[(width - w1) / 2, 0], [(width - w2) / 2, h1 + gap]])
-    for view, (x, y), w, h in zip((first, second), offsets, (w1, w2), (h1, h2)):
+    names = "first view", "second view"
+    for view, (x, y), w, h, name in zip((first, second), offsets, (w1, w2), (h1, h2), names):
         picture = view.picture[which, 0, :h, :w].cpu()
         ax.imshow(picture, cmap="Greys", extent=(x, x + w, y + h, y), vmin=0, vmax=1)
         ax.add_patch(Rectangle((x, y), w, h, fill=False, lw=0.5, ec="0.7"))
+        ax.text(x, y, name, fontsize=7, color="0.35", va="bottom")
     pairs = zip((first, second), offsets)
     ends = np.stack([view.points[chosen].cpu().numpy() + at for view, at in pairs], 1)  # (m, 2, 2)
     colors = plt.get_cmap("turbo")(np.argsort(np.argsort(ends[:, 0, 0])) / max(1, len(ends) - 1))
-    ax.add_collection(LineCollection(list(ends), colors=colors, lw=0.7, alpha=0.9))
+    ax.add_collection(LineCollection(list(ends), colors=colors, lw=0.7, alpha=0.6))
     x, y = ends.reshape(-1, 2).T
     ax.scatter(x, y, s=9, c=np.repeat(colors, 2, 0), lw=0)
     ax.set(xlim=(-1, width + 1), ylim=(h1 + h2 + gap + 1, -1), aspect="equal")

@@ -35,7 +35,7 @@ def sequence_figure(sample: Sample, centres: np.ndarray) -> Figure:
     with style.style():
         fig, (above, below) = plt.subplots(2, 1, figsize=(8, 3.2), height_ratios=(3, 1))
         for k, (name, ink) in enumerate(found):
-            color = style.COLOURS[k % (len(style.COLOURS) - 1)]
+            color = plt.get_cmap("tab10")(k % 10)
             draw_ink(above, ink, color)
             left, _, right, bottom = ink.bounds()
             above.text((left + right) / 2, bottom + 0.15, str(name), ha="center", va="top",
@@ -49,7 +49,7 @@ def sequence_figure(sample: Sample, centres: np.ndarray) -> Figure:
             words += [ARROWS[RELATIONS[relation(*a, *b)]], str(name)]
         below.text(0.5, 0.5, "  ".join(words), ha="center", va="center", fontsize=12,
                    fontfamily="DejaVu Sans", wrap=True, transform=below.transAxes)
-        below.set_title("the sequence that the student writes")
+        below.set_title("the sequence that the student writes, forwards")
         below.axis("off")
     return fig
 
@@ -66,5 +66,5 @@ def clusters_figure(pack: Pack, indices: Indices, centres: np.ndarray, rows: int
         # Spread over the expressions: neighbours may be one hand's.
         spread = np.linspace(0, len(members[name]) - 1, columns).astype(int)
         inks += [members[name][k] for k in spread]
-        titles += [f"cluster {name}", *[""] * (columns - 1)]
-    return gallery(inks, titles, columns, style.BLACK, height=0.65, width=0.6 * columns)
+        titles += [f"cluster {name}\n{len(members[name])} units", *[""] * (columns - 1)]
+    return gallery(inks, titles, columns, style.BLACK, height=0.8, width=0.6 * columns)

@@ -210,13 +210,18 @@ def similarity(embedded: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
         loss = float(-chance.diagonal().log().mean())
         found = float((cosine.argmax(1) == torch.arange(len(a))).float().mean())
         fig, axes = plt.subplots(1, 2, figsize=(8, 3.4))
-        titles = ("cosines", f"softmax, temperature {temperature:.2g}: loss {loss:.2f}")
+        how = f"softmax over {len(a)}, temperature {temperature:.2g}"
+        titles = "cosines", f"{how}: loss {loss:.2f}"
         for ax, values, title in zip(axes, (cosine, chance), titles):
             image = ax.imshow(values.numpy(), cmap="Blues", vmin=float(values.min()), vmax=1)
             ax.set(title=title, xlabel="second view of an expression",
                    ylabel="first view of an expression", xticks=[], yticks=[])
+            ends = -0.5, len(a) - 0.5
+            ax.plot(ends, ends, ":", color=plots.RED, lw=1, label="partners")
             fig.colorbar(image, ax=ax, shrink=0.8)
-        fig.suptitle(f"{found:.0%} of the first views are nearest to their own second view")
+        axes[0].legend(loc="lower left", bbox_to_anchor=(0.7, 1), borderpad=0)
+        fig.suptitle(f"{encoder}: {found:.0%} of {len(a)} first views are nearest to their own "
+                     "second view")
         return fig
 
     return Panel(controls, draw)
@@ -253,8 +258,9 @@ def curriculum(network: attend.Student, config: attend.Config, view: ViewConfig,
         heat_over_view(axes[1], teacher.saliency[0, 0], whole, ink)
         axes[2].imshow(seen_by_student(picture[0]))
         axes[2].axis("off")
-        heat_over_view(axes[3], student.saliency[0, 0], part, ink)
-        titles = "teacher sees all", "what the student sees", "student's saliency"
+        heat = heat_over_view(axes[3], student.saliency[0, 0], part, ink)
+        fig.colorbar(heat, ax=axes[3], label="/ mean over ink", shrink=0.7)
+        titles = "teacher's saliency", "what the student sees", "student's saliency"
         for ax, title in zip(axes[1:], titles):
             ax.set_title(title)
         return fig
@@ -268,7 +274,7 @@ def _schedules(ax: Axes, config: attend.Config, done: float) -> None:
     for ends, name, line in ((config.ratio, "masked", "-"), (config.attended, "attended", "--")):
         share = [mask_ratio(round(1_000 * x), 1_000, *ends, config.schedule) for x in t]
         ax.plot(t, share, line, label=name)
-    ax.axvline(done, color=plots.GREY)
+    ax.axvline(done, color=plots.GREY, label="now")
     ax.set(xlabel="share of the stage done", ylabel="share", ylim=(0, 1))
     ax.legend(fontsize=7)
 
@@ -292,7 +298,10 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
         fig, axes = plt.subplots(1, len(networks) + 1, figsize=size, squeeze=False)
         *strip, bars = axes[0]
         assert ink.symbol is not None
-        symbols = [symbol.label for symbol in pack[expression].symbols]
+        original = pack[expression]
+        symbols = [symbol.label for symbol in original.symbols]
+        told = zip(original.tokens or (), original.token_symbols or ())
+        bar = {symbol for token, symbol in told if token == r"\frac"}
         x, labelled = np.arange(len(symbols)), ink.symbol >= 0
         share = np.bincount(ink.symbol[labelled], minlength=len(symbols))
         bars.bar(x - 0.3, share / max(1, share.sum()), 0.2, color=plots.GREY, label="ink")
@@ -303,12 +312,14 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
             at = sample(heat[None, None], seen.cells, ink.owner)[:, 0].clamp(min=0)
             peak = seen.points[int(at.argmax())].tolist()
             ax.plot(*peak, "o", ms=12, mfc="none", mec=plots.BLUE, mew=2)
-            ax.set_title(name)
+            ax.set_title(f"{name}: {'saliency' if map == 'saliency' else f'map {map}'}")
             mass = torch.zeros(len(symbols)).index_add_(0, ink.symbol.clamp(min=0), at * labelled)
             mass /= at.sum().clamp(min=1e-9)
             width = 0.6 / len(networks)
             bars.bar(x - 0.1 + k * width, mass.numpy(), width, label=name)
-        bars.set_xticks(range(len(symbols)), [plots.mathtext([s]) for s in symbols], fontsize=8)
+        names = ["bar" if k in bar else plots.mathtext([s])
+                 for k, s in enumerate(symbols)]
+        bars.set_xticks(range(len(symbols)), names, fontsize=8)
         bars.set(ylabel="share of the mass on ink")
         bars.legend(fontsize=7)
         return fig

@@ -68,8 +68,9 @@ def test_heat_lies_where_it_is_said_to(ax, ink):
     assert tuple(image.get_extent()) == (0, 16, 16, 0)
     assert ax.get_xlim()[1] > 20
     assert image.get_clim()[0] == 0
-    relative = heat_over_ink(ax, ink, np.array([[2, 2], [2, 6]]), relative=True)
-    assert relative.get_array().tolist() == [[2 / 3, 2 / 3], [2 / 3, 2]], "over the mean of 3"
+    heat = np.array([[1, 9, 1, 9], [1, 9, 5, 2]])
+    relative = heat_over_ink(ax, ink, heat, relative=True)
+    assert relative.get_array().tolist() == (heat / 2).tolist(), "over the mean where ink is"
     assert relative.get_clim() == (0, OVER_MEAN)
 
 
