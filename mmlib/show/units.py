@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from mmlib.data.pack import Indices, Pack
@@ -35,7 +36,7 @@ def sequence_figure(sample: Sample, centres: np.ndarray) -> Figure:
     with style.style():
         fig, (above, below) = plt.subplots(2, 1, figsize=(8, 3.2), height_ratios=(3, 1))
         for k, (name, ink) in enumerate(found):
-            color = plt.get_cmap("tab10")(k % 10)
+            color = to_hex(plt.get_cmap("tab10")(k % 10))
             draw_ink(above, ink, color)
             left, _, right, bottom = ink.bounds()
             above.text((left + right) / 2, bottom + 0.15, str(name), ha="center", va="top",
