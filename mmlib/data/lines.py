@@ -95,14 +95,12 @@ def long_lines(weak: np.ndarray, contrast: np.ndarray) -> list[Line]:
     pixels; each line then follows the ink, since paper bends.
     """
     from scipy import ndimage
+    from skimage.measure import block_reduce
 
     step = max(1, -(-max(weak.shape) // 500))
-    high, wide = (-(-side // step) for side in weak.shape)
-    small = np.zeros((high * step, wide * step), bool)
-    small[: weak.shape[0], : weak.shape[1]] = weak
-    small = np.asarray(small.reshape(high, step, wide, step).any((1, 3)))
+    small = block_reduce(weak, step, np.any)
     thick = ndimage.binary_dilation(small, np.ones((3, 1)))
-    y, x = np.nonzero(thick)
+    (high, wide), (y, x) = thick.shape, np.nonzero(thick)
     # Noise and shades fill lines, too.
     if wide < 40 or high < 8 or not 0 < thick.mean() < 0.6:
         return []
