@@ -220,23 +220,17 @@ def recognize(
             if row and row.touching:
                 print(f"mmlib: {file}: the formula at {row.box} may be several rows that touch",
                       file=sys.stderr)
-            box = [",".join(map(str, row.box))] if row else []
-            for hypothesis in readings[:best]:
-                text = written(hypothesis.latex, format)
-                print(file, *box, f"{hypothesis.score:.3f}", text, *_confidence(hypothesis),
-                      sep="\t", flush=True)
+            place = [file, ",".join(map(str, row.box))] if row else [file]
+            for one in readings[:best]:
+                said = [*place, f"{one.score:.3f}", written(one.latex, format)]
+                if one.confidence is not None:
+                    doubt = f" doubtful: {' '.join(one.doubts)}".removesuffix(": ")
+                    said.append(f"{one.confidence:.2f}{doubt * one.doubtful}")
+                print(*said, sep="\t", flush=True)
 
     loaded = Reader.load(reader)
     statuses = [_status(read, file) for file in there]
     return max(statuses) if len(there) == len(files) else 2
-
-
-def _confidence(reading: Any) -> list[str]:
-    """The last column of a reading: its confidence, and what to doubt; none if unknown."""
-    if reading.confidence is None:
-        return []
-    doubt = f" doubtful: {' '.join(reading.doubts)}".removesuffix(": ") if reading.doubtful else ""
-    return [f"{reading.confidence:.2f}{doubt}"]
 
 
 def publish(run: Positional[str | None] = None, /) -> None:
@@ -263,14 +257,10 @@ def export(
         weights: weights, run folder or run's name; by default the recogniser that ships.
         full: leave out the graphs in eight bits.
     """
-    try:
-        from mmlib.read.export import export
-        from mmlib.read.reader import Reader
+    from mmlib.read.export import export
+    from mmlib.read.reader import Reader
 
-        sizes = export(Reader.load(weights), folder, small=not full)
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    for name, size in sizes.items():
+    for name, size in export(Reader.load(weights), folder, small=not full).items():
         print(f"{size / 2**20:7.2f} MiB  {folder / name}")
 
 
@@ -353,25 +343,19 @@ def _status(work: Callable[[str], object], file: str) -> int:
     try:
         work(file)
     except Exception as error:
-        if not _documented(error):
-            raise
-        print(f"mmlib: {error}", file=sys.stderr, flush=True)
+        print(f"mmlib: {_message(error)}", file=sys.stderr, flush=True)
         return 1 if type(error).__name__ == "NothingError" else 2
     return 0
 
 
-def _unwritable(error: Exception) -> str:
-    """What to do about a disk that is full or only read; nothing for other errors."""
+def _message(error: Exception) -> str:
+    """What to tell of an error that is made for the user, or a disk's; raises any other."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return ("; set MMLIB_RESULTS (runs) or MMLIB_CACHE (packs) to a folder that can be "
+        return (f"{error}; set MMLIB_RESULTS (runs) or MMLIB_CACHE (packs) to a folder that can be "
                 "written")
-    return ""
-
-
-def _documented(error: Exception) -> bool:
-    """Whether an error's message is made for the user: ours by kind, or a disk's."""
-    full = bool(_unwritable(error))
-    return full or not DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    if DOCUMENTED.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+        raise error
+    return str(error)
 
 
 def overview() -> str:
@@ -412,10 +396,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mmlib"):
             raise
-        print(f"mmlib: {name} needs {error.name}: pip install '.[notebooks]'", file=sys.stderr)
-        return 2
+        extra = "export" if name == "export" else "notebooks"
+        print(f"mmlib: {name} needs {error.name}: pip install '.[{extra}]'", file=sys.stderr)
     except Exception as error:
-        if not _documented(error):
-            raise
-        print(f"mmlib: {error}{_unwritable(error)}", file=sys.stderr)
-        return 2
+        print(f"mmlib: {_message(error)}", file=sys.stderr)
+    return 2

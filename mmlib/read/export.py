@@ -123,10 +123,8 @@ def export(reader: Reader, folder: str | Path, small: bool = True) -> dict[str, 
     two graphs, with `small` in eight bits too. Returns the size in bytes of each file. Raises
     ImportError where the extra `export` is not installed.
     """
-    try:
-        import onnx  # noqa: F401  # PyTorch's own message would not name our extra
-    except ImportError as error:
-        raise ImportError("exporting needs the extra: pip install '.[export]'") from error
+    import onnx  # noqa: F401  # of our extra `export`: PyTorch would name another package
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = reader.model.cpu().eval()

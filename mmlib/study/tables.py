@@ -149,39 +149,18 @@ def rates_table() -> DataFrame:
     return shown.rename(columns={"split": "CROHME", "sizes": "read at sizes"})
 
 
-def benchmarks(section: str, last: bool = False) -> DataFrame:
-    """The rows of a benchmark's section (`scripts.benchmark`) with hardware, threads and commit.
+def benchmarks(section: str) -> DataFrame:
+    """The rows of a benchmark's section (`scripts.benchmark`), of the machine measured last.
 
-    Of all machines, the one measured last first; with `last`, of that alone.
+    With its hardware, threads and commit; empty where nothing was measured.
     """
     import pandas as pd
 
     path = results_root() / "benchmarks.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     found = [about for about in found if about["section"] == section]
-    found.sort(key=lambda about: about["utc"], reverse=True)
-    found = found[:1] if last else found
-    return pd.json_normalize(found, "rows", ["hardware", "threads", "commit"])
-
-
-def benchmark_table(section: str, what: Sequence[str], setting: Sequence[str]) -> DataFrame:
-    """Median, quartiles (of several) and unit of some rows, with the columns of their setting."""
-    import pandas as pd
-
-    frame = benchmarks(section)
-    if frame.empty:
-        return pd.DataFrame({"what": [NO_RECORD]})
-    frame = frame[frame.what.isin(what)]
-    values = []
-    for row in frame.itertuples():
-        spread = f" [{_digits(row.low)}, {_digits(row.high)}]" if row.n > 1 else ""
-        values.append(_digits(row.median) + spread)
-    shown = frame[["what", *setting]].copy()
-    for name in setting:
-        if pd.api.types.is_float_dtype(shown[name]):
-            shown[name] = [f"{v:.0f}" if np.isfinite(v) else "" for v in shown[name]]
-    rest = {name: frame[name] for name in ("unit", "n", "hardware", "commit")}
-    return shown.assign(value=values, **rest)
+    found.sort(key=lambda about: about["utc"])
+    return pd.json_normalize(found[-1:], "rows", ["hardware", "threads", "commit"])
 
 
 def table(name: str) -> DataFrame:
@@ -243,18 +222,12 @@ def markdown_table(frame: DataFrame, digits: int = 3) -> str:
     """A Markdown table of a frame, without its index: floats with `digits` decimals, gaps empty."""
 
     def cell(value: Any) -> str:
-        if value is None or value != value:  # NaN
-            return ""
         if isinstance(value, (float, np.floating)):
             return f"{value:.{digits}f}"
         return str(value).replace("|", r"\|").replace("\n", " ")
 
     kinds = (frame[name].dtype.kind for name in frame)
     rule = ["---:" if kind in "iuf" else "---" for kind in kinds]
-    body = frame.itertuples(index=False, name=None)
+    body = frame.astype(object).where(frame.notna(), "").itertuples(index=False, name=None)
     rows = [map(cell, frame.columns), rule, *(map(cell, row) for row in body)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
