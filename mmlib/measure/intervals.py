@@ -53,16 +53,26 @@ def interval(values: ArrayLike, weights: ArrayLike | None = None, *, n_boot: int
     Raises:
         ValueError: shapes that do not fit, NaN at a positive weight, no or negative weight.
     """
-    values, weights = _prepare(values, weights)
+    x = np.atleast_2d(np.asarray(values, np.float64))
+    w = np.asarray(1.0 if weights is None else weights, np.float64)
+    if x.ndim != 2 or not x.size:
+        raise ValueError(f"values must be (seeds, expressions), got shape {x.shape}")
+    if w.ndim and w.shape not in (x.shape, x.shape[1:]):
+        raise ValueError(f"weights of shape {w.shape} do not fit values of {x.shape}")
+    w = np.broadcast_to(w, x.shape)
+    if not (w >= 0).all() or not w.sum(1).all():
+        raise ValueError("weights must be finite, not negative, and not all 0 for any seed")
+    if np.isnan(x[w > 0]).any():
+        raise ValueError("values must be known wherever the weight is positive")
+    x = np.nan_to_num(x, nan=0.0)
 
     def ratio(seeds: np.ndarray, expressions: np.ndarray) -> np.ndarray:
-        top, bottom = (np.einsum("bs,bs->b", seeds, expressions @ x.T) for x in (values, weights))
+        top, bottom = (np.einsum("bs,bs->b", seeds, expressions @ one.T) for one in (x, w))
         with np.errstate(invalid="ignore", divide="ignore"):
             share: np.ndarray = top / bottom  # NaN where no weight at all was drawn
         return share
 
-    return bootstrap(ratio, *values.shape, own=values.sum(1) / weights.sum(1), n_boot=n_boot,
-                     seed=seed)
+    return bootstrap(ratio, *x.shape, own=x.sum(1) / w.sum(1), n_boot=n_boot, seed=seed)
 
 
 def bootstrap(statistic: Callable[..., np.ndarray], *sizes: int, own: ArrayLike = 0.0,
@@ -110,19 +120,3 @@ def sign_flips(differences: ArrayLike) -> float:
     signs = np.array([*product((1.0, -1.0), repeat=len(own))])
     sums = np.abs(signs @ own)
     return float((sums >= abs(own.sum()) - 1e-12).mean())
-
-
-def _prepare(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Values and weights of one shape (seeds, expressions), checked; 0 for an unknown value."""
-    values = np.atleast_2d(np.asarray(values, np.float64))
-    weights = np.asarray(1.0 if weights is None else weights, np.float64)
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"values must be (seeds, expressions), got shape {values.shape}")
-    if weights.ndim and weights.shape not in (values.shape, values.shape[1:]):
-        raise ValueError(f"weights of shape {weights.shape} do not fit values of {values.shape}")
-    weights = np.broadcast_to(weights, values.shape)
-    if not (weights >= 0).all() or not weights.sum(1).all():
-        raise ValueError("weights must be finite, not negative, and not all 0 for any seed")
-    if np.isnan(values[weights > 0]).any():
-        raise ValueError("values must be known wherever the weight is positive")
-    return np.nan_to_num(values, nan=0.0), weights

@@ -53,7 +53,7 @@ class Score:
     within2: float
     within3: float
     ter: float  # token errors / reference tokens
-    structure_rate: float  # share whose layout tree is right, labels ignored
+    structure: float  # share whose layout tree is right, labels ignored
     hallucination: float  # predicted tokens with no counterpart / reference tokens
 
 

@@ -43,13 +43,9 @@ from mmlib.read.reader import Reader
 from mmlib.store.files import digest
 from mmlib.store.run import Run
 from mmlib.study import results
+from mmlib.study.comparisons import METRICS
 
 CODE_VERSION = "2"  # since 2, a search writes well-formed expressions alone
-METRICS = {  # of the records, and the field of a score
-    **{name: name for name in ("ter", "exprate", "within1", "within2", "within3")},
-    "structure": "structure_rate",
-    "hallucination": "hallucination",
-}
 TESTS = tuple(name for name in DATASETS if name.startswith("test"))
 OCCLUSION_SEED = 0  # of the ink that is masked: one for all arms
 
@@ -83,10 +79,8 @@ def load_split(dataset: str, split: str) -> tuple[Pack, np.ndarray, str]:
     elif dataset == "crohme" and split in TESTS:
         pack = load_pack(split)
     else:
-        raise DataError(
-            f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, "
-            f"{', '.join(TESTS)}; a folder of one's own: valid"
-        )
+        raise DataError(f"{dataset} has no split {split!r}; synthetic: valid, test; crohme: valid, "
+                        f"{', '.join(TESTS)}; a folder of one's own: valid")
     return pack, np.arange(len(pack)), pack.digest
 
 
@@ -152,8 +146,8 @@ def evaluate(weights: str | Path | Reader | None, config: Config, *, arm: str | 
         export(export_lgeval, ids, best, labels)
     if arm and not config.limit:
         mark = ":removed" * config.removal
-        rows = [{"metric": name + mark, "value": getattr(score, key), "n": score.n}
-                for name, key in METRICS.items()]
+        rows = [{"metric": name + mark, "value": getattr(score, name), "n": score.n}
+                for name in METRICS]
         results.record(run, rows, arm=arm, split=config.split, occlusion=config.occlusion,
                        labels=labels_used(reader.config, config.dataset),
                        seed=reader.config["seed"], pictures=reader.pictures,

@@ -24,16 +24,11 @@ STARTS = {"none": "random weights", "recogniser": "the weights that shipped befo
 MAIN = ("recogniser", "recogniser, three sizes")
 SPLITS = {"test_2014": "2014", "test_2016": "2016", "test_2019": "2019"}  # of ink
 PROBED = {"untrained": "random weights", "contrastive": "stage 1", "mask-match": "stages 1 and 2"}
-PROBES = {
-    "symbol_linear": "symbol, linear",
-    "symbol_linear_macro": "macro",
-    "symbol_knn": "symbol, k-NN",
-    "relation_linear_macro": "relation, linear, macro",
-}
-CONTROLS = {  # what needs no encoder, by the probe beside which it stands
-    "symbol_linear": "symbol_common",
-    "symbol_linear_macro": "symbol_common_macro",
-    "relation_linear_macro": "geometry_linear_macro",
+PROBES = {  # the column's title, and what needs no encoder
+    "symbol_linear": ("symbol, linear", "symbol_common"),
+    "symbol_linear_macro": ("macro", "symbol_common_macro"),
+    "symbol_knn": ("symbol, k-NN", ""),
+    "relation_linear_macro": ("relation, linear, macro", "geometry_linear_macro"),
 }
 
 
@@ -110,8 +105,8 @@ def probes_table(profile: str = "desk") -> DataFrame:
     encoders = [f"{PROBED.get(arm, arm)}{f', seed {seed:.0f}' if several else ''}"
                 for arm, seed in value.index]
     table = {"encoder": [*encoders, "no encoder"]}
-    for metric, title in PROBES.items():
-        table[title] = [*texts(metric), texts(CONTROLS.get(metric, ""))[0]]
+    for metric, (title, control) in PROBES.items():
+        table[title] = [*texts(metric), texts(control)[0]]
     return pd.DataFrame(table)
 
 

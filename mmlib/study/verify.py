@@ -22,7 +22,7 @@ from typing import Any
 from mmlib.measure.recognition import Score
 from mmlib.store.files import RunError, digest, figures_root, results_root
 from mmlib.study import records, results, tables
-from mmlib.study.evaluate import METRICS
+from mmlib.study.comparisons import METRICS
 from mmlib.study.publish import shipped_digests
 
 SHARED = ("profile", "seed", "dataset", "split", "labels", "hardware", "commit")
@@ -65,8 +65,8 @@ def record_faults() -> Iterator[str]:
             expected = _expected(run, runs)
             if run["stage"] == "evaluate":
                 found, mark = score(row["run"]), ":removed" * run["config"].get("removal", False)
-                value = getattr(found, METRICS[row["metric"].removesuffix(mark)])
-                expected |= {"value": value, "n": found.n}
+                known = {f"{metric}{mark}": getattr(found, metric) for metric in METRICS}
+                expected |= {"value": known[row["metric"]], "n": found.n}
             for key, value in expected.items():
                 if row[key] != (cell := records.cell(key, value)):
                     yield f"{place}: {key} is {row[key]}, the tables say {cell}"

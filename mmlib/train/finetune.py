@@ -268,7 +268,7 @@ class Finetune(Stage):
         rates = outcomes(best_tokens(found, vocabulary), truth).summary()
         return {
             "ter": rates.ter, "exprate": rates.exprate, "within1": rates.within1,
-            "structure": rates.structure_rate, "n": len(self.subset),
+            "structure": rates.structure, "n": len(self.subset),
             "gamma": float(self.result.scalars["gamma"]),
             "moved": moved(self.began, self.bare.encoder),
         }

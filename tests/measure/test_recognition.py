@@ -75,17 +75,17 @@ def test_rates_by_hand():
     assert (result.n, result.exprate, result.within1) == (4, 0.25, 0.5)
     assert (result.within2, result.within3) == (0.5, 0.75)
     assert result.ter == pytest.approx(sum(errors) / (4 * 7))
-    assert result.structure_rate == 0.5
+    assert result.structure == 0.5
     assert result.hallucination == 0
 
 def test_a_label_that_cannot_be_read_is_wrong_but_has_no_tokens():
     result = score([["x"], ["x"]], [["x"], None])
-    assert (result.n, result.exprate, result.within3, result.structure_rate) == (2, 0.5, 0.5, 0.5)
+    assert (result.n, result.exprate, result.within3, result.structure) == (2, 0.5, 0.5, 0.5)
     assert result.ter == 0
 
 def test_no_prediction_is_all_deletions():
     result = score([None], [["x", "+", "y"]])
-    assert (result.ter, result.hallucination, result.structure_rate, result.within3) == (1, 0, 0, 1)
+    assert (result.ter, result.hallucination, result.structure, result.within3) == (1, 0, 0, 1)
 
 def test_hallucinated_tokens_are_the_inserted_ones():
     assert score([list("x+y+z")], [list("x+y")]).hallucination == pytest.approx(2 / 3)
