@@ -24,7 +24,7 @@ from mmlib.data.corpus import load_corpus, resolved, synthetic_pack
 from mmlib.formula.ink import Ink, typical_size
 from mmlib.read import batch
 from mmlib.read.export import export
-from mmlib.read.onnx import OnnxReader
+from mmlib.read.onnx import onnx_reader
 from mmlib.read.reader import Reader
 from mmlib.store.files import results_root, write_atomic
 from mmlib.store.machine import commit, hardware, utc
@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         sizes = export(Reader.load(), folder)
         print(sizes)
-        readers = {"PyTorch": Reader.load(), "ONNX": OnnxReader.open(folder),
-                   "ONNX, 8 bits": OnnxReader.open(folder, small=True)}
+        readers = {"PyTorch": Reader.load(), "ONNX": onnx_reader(folder),
+                   "ONNX, 8 bits": onnx_reader(folder, small=True)}
         with whole_precision():
             rows = [row for beam in BEAMS
                     for row in compare(readers, expressions(options.count), beam)]

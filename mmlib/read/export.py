@@ -34,7 +34,7 @@ from mmlib.read.reader import EXPORTED, Reader
 OPSET = 17
 LICENCE = "CC BY-NC-SA 3.0 where trained on CROHME, as the recogniser that ships"
 # Files of an export, beside EXPORTED; SMALL is what graphs in eight bits are called instead.
-CONFIG, VOCABULARY = "config.json", "vocabulary.json"
+CONFIG = "config.json"
 ENCODER, DECODER, SMALL = "encoder.onnx", "decoder.onnx", ".int8.onnx"
 
 
@@ -119,8 +119,8 @@ class DecoderGraph(nn.Module):
 def export(reader: Reader, folder: str | Path, small: bool = True) -> dict[str, int]:
     """Write a recogniser into a folder.
 
-    `model.safetensors` and `config.json`, which `Reader.load` takes too; `vocabulary.json`; and the
-    two graphs, with `small` in eight bits too. Returns the size in bytes of each file. Raises
+    `model.safetensors` and `config.json` (with the vocabulary), which `Reader.load` takes too; and
+    the two graphs, with `small` in eight bits too. Returns the size in bytes of each file. Raises
     ImportError where the extra `export` is not installed.
     """
     import onnx  # noqa: F401  # of our extra `export`: PyTorch would name another package
@@ -129,8 +129,6 @@ def export(reader: Reader, folder: str | Path, small: bool = True) -> dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     model = reader.model.cpu().eval()
     save_file(_shortest(model.state_dict()), folder / EXPORTED, {"format": "pt"})
-    words = json.dumps(reader.vocabulary.tokens, ensure_ascii=False, indent=0)
-    (folder / VOCABULARY).write_text(words + "\n", "utf-8")
     (folder / CONFIG).write_text(json.dumps(_card(reader), indent=1) + "\n", "utf-8")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of branches that a full rectangle never takes

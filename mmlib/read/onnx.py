@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib.draw.views import ViewConfig
-from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.decoder import Cache, DecoderConfig, Memory
-from mmlib.read.confidence import Calibration
-from mmlib.read.export import CONFIG, DECODER, ENCODER, SMALL
-from mmlib.read.reader import Reader
-from mmlib.store.files import RunError, from_json
+from mmlib.read.export import DECODER, ENCODER, SMALL
+from mmlib.read.reader import EXPORTED, Reader
 
 LOW = -1e9  # the bias where a token does not attend; finite, since eight bits have no infinity
 
@@ -96,31 +91,15 @@ class OnnxRecogniser:
         return SimpleNamespace(memory=memory)
 
 
-@dataclass(frozen=True, eq=False)
-class OnnxReader(Reader):
-    """A reader over an export: `recognize(source, reader=OnnxReader.open(folder))`."""
+def onnx_reader(folder: str | Path, small: bool = False, threads: int = 1) -> Reader:
+    """A reader over what `mmlib export` wrote into a folder; `small`: in eight bits.
 
-    most: ClassVar[int] = 1  # the graphs are of a single picture
-
-    @classmethod
-    def open(cls, folder: str | Path, small: bool = False, threads: int = 1) -> OnnxReader:
-        """What `mmlib export` wrote into a folder; `small`: in eight bits.
-
-        Raises FileNotFoundError or RunError, naming the file, and ImportError without ONNX Runtime.
-        """
-        folder = Path(folder)
-        try:
-            card = json.loads((folder / CONFIG).read_text("utf-8"))
-            config = card["config"]
-            decoder = from_json(DecoderConfig, config["model"]["decoder"])
-            vocabulary = Vocabulary(card["vocabulary"][len(Vocabulary.SPECIALS) :])
-            view = from_json(ViewConfig, config["view"])
-            calibration = Calibration.of(card.get("confidence", {}), card["run"])
-            about = card["run"], card["pictures"], card["minutes"], calibration
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{folder / CONFIG} is not an export's: {error}") from error
-        try:
-            model = OnnxRecogniser(folder, small, threads, decoder)
-        except ImportError as error:
-            raise ImportError("this reader needs the extra: pip install '.[export]'") from error
-        return cls(model, vocabulary, view, config, model.path, *about)  # type: ignore[arg-type]
+    Raises FileNotFoundError or RunError, naming the file, and ImportError without ONNX Runtime.
+    """
+    reader = Reader.load(Path(folder) / EXPORTED)
+    try:
+        model: Any = OnnxRecogniser(Path(folder), small, threads, reader.model.config.decoder)
+    except ImportError as error:
+        raise ImportError("this reader needs the extra: pip install '.[export]'") from error
+    # The graphs are of a single picture.
+    return replace(reader, model=model, path=model.path, most=1)

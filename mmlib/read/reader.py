@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class Reader:
     pictures: int  # seen in all of its stages
     minutes: float  # spent on them
     calibration: Calibration | None = None  # of the readings' confidence
-    most: ClassVar[int] = 64  # expressions of a batch
+    most: int = 64  # expressions of a batch
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "cpu") -> Reader:
@@ -248,15 +248,11 @@ def _load(path: Path, device: str, changed: int) -> Reader:
         view = from_json(ViewConfig, config["view"])
         name = metadata.get("run", path.parent.name)
         cost = metadata["pictures"], metadata["minutes"]
-        calibrated = metadata.get("confidence") or _beside(path)
-        calibration = Calibration.of(calibrated, name)
+        calibrated, beside = metadata.get("confidence"), path.with_name(CONFIDENCE)
+        if not calibrated and beside.is_file():
+            calibrated = json.loads(beside.read_text("utf-8"))
+        calibration = Calibration.of(calibrated or {}, name)
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"{path} is not a recogniser's weights file: {error}") from error
     model = channels_last(model, device).eval()
     return Reader(model, vocabulary, view, config, path, name, *cost, calibration)
-
-
-def _beside(path: Path) -> Any:
-    """The calibration that lies beside a weights file; nothing where there is none."""
-    file = path.with_name(CONFIDENCE)
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}

@@ -111,10 +111,10 @@ def opened(name: str) -> Iterator[tuple[Read, Callable[[], float]]]:
         reader = Reader.load()
         if name == "onnx":
             from mmlib.read.export import export
-            from mmlib.read.onnx import OnnxReader
+            from mmlib.read.onnx import onnx_reader
 
             export(reader, folder)
-            reader = OnnxReader.open(folder, small=True)
+            reader = onnx_reader(folder, small=True)
         yield lambda grey: recognize(grey, reader=reader)[0].latex, resident
 
 

@@ -20,7 +20,7 @@ from mmlib.data.corpus import synthetic_pack
 from mmlib.draw.raster import rasterise
 from mmlib.formula.ink import Ink, typical_size
 from mmlib.read.export import export
-from mmlib.read.onnx import OnnxReader
+from mmlib.read.onnx import onnx_reader
 from mmlib.read.reader import Reader, recognize
 from scripts import page as pages
 
@@ -53,7 +53,7 @@ def reader(tmp_path_factory):
     """The graphs that the page has, in Python."""
     folder = tmp_path_factory.mktemp("export")
     export(Reader.load(), folder)
-    return OnnxReader.open(folder, small=True)
+    return onnx_reader(folder, small=True)
 
 
 @pytest.fixture(scope="module")
