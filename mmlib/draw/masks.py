@@ -174,10 +174,8 @@ def mask_channel(boxes: Tensor, box_owner: Tensor, b: int, H: int, W: int) -> Te
 
 def masked_share(masked: Tensor, owner: Tensor, arc: Tensor, b: int) -> Tensor:
     """Share (b,) of each expression's ink length that is masked, of (n,) tensors; 0 without ink."""
-    lengths = arc.double().new_zeros(2, b)
-    lengths[0].index_add_(0, owner.long(), arc.double() * masked)
-    lengths[1].index_add_(0, owner.long(), arc.double())
-    return (lengths[0] / lengths[1].clamp_min(1e-12)).float()
+    lengths = _sums(torch.stack([arc * masked, arc], 1).double(), owner, b)
+    return (lengths[:, 0] / lengths[:, 1].clamp_min(1e-12)).float()
 
 
 def _check(points: Tensor, owner: Tensor, arc: Tensor, b: int, ratio: float | Tensor,

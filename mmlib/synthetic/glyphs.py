@@ -16,14 +16,16 @@ from mmlib.formula.vocabulary import BEYOND, DOT
 
 # What symbols.tsv says of each symbol; its head explains the columns.
 _ROWS = [
-    line.split("\t")
+    (*line.split("\t"), "", "", "")
     for line in Path(__file__).with_name("symbols.tsv").read_text(encoding="utf-8").splitlines()
     if not line.startswith("# ")
 ]
 EXTENT = {row[0]: (float(row[1]), float(row[2]), float(row[3])) for row in _ROWS}
 # Those whose size and place CROHME's ink tells.
 MEASURED = EXTENT.keys() - {*BEYOND, DOT}
-SHAPES = {row[0]: row[4].split("|") for row in _ROWS if len(row) > 4}
+KIND = {row[0]: row[4] for row in _ROWS}
+OFTEN = {row[0]: float(row[5]) for row in _ROWS if row[5]}
+SHAPES = {row[0]: row[6].split("|") for row in _ROWS if row[6]}
 
 
 class Glyph(NamedTuple):

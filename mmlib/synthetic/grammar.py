@@ -15,34 +15,15 @@ import numpy as np
 
 from mmlib.formula.tree import Node, renumber
 from mmlib.formula.vocabulary import BEYOND, CROHME_CLASSES, DOT
+from mmlib.synthetic.glyphs import KIND, OFTEN
 from mmlib.synthetic.layout import CLOSING
 
 # Symbols in an expression of CROHME's 2014 training set, at these quantiles (all 8,834).
 _QUANTILES = (0.0, 0.06, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 _LENGTHS = (1.0, 1.4, 2.4, 4.5, 8.5, 13.5, 19.5, 23.5, 34.5, 46.0)
-# How often each class is met there (per thousand symbols).
-_LETTERS = r"""
-    x 58.6 a 28.8 n 26.1 y 20.6 b 18.6 z 12.5 d 6 i 11.2 c 11 t 8 f 5 k 7.2 p 6.6 r 5.7 m 5.6 e 5.4
-    g 4 u 3.7 q 3.6 j 3.5 v 3.3 X 3.2 A 3.2 h 3.1 C 3 B 2.8 s 2.7 R 2.2 F 2 l 1.8 E 1.7 o 1.7 w 1.6
-    L 1.6 N 1.6 Y 1.4 S 1.4 V 1.2 P 1.2 H 1.2 M 1.2 T 1.1 G 1 I .8 \theta 6.3 \pi 5.8 \alpha 4.5
-    \beta 3.4 \gamma 1 \phi 1 \sigma .6 \mu .5 \Delta .4 \lambda .3
-"""
-_DIGITS = "1 72 2 72 3 28.6 0 20.8 4 19 5 11.7 6 9.3 7 8.7 9 8.5 8 8.5"
-_OPERATORS = r"+ 63 - 42 \times 6.9 \pm 1.8 \div 1.8 / 2.3"
-_RELATIONS = r"= 42 \leq 2.6 \geq 1.7 \neq 1.3 \lt 1.2 \gt .7 \rightarrow 1 \in .2"
-_BRACKETS = r"( 46 [ 3.9 | 2.6 \{ .8"
-_FUNCTIONS = r"\sin 9.1 \cos 6.7 \tan 3.3 \log 3.1"
-# Symbols beyond CROHME's, on the same scale, so that a third of the expressions hold some.
-_BEYOND_LETTERS = r"""
-    D 6 J 3 K 5 O 3 Q 4 U 5 W 4 Z 4 \delta 6 \epsilon 6 \zeta 3 \eta 5 \kappa 4 \nu 4 \xi 5 \rho 6
-    \tau 5 \chi 4 \psi 5 \omega 6 \Omega 4"""
-_BEYOND_OPERATORS = r"\cdot 20 \cup 8 \cap 8 \circ 4 \wedge 5 \vee 5"
-_BEYOND_RELATIONS = r"""
-    \approx 5 \equiv 4 \sim 4 \subset 4 \subseteq 4 \perp 4 \parallel 4 \leftarrow 4
-    \leftrightarrow 3 \Rightarrow 5 \Leftrightarrow 3 : 3"""
 _PARALLEL = r"\parallel"  # two bars, as LaTeX has it and the canonical tokens have not
 _PREFIXES = (r"\neg", r"\partial", r"\nabla")
-_FLATTEN = 0.7  # the power of these weights that is drawn by
+_FLATTEN = 0.7  # the power of CROHME's frequencies that is drawn by
 # Kinds of factors: how often (where enough is left to spend), the fewest symbols, what they need.
 _FACTORS = {
     "atom": (1.0, 1, ()), "number": (0.6, 1, ()), "sup": (1.3, 2, ()), "sub": (0.74, 2, ()),
@@ -51,8 +32,6 @@ _FACTORS = {
     "bracket": (4.4, 4, ("(", ")")), "call": (1.0, 4, ("(", ")")),
     "function": (0.46, 2, (r"\sin",)), "sum": (0.15, 2, (r"\sum",)),
     "integral": (0.15, 2, (r"\int",)), "limit": (0.5, 5, (r"\lim", r"\rightarrow")),
-}  # fmt: skip
-_BEYOND_FACTORS = {
     "overlined": (0.35, 2, (r"\overline",)), "angle": (0.2, 2, (r"\angle",)),
     "degrees": (0.3, 2, (r"\circ",)), "percent": (0.2, 2, (r"\%",)),
     "prefixed": (0.4, 2, _PREFIXES), "product": (0.15, 2, (r"\prod",)),
@@ -77,11 +56,10 @@ class _Table:
         self.cumulative = list(accumulate(weight for _, weight in kept))
 
     @classmethod
-    def read(cls, text: str, allowed: frozenset[str], power: float = _FLATTEN) -> "_Table":
-        """The labels of a text "label weight …" that are allowed."""
-        words = text.split()
-        pairs = zip(words[::2], map(float, words[1::2]), strict=True)
-        return cls((label, weight**power) for label, weight in pairs if label in allowed)
+    def of(cls, kinds: str, allowed: frozenset[str], power: float = _FLATTEN) -> "_Table":
+        """The labels of these kinds that are allowed, by how often CROHME has them."""
+        return cls((label, often**power) for label, often in OFTEN.items()
+                   if label in allowed and KIND[label] in kinds.split())
 
 
 _INDEX = _Table((("i", 3.0), ("n", 3.0), ("k", 2.0), ("j", 1.5), ("m", 1.0)))
@@ -107,19 +85,17 @@ class Grammar:
         self.new = new
         if not allowed >= new:
             raise ValueError(f"no glyphs for {sorted(new - allowed)}")
-        more = (_BEYOND_LETTERS, _BEYOND_OPERATORS, _BEYOND_RELATIONS) if beyond else ("",) * 3
-        self.letters = _Table.read(_LETTERS + more[0], allowed)
-        self.digits = _Table.read(_DIGITS, allowed, 0.9)
-        self.operators = _Table.read(f"{_OPERATORS} {more[1]}", allowed, 0.85)
-        self.relations = _Table.read(f"{_RELATIONS} {more[2]}", allowed | {_PARALLEL})
-        self.functions = _Table.read(_FUNCTIONS, allowed)
+        self.letters = _Table.of("letter", allowed)
+        self.digits = _Table.of("digit", allowed, 0.9)
+        self.operators = _Table.of("operator slash", allowed, 0.85)
+        self.relations = _Table.of("relation", allowed | {_PARALLEL} if beyond else allowed)
+        self.functions = _Table.of("function", allowed)
         pairs = frozenset(start for start, end in CLOSING.items() if {start, end} <= allowed)
-        self.brackets = _Table.read(_BRACKETS, pairs, 1.0)
+        self.brackets = _Table.of("open bar", pairs, 1.0)
         self.singles = _Table((label, 1.0) for label in sorted(allowed.difference(_NEVER_ALONE)))
         if not self.letters.labels or not allowed.issuperset("0123456789+="):
             raise ValueError("a grammar needs letters, all digits, '+' and '='")
-        usable = {kind: (often, least)
-                  for kind, (often, least, needs) in (_FACTORS | _BEYOND_FACTORS).items()
+        usable = {kind: (often, least) for kind, (often, least, needs) in _FACTORS.items()
                   if allowed.issuperset(needs)}
         # By what may be spent and by depth.
         self.factors = {

@@ -15,17 +15,9 @@ import numpy as np
 
 from mmlib.formula.ink import Symbol
 from mmlib.formula.tree import Node
-from mmlib.synthetic.glyphs import Glyph, GlyphBank
+from mmlib.synthetic.glyphs import KIND, Glyph, GlyphBank
 
 CLOSING = {"(": ")", "[": "]", r"\{": r"\}", "|": "|"}  # what closes a bracket
-_KINDS = {
-    "relation": r"""= \leq \geq \lt \gt \neq \rightarrow \in : \subset \subseteq \approx \equiv \sim
-                    \perp \leftarrow \leftrightarrow \Rightarrow \Leftrightarrow""",
-    "operator": r"+ - \times \div \pm \cdot \cup \cap \circ \wedge \vee",
-    "function": r"\sin \cos \tan \log \lim", "open": r"( [ \{", "close": r") ] \}", "mark": ", .",
-    "big": r"\sum \int \prod", "fraction": r"\frac", "root": r"\sqrt",
-}  # fmt: skip
-_KIND = {label: kind for kind, labels in _KINDS.items() for label in labels.split()}
 # Median gaps that a kind keeps before and after itself; the wider wish of two neighbours wins.
 _GAPS = {
     "relation": (0.65, 0.65), "operator": (0.46, 0.46), "function": (0.5, 0.45),
@@ -219,7 +211,7 @@ class Layout:
 
     def gap(self, left: Node, right: Node, opens: bool, closes: bool) -> float:
         """Distance between neighbours: `left` opens a bracket, `right` closes one, or neither."""
-        a, b = _KIND.get(left.label, ""), _KIND.get(right.label, "")
+        a, b = KIND.get(left.label, ""), KIND.get(right.label, "")
         wish = max(_GAPS.get(a, _LETTER_GAP)[1], _GAPS.get(b, _LETTER_GAP)[0])
         if b == "open" and a in ("operator", "relation"):
             wish += 0.2
