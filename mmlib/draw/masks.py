@@ -16,7 +16,6 @@ from torch import Tensor
 from mmlib.draw.raster import arc_length
 from mmlib.draw.views import InkBatch, View
 
-KINDS = ("fixed", "linear", "cosine", "stepped")
 STEPS = 4  # of a stepped schedule
 CHUNK = 8  # boxes proposed for each expression in one round
 BLOCK = (0.25, 0.7)  # least and greatest half side of a box, in typical symbols
@@ -31,8 +30,6 @@ def mask_ratio(step: int, total: int, start: float, end: float, kind: str) -> fl
     the nearest end holds. The share of boxes that the teacher's attention places follows the same
     schedules. Raises ValueError for an unknown kind, ``total`` below 1, or a share outside [0, 1].
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     if total < 1:
         raise ValueError(f"total is {total}, expected at least 1")
     for name, share in (("start", start), ("end", end)):
@@ -44,8 +41,10 @@ def mask_ratio(step: int, total: int, start: float, end: float, kind: str) -> fl
         "linear": done,
         "cosine": (1 - math.cos(math.pi * done)) / 2,
         "stepped": min(math.floor(done * STEPS), STEPS - 1) / (STEPS - 1),
-    }[kind]
-    return (1 - progress) * start + progress * end
+    }
+    if kind not in progress:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(progress)}")
+    return (1 - progress[kind]) * start + progress[kind] * end
 
 
 class InkMask(NamedTuple):

@@ -87,13 +87,9 @@ def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str
     ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, linespacing=1.25)
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "",
-           **options: Any) -> None:
-    """An arrow with text above its middle."""
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **options: Any) -> None:
     head = {"arrowstyle": "-|>,head_width=0.18,head_length=0.3", "color": "0.25", "lw": 1.1}
     ax.annotate("", end, start, arrowprops=head | {"shrinkA": 0, "shrinkB": 0} | options)
-    x, y = np.add(start, end) / 2
-    _note(ax, x, y + 0.05, text, ha="center", va="bottom")
 
 
 def _note(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
@@ -164,7 +160,8 @@ def _contrast(ax: Axes, y: float, shown: Shown) -> None:
              (y + 0.58, "at ink points\n→ head $q$ → $u,\\ u'$",
               "local, InfoNCE:\nthe same point\nin the other view"))
     for at, head, loss in heads:
-        _arrow(ax, (3.88, at), (4.22, at), "$F,\\ F'$")
+        _arrow(ax, (3.88, at), (4.22, at))
+        _note(ax, 4.05, at + 0.05, "$F,\\ F'$", ha="center", va="bottom")
         _box(ax, 4.83, at, 1.2, 0.62, head)
         _arrow(ax, (5.44, at), (5.76, at))
         _box(ax, 6.43, at, 1.32, 0.74, loss, LOSS)

@@ -16,13 +16,9 @@ from mmlib.show import style as plots
 from mmlib.study.arms import MASKED
 
 MATCH_TERMS = {
-    "slots": "slots (InfoNCE)",
-    "points": "masked points",
-    "agreement": "disagreement of maps",
-    "entropy": "entropy",
-    "overlap": "overlap",
-    "blank": "mass off the ink",
-}
+    "slots": "slots (InfoNCE)", "points": "masked points", "agreement": "disagreement of maps",
+    "entropy": "entropy", "overlap": "overlap", "blank": "mass off the ink",
+}  # fmt: skip
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend right of its panel
 
 

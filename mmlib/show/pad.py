@@ -11,7 +11,7 @@ import html
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +63,24 @@ class Answer(anywidget.AnyWidget):
     _esm, _css = HERE / "answer.js", HERE / "pad.css"
 
 
-@dataclass(eq=False)
 class Part:
-    """One formula of what was sent: its ink, a picture of it, and its readings, best first."""
+    """One formula of what was sent: its ink, a picture of it, and its readings, surest first."""
 
-    seen: Seen | Ink
-    ink: Ink
-    size: float  # of a typical symbol, in the ink's unit
-    picture: np.ndarray  # (H, W) uint8, dark ink on white
-    scale: float  # pixels of the picture for a unit of the ink
-    shift: np.ndarray  # (2,) pixels: where the ink's origin lies in the picture
-    choices: list[Reading]  # each with its confidence
-    tokens: tuple[str, ...] = ()  # of the reading that is shown
+    def __init__(self, seen: Seen | Ink, choices: list[Reading]):
+        points, stroke, self.size = strokes_of(seen)  # size of a typical symbol, in the ink's unit
+        self.seen, self.choices = seen, choices
+        self.tokens = choices[0].tokens if choices else ()  # of the reading that is shown
+        # The picture is (H, W), dark ink on white: `scale` pixels for a unit of the ink, whose
+        # origin lies at `shift`.
+        if isinstance(seen, Ink):
+            self.ink, self.scale = seen, 48.0 / self.size
+            small = replace(seen, points=((points - points.min(0)) / self.size).astype(np.float32))
+            self.picture = 255 - drawing(small, scale=48.0)
+            self.shift = 20 - points.min(0) * self.scale
+        else:
+            self.ink, self.scale = Ink(points, stroke.astype(np.int32)), 1.0
+            self.picture = 255 - np.pad(seen.levels, MARGIN)
+            self.shift = np.array([MARGIN, MARGIN])
 
 
 class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -158,7 +164,7 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
                 found = [readings]
             else:
                 found = self.reader.read([strokes_of(part) for part in parts], self.beam)
-            self.parts = [_part(part, self.choices(one)) for part, one in zip(parts, found)]
+            self.parts = [Part(part, self.choices(one)) for part, one in zip(parts, found)]
         except (InkError, DataError, RuntimeError) as error:
             self.say(str(error))
             return
@@ -290,20 +296,6 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
                     right.text(0, 0.85 - 0.19 * k, said, fontsize=14 if k == 0 else 10,
                                in_layout=False)
         return fig
-
-
-def _part(seen: Seen | Ink, choices: list[Reading]) -> Part:
-    """A formula of what was sent; the reading that is surest is shown first."""
-    points, stroke, size = strokes_of(seen)
-    if isinstance(seen, Ink):
-        ink, scale = seen, 48.0 / size
-        small = replace(ink, points=((points - points.min(0)) / size).astype(np.float32))
-        picture, shift = 255 - drawing(small, scale=48.0), 20 - points.min(0) * scale
-    else:
-        ink, scale = Ink(points, stroke.astype(np.int32)), 1.0
-        picture, shift = 255 - np.pad(seen.levels, MARGIN), np.array([MARGIN, MARGIN])
-    tokens = choices[0].tokens if choices else ()
-    return Part(seen, ink, size, picture, scale, shift, choices, tokens)
 
 
 def _heat(part: Part, looked: AttendedReading) -> dict[str, Any]:
