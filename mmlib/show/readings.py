@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from mmlib.draw.views import STRIDE, make_view
 from mmlib.formula.ink import Ink, typical_size
 from mmlib.read.reader import Reader
 from mmlib.show.ink import as_batch, heat_over_ink
 from mmlib.store.machine import one_thread
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
