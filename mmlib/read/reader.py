@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmlib.data.errors import DataError
 from mmlib.data.photo import Seen
-from mmlib.data.sample import unlabelled
-from mmlib.draw.views import ViewConfig
-from mmlib.formula.ink import Ink, InkError
+from mmlib.data.sample import collate, unlabelled
+from mmlib.draw.views import STRIDE, ViewConfig, make_view
+from mmlib.formula.ink import Ink, InkError, typical_size
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.layers import channels_last
 from mmlib.models.recogniser import ModelConfig, Recogniser
@@ -26,7 +27,7 @@ from mmlib.read.confidence import CONFIDENCE, Calibration
 from mmlib.read.rows import box_of, rows_of, touching
 from mmlib.read.source import Strokes, named, seen_in, strokes_of
 from mmlib.store.files import RunError, from_json, results_root, shipped_weights
-from mmlib.store.machine import give_back_memory
+from mmlib.store.machine import give_back_memory, one_thread
 from mmlib.store.weights import load_weights
 
 # Of a careful reading: 12, 14 and 16 pixels per typical symbol, where 14 is the view's own.
@@ -64,6 +65,17 @@ class Reading:
         """The tokens that are more likely wrong than right."""
         pairs = zip(self.tokens, self.token_confidence, strict=False)
         return [token for token, sure in pairs if sure < 0.5]
+
+
+@dataclass(frozen=True, eq=False)
+class AttendedReading:
+    """A reading with the attention behind it, on the cells of its picture."""
+
+    tokens: tuple[str, ...]  # (t,)
+    cross: np.ndarray  # (t, h, w), the guided head's when each token is written, left to right
+    saliency: np.ndarray | None  # (h, w), mean 1
+    maps: np.ndarray | None  # (k, h, w), each summing to 1
+    extent: tuple[float, float, float, float]  # left, right, bottom, top of the cells in ink units
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,30 @@ class Reader:
         if next(CALLS) % TRIM == 0:
             give_back_memory()
         return readings
+
+    @torch.no_grad()
+    def attended(self, ink: Ink, tokens: Sequence[str] | None = None, beam: int = 3,
+                 size: float | None = None) -> AttendedReading:
+        """Read an ink, or take these tokens as read, and keep where the recogniser attended.
+
+        size: of a typical symbol in the ink's unit, if it is known, as that of a traced picture.
+        """
+        strokes = ink.points, ink.stroke, size or typical_size(ink.points, ink.stroke)
+        if tokens is None:
+            tokens = self.read([strokes], beam)[0][0].tokens
+        batch = collate([unlabelled(*strokes)]).ink
+        view = make_view(batch, self.view.still(), torch.Generator().manual_seed(0))
+        inputs = torch.tensor([[[self.vocabulary.sos, *self.vocabulary.encode(list(tokens))]]])
+        with one_thread():
+            _, cross, encoded = self.model(view.picture, view.valid, inputs)
+        h, w = view.valid.shape[2:]
+        cross = cross[0, 0, : len(tokens), : h * w].reshape(-1, h, w).float().numpy()
+        cell, margin = (x / self.view.symbol * strokes[2] for x in (STRIDE, self.view.margin))
+        left, top = (float(edge - margin) for edge in ink.points.min(0))
+        extent = left, float(left + w * cell), float(top + h * cell), top
+        found = encoded.attention
+        saliency, maps = found and found.saliency[0, 0].numpy(), found and found.maps[0].numpy()
+        return AttendedReading(tuple(tokens), cross, saliency, maps, extent)
 
 
 def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None,

@@ -25,7 +25,6 @@ from mmlib.measure.recognition import distance
 from mmlib.read.reader import Reader
 from mmlib.show import style as plots
 from mmlib.show.ink import as_batch, draw_ink, drawing, heat_over_ink, seen_by_student, view_ink
-from mmlib.show.readings import attended_reading
 from mmlib.study import results
 from mmlib.synthetic.compose import compose
 from mmlib.synthetic.hershey import HersheyBank
@@ -310,7 +309,7 @@ def slots(view: View, ink: InkBatch, features: torch.Tensor, which: int = 0) -> 
 def read(reader: Reader, seed: int = 0) -> Figure:
     """One formula in two hands, the better reading first, and where the recogniser looked."""
     inks = [written(READ, seed + k) for k in range(2)]
-    both = [(ink, attended_reading(reader, ink)) for ink in inks]
+    both = [(ink, reader.attended(ink)) for ink in inks]
     both.sort(key=lambda pair: distance(pair[1].tokens, pair[0].tokens))
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)

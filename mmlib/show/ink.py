@@ -18,6 +18,7 @@ from mmlib.draw.raster import rasterise
 from mmlib.draw.views import STRIDE, InkBatch, View
 from mmlib.formula.ink import Ink, Symbol, typical_size
 from mmlib.formula.vocabulary import Vocabulary
+from mmlib.read.reader import AttendedReading
 from mmlib.show import style
 
 OVER_MEAN = 3.0  # times its mean over ink that the strongest colour of a relative map stands for
@@ -135,6 +136,41 @@ def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owne
     ax.scatter(x, y, s=9, c=np.repeat(colors, 2, 0), lw=0)
     ax.set(xlim=(-1, width + 1), ylim=(h1 + h2 + gap + 1, -1), aspect="equal")
     ax.axis("off")
+
+
+def tokens_figure(ink: Ink, reading: AttendedReading, most: int = 15, columns: int = 5) -> Figure:
+    """One panel per written token: the cross-attention over the ink when it was written."""
+    shown = min(most, len(reading.tokens))
+    rows = -(-shown // columns)
+    left, top, right, bottom = ink.bounds()
+    height = np.clip(2.0 * (bottom - top) / max(right - left, 1e-6), 0.45, 2.0)
+    size = (2.0 * columns, (height + 0.35) * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for ax in axes.flat[shown:]:
+        ax.axis("off")
+    for step, ax in enumerate(axes.flat[:shown]):
+        heat_over_ink(ax, ink, reading.cross[step], reading.extent)
+        title = f"{step + 1}: {reading.tokens[step]}".replace("$", r"\$")
+        ax.set_title(title, fontsize="medium", parse_math=False)
+    return fig
+
+
+def maps_figure(inks: Sequence[Ink], readings: Sequence[AttendedReading], most: int = 4) -> Figure:
+    """A row for each ink: its saliency, then its first maps, each over its mean over ink."""
+    columns = 1 + max(0 if one.maps is None else len(one.maps[:most]) for one in readings)
+    size = (1.5 * columns, 1.05 * len(inks))
+    fig, axes = plt.subplots(len(inks), columns, figsize=size, squeeze=False)
+    for row, ink, one in zip(axes, inks, readings, strict=True):
+        heats = [] if one.maps is None else [one.saliency, *one.maps[:most]]
+        for ax in row:
+            ax.axis("off")
+        for ax, heat in zip(row, heats):
+            image = heat_over_ink(ax, ink, heat, one.extent, relative=True)
+    if columns > 1:
+        fig.colorbar(image, ax=axes, label="map / its mean over ink", shrink=0.6)
+    for ax, title in zip(axes[0], ["saliency", *(f"map {k}" for k in range(1, columns))]):
+        ax.set_title(title, loc="center")
+    return fig
 
 
 # --- conversions ----------------------------------------------------------------------------------

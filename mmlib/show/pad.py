@@ -31,12 +31,11 @@ from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.inkml import write_inkml
 from mmlib.formula.latex import LatexError, canonical
 from mmlib.read.formats import Format, FormatError, written
-from mmlib.read.reader import Reader, Reading, best_way, pretty
+from mmlib.read.reader import AttendedReading, Reader, Reading, best_way, pretty
 from mmlib.read.rows import box_of, rows_of
 from mmlib.read.source import seen_in, strokes_of
 from mmlib.show import style as plots
 from mmlib.show.ink import drawing
-from mmlib.show.readings import AttendedReading, attended_reading
 from mmlib.show.widgets import png
 
 HERE = Path(__file__).parent
@@ -75,7 +74,7 @@ class Part:
         if isinstance(seen, Ink):
             self.ink, self.scale = seen, 48.0 / self.size
             small = replace(seen, points=((points - points.min(0)) / self.size).astype(np.float32))
-            self.picture = 255 - drawing(small, scale=48.0)
+            self.picture = 255 - drawing(small)
             self.shift = 20 - points.min(0) * self.scale
         else:
             self.ink, self.scale = Ink(points, stroke.astype(np.int32)), 1.0
@@ -91,13 +90,12 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
     Args:
         reader: a recogniser; by default the one that ships.
         start: ink or a picture (H, W) uint8 to begin with.
-        beam: hypotheses in each direction.
         folder: where *Keep* puts readings, in the form that notebook 07 trains on.
     """
 
     def __init__(self, reader: Reader | None = None, start: Ink | np.ndarray | None = None,
-                 beam: int = 5, folder: str | Path = "my_formulas"):
-        self.reader, self.beam = reader or Reader.load(), beam
+                 folder: str | Path = "my_formulas"):
+        self.reader = reader or Reader.load()
         self.parts: list[Part] = []
         self.row = 0
         self.sent: np.ndarray | None = None  # the picture (H, W) that was sent; None: written ink
@@ -160,10 +158,10 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             seen = seen_in(source)
             parts: list[Seen | Ink] = [*rows_of(seen)] if isinstance(seen, Seen) else [seen]
             if len(parts) == 1:
-                parts[0], readings = best_way(parts[0], self.reader, self.beam)
+                parts[0], readings = best_way(parts[0], self.reader)
                 found = [readings]
             else:
-                found = self.reader.read([strokes_of(part) for part in parts], self.beam)
+                found = self.reader.read([strokes_of(part) for part in parts])
             self.parts = [Part(part, self.choices(one)) for part, one in zip(parts, found)]
         except (InkError, DataError, RuntimeError) as error:
             self.say(str(error))
@@ -243,7 +241,7 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         if not part.tokens:
             self.say("nothing was read")
             return
-        looked = attended_reading(self.reader, part.ink, part.tokens, size=part.size)
+        looked = self.reader.attended(part.ink, part.tokens, size=part.size)
         latex = pretty(part.tokens)
         by_hand = Reading(part.tokens, latex, 0.0, 1.0, (1.0,) * len(part.tokens))
         chosen = next((one for one in part.choices if one.tokens == part.tokens), by_hand)
@@ -332,9 +330,8 @@ def data_url(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def on_pad(ink: Ink, height: float = 130.0,
-           corner: tuple[float, float] = (40.0, 45.0)) -> list[list[list[float]]]:
+def on_pad(ink: Ink) -> list[list[list[float]]]:
     """Strokes of an ink in the pad's pixels."""
     left, top, right, bottom = ink.bounds()
-    scale = min(height / max(bottom - top, 1e-6), 640.0 / max(right - left, 1e-6))
-    return [((s - (left, top)) * scale + corner).round(1).tolist() for s in ink.strokes()]
+    scale = min(130.0 / max(bottom - top, 1e-6), 640.0 / max(right - left, 1e-6))
+    return [((s - (left, top)) * scale + (40.0, 45.0)).round(1).tolist() for s in ink.strokes()]

@@ -12,7 +12,7 @@ from matplotlib.patches import FancyBboxPatch
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.ink import Ink
 from mmlib.read.reader import Reader
-from mmlib.show import diagrams, readings
+from mmlib.show import diagrams
 from mmlib.show.ink import as_batch, seen_by_student
 from mmlib.store.files import project_root
 
@@ -86,7 +86,7 @@ def test_the_figure_of_a_reading_counts_its_errors():
     fig = diagrams.read(reader)
     said = [text.get_text() for part in fig.subfigs for ax in part.axes for text in ax.texts]
     inks = [diagrams.written(diagrams.READ, k) for k in range(2)]
-    right = [readings.attended_reading(reader, ink).tokens == ink.tokens for ink in inks]
+    right = [reader.attended(ink).tokens == ink.tokens for ink in inks]
     shown = [said[2 * k + 1] == "as it was written" for k in range(2)]
     assert shown == sorted(right, reverse=True)  # the better reading first
     plt.close(fig)

@@ -19,8 +19,9 @@ from mmlib.formula.vocabulary import Vocabulary
 from mmlib.measure.recognition import Outcomes
 from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import Reader
-from mmlib.show import figures, readings
+from mmlib.show import figures
 from mmlib.show import style as plots
+from mmlib.show.ink import maps_figure, tokens_figure
 from mmlib.store.files import RunError, project_root
 from mmlib.store.run import Run
 from mmlib.study import claims, comparisons, occlusion, records, subsets, tables
@@ -301,7 +302,7 @@ def reader():
 def test_a_look_lies_on_the_ink(reader, make_ink):
     ink = make_ink(r"\frac{a}{b}+c", "e")
     tokens = canonical(ink.latex)
-    looked = readings.attended_reading(reader, ink, tokens)
+    looked = reader.attended(ink, tokens)
     h, w = looked.cross.shape[1:]
     assert looked.tokens == tuple(tokens)
     assert len(looked.cross) == len(tokens)
@@ -315,14 +316,14 @@ def test_a_look_lies_on_the_ink(reader, make_ink):
     left, right, bottom, top = looked.extent
     by_extent = (ink.points - (left, top)) / (right - left, bottom - top) * (w, h)
     np.testing.assert_allclose(by_extent, cells, atol=1e-3)
-    assert readings.attended_reading(reader, ink, beam=1).tokens  # what random weights read
+    assert reader.attended(ink, beam=1).tokens  # what random weights read
 
 
 def test_figures_show_what_they_are_given(reader, make_ink):
     parts = pd.DataFrame({"arm": ["supervised", "supervised-total"], "subset": ["0", "0"],
                           "value": [0.5, 0.4], "low": [0.4, 0.3], "high": [0.6, 0.5], "n": [9, 9]})
     ink = make_ink("a+b", "e")
-    looked = readings.attended_reading(reader, ink, ["a", "+", "b"])
+    looked = reader.attended(ink, ["a", "+", "b"])
     curves = pd.DataFrame({"arm": "supervised", "run": "r", "seed": 0, "total_pictures": [1.0, 2],
                            "total_minutes": [1.0, 2], "pictures": [1.0, 2], "valid_ter": [1, 0.5],
                            "valid_exprate": [0, 0.1]})
@@ -339,9 +340,9 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         fig = figures.ratios_figure(parts.rename(columns={"subset": "part"}))
         legend = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
         assert legend == ["uniform over ink", "supervised", "supervised-total"]
-        fig = readings.tokens_figure(ink, looked)
+        fig = tokens_figure(ink, looked)
         assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
-        fig = readings.maps_figure([ink], [looked])
+        fig = maps_figure([ink], [looked])
         assert len(fig.axes) == 1 + TINY.maps + 1  # and the colour bar
         fig = figures.learning_figure(curves)
         assert fig.axes[0].get_lines()[0].get_ydata().tolist() == [1, 0.5]
