@@ -67,7 +67,7 @@ from mmlib.train.attend import Attend
 from mmlib.train.cost import views_of
 from mmlib.train.finetune import Finetune
 from mmlib.train.loop import Paused
-from mmlib.train.pretrain import Pretrain
+from mmlib.train.objectives import ContrastObjective
 from mmlib.train.profiles import LARGE, preset
 from mmlib.train.stage import Stage, train
 from scripts import rivals as contest
@@ -76,7 +76,7 @@ BEAMS = (1, 5, 10)
 # jemalloc's settings that give no freed memory back.
 KEEPING = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0"
 WRITTEN = 30  # tokens of a reading whose time does not depend on what is read
-STAGES: tuple[type[Stage], ...] = (Pretrain, Attend, Finetune)
+STAGES: tuple[type[Stage], ...] = (ContrastObjective, Attend, Finetune)
 Rows = list[dict[str, Any]]
 
 
@@ -293,7 +293,7 @@ def training(profile: str = "desk", dataset: str = "auto", count: int = 80) -> R
     found = [row("arithmetic that a large product reaches", [arithmetic / 1e9], "GFLOP/s"),
              row("traffic that a copy reaches", [traffic / 1e9], "GB/s")]
     for kind in STAGES:
-        alone = {} if kind is Pretrain else {"init": "none"}
+        alone = {} if kind is ContrastObjective else {"init": "none"}
         config = preset(kind.name, profile, dataset=dataset, seed=0, eval_pictures=10**9, **alone)
         views = views_of(kind.name)
         operations, bytes_ = counted(kind, config)
@@ -317,7 +317,7 @@ def study() -> Rows:
     each: dict[str, float] = {}
     with mock.patch.object(packing, "WORTH", 0.0):  # a GPU computes the padding, too
         for kind in STAGES:
-            alone = {} if kind is Pretrain else {"init": "none"}
+            alone = {} if kind is ContrastObjective else {"init": "none"}
             config = preset(kind.name, "study", dataset="crohme", eval_most=8, **alone)
             each[kind.name] = counted(kind, config, 6)[0]
     found = [row("operations", [each[name] / 1e9], "GFLOP/picture", stage=name) for name in each]

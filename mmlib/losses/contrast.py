@@ -10,7 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmlib.losses.gather import gather_rows, mean_over_processes
 from mmlib.losses.shapes import full_precision, require
@@ -99,39 +99,27 @@ def match_rate(z1: Tensor, z2: Tensor) -> Tensor:
     return (nearest == torch.arange(n, device=z1.device)).float().sum() / max(n, 1)
 
 
-class ContrastLoss(nn.Module):
+def contrast_loss(z1: Tensor, z2: Tensor, u1: Tensor, u2: Tensor, owner: Tensor,
+                  position1: Tensor, position2: Tensor, balance: float = 0.5,
+                  global_temperature: float = 0.2, local_temperature: float = 0.2,
+                  radius: float = 1.0, gather: bool = False
+                  ) -> tuple[Tensor, dict[str, Tensor]]:
     """``balance * nt_xent + (1 - balance) * local_info_nce``: 1 is SimCLR, 0 is dense contrast.
 
-    Args:
-        balance: λ in [0, 1]; a term of weight zero is not computed.
-        global_temperature, local_temperature: of the two terms.
-        radius: of the local term, in cells.
-        gather: negatives from all processes.
+    Takes what the two take, and returns the total and the detached terms; one of weight zero is not
+    computed. u1 and u2 may be of several levels of features, (l, n, d): the local term is their
+    mean. Raises ValueError for a balance outside [0, 1].
     """
-
-    def __init__(self, balance: float = 0.5, global_temperature: float = 0.2,
-                 local_temperature: float = 0.2, radius: float = 1.0, gather: bool = False):
-        super().__init__()
-        if not 0 <= balance <= 1:
-            raise ValueError(f"balance is {balance}, expected 0 to 1")
-        self.balance, self.radius, self.gather = balance, radius, gather
-        self.global_temperature, self.local_temperature = global_temperature, local_temperature
-
-    def forward(self, z1: Tensor, z2: Tensor, u1: Tensor, u2: Tensor, owner: Tensor,
-                position1: Tensor, position2: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Take what the two functions take; return the total and the detached terms.
-
-        u1 and u2 may be of several levels of features, (l, n, d): the local term is their mean.
-        """
-        total, terms = z1.new_zeros((), dtype=torch.float32), {}
-        if self.balance > 0:  # a head without a share has no gradient, and needs none
-            terms["global"] = nt_xent(z1, z2, self.global_temperature, self.gather)
-            total = total + self.balance * terms["global"]
-        if self.balance < 1:
-            levels = zip(*(u if u.dim() == 3 else u[None] for u in (u1, u2)), strict=True)
-            each = [local_info_nce(here, there, owner, position1, position2, self.radius,
-                                   self.local_temperature, self.gather)
-                    for here, there in levels]
-            terms["local"] = torch.stack(each).mean()
-            total = total + (1 - self.balance) * terms["local"]
-        return total, {name: term.detach() for name, term in terms.items()}
+    if not 0 <= balance <= 1:
+        raise ValueError(f"balance is {balance}, expected 0 to 1")
+    total, terms = z1.new_zeros((), dtype=torch.float32), {}
+    if balance > 0:  # a head without a share has no gradient, and needs none
+        terms["global"] = nt_xent(z1, z2, global_temperature, gather)
+        total = total + balance * terms["global"]
+    if balance < 1:
+        levels = zip(*(u if u.dim() == 3 else u[None] for u in (u1, u2)), strict=True)
+        each = [local_info_nce(here, there, owner, position1, position2, radius, local_temperature,
+                               gather) for here, there in levels]
+        terms["local"] = torch.stack(each).mean()
+        total = total + (1 - balance) * terms["local"]
+    return total, {name: term.detach() for name, term in terms.items()}

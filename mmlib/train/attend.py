@@ -203,7 +203,7 @@ class Attend(Stage):
         self.course = nn.ParameterDict({"start_left": start_left})
         if not config.encoder_rate:
             student.encoder.requires_grad_(False)
-        self.match = MatchLoss(replace(config.match, gather=self.tools.num_processes > 1))
+        self.match = MatchLoss(replace(config.match, gather=self.gather))
 
     def optimizer(self) -> torch.optim.Optimizer:
         student = self.bare
@@ -247,7 +247,7 @@ class Attend(Stage):
         if not self.reads:
             return loss, numbers
         read, terms = reading_loss(self.bare, named, features, logits, guided, window,
-                                   config.reading, self.tools.num_processes > 1)
+                                   config.reading, self.gather)
         return loss + read, numbers | terms
 
     def after_step(self, done: float) -> None:

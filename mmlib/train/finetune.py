@@ -233,8 +233,7 @@ class Finetune(Stage):
                 yield pack, np.arange(len(pack)), round(count * weight)
 
     def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
-        config, vocabulary = self.config, self.corpus.vocabulary
-        gather = self.tools.num_processes > 1
+        config, vocabulary, gather = self.config, self.corpus.vocabulary, self.gather
         view = make_view(batch.ink, replace(config.view, scale=0.0), rng)  # the feed drew the scale
         picture = masked(view, batch.ink, config, rng) if any(config.mask_share) else view.picture
         inputs, targets = prefixes(batch.tokens, vocabulary)

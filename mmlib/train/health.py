@@ -1,7 +1,5 @@
 """Health of a training: signs of a collapse, gates on what it hands on, how far weights moved."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,35 +9,26 @@ from torch import Tensor, nn
 
 EARLY = 1_000  # pictures: before, a network looks collapsed since it has learned nothing yet
 
-# Validation number, the value from which it tells a collapse, on which side, and what collapsed.
-SIGNS = (
-    ("spread", 0.05, "below", "the embeddings of different expressions are the same"),
-    ("entropy", 0.999, "above", "the attention maps are constant"),
-    ("positional", 0.9, "above", "the attention maps are a function of position alone"),
+Gate = tuple[str, float, str, str]  # number, limit, the side where it must lie, what is wrong else
+
+# Validation numbers that tell a collapse.
+SIGNS: tuple[Gate, ...] = (
+    ("spread", 0.05, "above", "the embeddings of different expressions are the same"),
+    ("entropy", 0.999, "below", "the attention maps are constant"),
+    ("positional", 0.9, "below", "the attention maps are a function of position alone"),
 )
+
+
+def failed_gates(gates: Sequence[Gate], numbers: Mapping[str, float]) -> list[str]:
+    """A sentence for each gate that the numbers fail; a number that is not there fails none."""
+    return [f"{what}: {name} is {numbers[name]:.4g}, not {side} {limit:,}"
+            for name, limit, side, what in gates if name in numbers
+            and not (numbers[name] > limit if side == "above" else numbers[name] < limit)]
 
 
 def collapsed(numbers: Mapping[str, float], pictures: int) -> list[str]:
     """A sentence for each sign of collapse among validation numbers; none before `EARLY`."""
-    found = []
-    for name, limit, side, what in SIGNS if pictures >= EARLY else ():
-        value = numbers.get(name, limit)
-        if value > limit if side == "above" else value < limit:
-            found.append(f"{what}: {name} is {value:.4f}, {side} {limit}")
-    return found
-
-
-Gate = tuple[str, float, str, str]  # number, limit, the side where it must lie, what is wrong else
-
-
-def failed_gates(gates: Sequence[Gate], numbers: Mapping[str, float]) -> list[str]:
-    """A sentence for each gate that the numbers of a finished run fail.
-
-    A number that is not there fails none.
-    """
-    return [f"{what}: {name} is {numbers[name]:.4g}, not {side} {limit:,}"
-            for name, limit, side, what in gates if name in numbers
-            and not (numbers[name] > limit if side == "above" else numbers[name] < limit)]
+    return failed_gates(SIGNS, numbers) if pictures >= EARLY else []
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

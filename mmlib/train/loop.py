@@ -8,8 +8,6 @@ back to a checkpoint from before the jump. The batches go on, so that the data c
 order. And no run is finished whose last validation is far worse than its best.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import signal
@@ -22,13 +20,12 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmlib.store.files import RunError, write_atomic
 from mmlib.store.run import Run
 from mmlib.train.health import collapsed
-from mmlib.train.optimiser import OptimConfig, learning_rate
+from mmlib.train.optimiser import learning_rate
 
 LossAndNumbers = tuple[Tensor, dict[str, Any]]  # a scalar to minimise, and numbers to log
 MOST_SKIPPED = 20  # steps without a finite loss and gradient, after which a run ends
@@ -55,29 +52,18 @@ class Stopped(Paused):
 class Loop:
     """State and services of one training.
 
-    modules: everything with parameters or buffers to keep, by name. loss(batch, pictures) returns
-    the loss and a dict of numbers to log. batches(start) yields (pictures in the batch, batch) from
-    batch number `start` on, endless and deterministic. validate(pictures) returns numbers to log,
-    every `every` pictures and at the end. after_step(pictures) follows each optimiser step.
+    stage: a `Stage`, built; it says what is trained, by which loss and for how long.
+    batches(start) yields (pictures in the batch, batch) from batch number `start` on, endless and
+    deterministic.
     """
 
     run: Run
-    accelerator: Accelerator
-    modules: dict[str, nn.Module]
+    stage: Any
     optimizer: torch.optim.Optimizer
-    optim: OptimConfig
-    total: int
-    loss: Callable[[Any, int], LossAndNumbers]
     batches: Callable[[int], Generator[tuple[int, Any]]]
-    validate: Callable[[int], dict[str, float]] | None = None
-    every: int = 10_000
-    after_step: Callable[[int], None] | None = None
     checkpoint_minutes: float = 3.0
-    log_pictures: int = 300  # between two rows of the curves; a budget below 12,000 has 40 rows
     progress: bool = True
-    # Numbers to log before the first step, as `early_..._0`, and after `EARLY`, as `early_..._100`.
-    early: Callable[[], dict[str, float]] | None = None
-    gauge: str = ""  # the validation number that says how good a run is; "-" before it: less is
+    log_pictures: int = 300  # between two rows of the curves; a budget below 12,000 has 40 rows
     step: int = 0
     pictures: int = 0
     # What the next row of the curves is a mean over, the steps that were skipped, the last losses,
@@ -85,6 +71,16 @@ class Loop:
     # in the checkpoint, so that a resumed run does what the uninterrupted one would have.
     counts: dict[str, Any] = field(default_factory=lambda: {
         "sums": {}, "skipped": [], "losses": [], "rewound": [], "ahead": 0, "early": {}})
+
+    def __post_init__(self) -> None:
+        self.accelerator, self.config = self.stage.tools, self.stage.config
+        self.modules = self.stage.modules
+        self.total: int = self.config.pictures
+
+    @property
+    def done(self) -> float:
+        """The share of the budget that is spent."""
+        return min(1.0, self.pictures / self.total)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; the same whatever the number of processes."""
@@ -129,9 +125,8 @@ class Loop:
         torch.set_rng_state(state["rng"])
         self.step, self.counts, self.pictures = step, state["counts"], state["pictures"]
 
-    def train(
-        self, max_minutes: float | None = None, max_steps: int | None = None
-    ) -> dict[str, float]:
+    def train(self, max_minutes: float | None = None, max_steps: int | None = None
+              ) -> dict[str, float]:
         """Run to the end of the budget; returns the last validation.
 
         Raises Paused at a limit or on SIGINT or SIGTERM, and RunError if the training came apart.
@@ -159,7 +154,7 @@ class Loop:
                     continue
                 if self._passed(before, max(1, min(self.log_pictures, self.total // 40)), end=True):
                     bar.set_postfix(loss=f"{self._log(rate):.3f}")
-                if self.validate and self._passed(before, self.every):
+                if self._passed(before, self.config.eval_pictures):
                     last = self._validate()
                 if self.step == EARLY:
                     self._look_early()
@@ -176,9 +171,8 @@ class Loop:
                         how = Stopped if stop.is_set() else Paused
                         raise how(f"{self.run.name}: paused at {self.pictures:,} of {self.total:,} "
                                   "pictures; the same command goes on from here")
-            if self.validate:
-                last = self._validate()
-                self._compare(last)
+            last = self._validate()
+            self._compare(last)
         finally:
             bar.close()
             batches.close()
@@ -206,15 +200,18 @@ class Loop:
 
     def _make_step(self, count: int, batch: Any) -> tuple[float, float]:
         """One step of the optimiser on a batch of `count` pictures: its loss and learning rate."""
-        rate = learning_rate(self.pictures, self.total, self.optim)
+        stage, optim = self.stage, self.config.optim
+        rate = learning_rate(self.pictures, self.total, optim)
         for group in self.optimizer.param_groups:
             risen = min(1.0, self.pictures / group["ramp"]) if group["ramp"] else 1.0
             group["lr"] = rate * group["scale"] * risen
+        # Of the pictures seen alone: a run that was stopped draws what an unbroken one draws.
+        rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.pictures)
         with self.accelerator.autocast():
-            loss, numbers = self.loss(batch, self.pictures)
+            loss, numbers = stage.loss(batch.to(self.accelerator.device), rng, self.done)
         self.accelerator.backward(loss)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.optim.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip)
         # Several processes have one gradient and each its own loss, and must do the same.
         finite = norm if self.accelerator.num_processes > 1 else norm + loss.detach()
         if torch.isfinite(finite):
@@ -222,8 +219,7 @@ class Loop:
         else:
             self._skip(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.after_step:
-            self.after_step(self.pictures)
+        stage.after_step(self.done)
         for key, value in {"loss": loss, "norm": norm, **numbers}.items():
             value = value.detach() if torch.is_tensor(value) else value
             self.counts["sums"].setdefault(key, []).append(value)
@@ -267,7 +263,7 @@ class Loop:
 
     def _skip(self, batch: Any) -> None:
         """Note a step that is not made, with its batch's expressions; RunError past the limit."""
-        skipped, ids = self.counts["skipped"], list(getattr(batch, "ids", ()))
+        skipped, ids = self.counts["skipped"], list(batch.ids)
         skipped.append({"step": self.step, "pictures": self.pictures, "ids": ids})
         if len(skipped) > MOST_SKIPPED:
             path = self.run.folder / "skipped.json"
@@ -286,10 +282,11 @@ class Loop:
         return row["loss"]
 
     def _write(self, **row: Any) -> None:
-        minutes = round(self.run.minutes, 3)
-        self.run.log(step=self.step, pictures=self.pictures, minutes=minutes, **row)
+        if row:
+            minutes = round(self.run.minutes, 3)
+            self.run.log(step=self.step, pictures=self.pictures, minutes=minutes, **row)
 
-    def _quietly(self, measure: Callable[..., dict[str, float]], *given: int) -> dict[str, float]:
+    def _quietly(self, measure: Callable[..., dict[str, float]], *given: float) -> dict[str, float]:
         """What `measure` says of the modules as they read, without gradient."""
         training = {k: m.training for k, m in self.modules.items()}
         for module in self.modules.values():
@@ -301,16 +298,14 @@ class Loop:
         return numbers
 
     def _look_early(self) -> None:
-        if self.early:
-            numbers = self._quietly(self.early)
-            numbers = {f"early_{name}_{self.step}": value for name, value in numbers.items()}
-            self.counts["early"] |= numbers
-            self._write(**numbers)
+        numbers = self._quietly(self.stage.early)
+        numbers = {f"early_{name}_{self.step}": value for name, value in numbers.items()}
+        self.counts["early"] |= numbers
+        self._write(**numbers)
 
     def _validate(self) -> dict[str, float]:
         """Log the validation numbers, and warn if they look like a collapse."""
-        assert self.validate is not None
-        numbers = self._quietly(self.validate, self.pictures)
+        numbers = self._quietly(self.stage.validate, self.done)
         self._write(**{f"valid_{k}": v for k, v in numbers.items()})
         if self.accelerator.is_main_process:
             for sign in collapsed(numbers, self.pictures):
@@ -320,7 +315,8 @@ class Loop:
 
     def _compare(self, last: dict[str, float]) -> None:
         """RunError if the last validation is far worse than the best, as after a blow-up."""
-        name, sign = self.gauge.removeprefix("-"), -1 if self.gauge.startswith("-") else 1
+        gauge = self.stage.gauge
+        name, sign = gauge.removeprefix("-"), -1 if gauge.startswith("-") else 1
         logged = [row.get(f"valid_{name}") for row in self.run.metrics()]
         values = [float(value) for value in logged if value is not None]
         if name not in last or len(values) < 3:

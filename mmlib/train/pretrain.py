@@ -6,23 +6,15 @@ views, data and loop. An expression costs as many pictures as views are drawn of
 for the masked autoencoder. So equal budgets in pictures are not equal numbers of expressions.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
-from functools import partial
+from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
-from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import ViewConfig
 from mmlib.models.encoder import EncoderConfig
-from mmlib.models.layers import channels_last
-from mmlib.train.loop import LossAndNumbers
+from mmlib.store.run import Run
 from mmlib.train.objectives import find_objective
 from mmlib.train.optimiser import OptimConfig
-from mmlib.train.stage import Stage, train
+from mmlib.train.stage import train
 
 # Mild warps teach nothing more after some thousand pictures, so views of stages 1 and 2 go further
 # than fine-tuning's: crops to sub-expressions, a wide range of scale, elastic strokes, pens from
@@ -64,46 +56,6 @@ class Config:
     view: ViewConfig = SHUFFLED
 
 
-class Pretrain(Stage):
-    """The encoder under one objective."""
-
-    name, code_version = "pretrain", "4"
-
-    @property
-    def gauge(self) -> str:
-        return self.objective.gauge
-
-    def build(self) -> None:
-        kind = find_objective(self.config.objective)
-        self.objective = kind(self.config, gather=self.tools.num_processes > 1)
-        for module in self.objective.modules.values():
-            channels_last(module, self.tools.device)
-        self.network = self.objective.network
-
-    def prepare(self) -> torch.optim.Optimizer:
-        optim = super().prepare()
-        self.objective.network = self.network
-        return optim
-
-    def loss(self, batch: Batch, rng: torch.Generator, done: float) -> LossAndNumbers:
-        return self.objective.loss(batch, rng, done)
-
-    def after_step(self, done: float) -> None:
-        self.objective.after_step(done)
-
-    def validate(self, done: float) -> dict[str, float]:
-        """The objective's own numbers, a mean over expressions, and what the encoder knows."""
-        rows = []
-        for number, samples in enumerate(self.held_out):
-            batch = collate(samples).to(self.tools.device)
-            rows.append(self.objective.validate(batch, torch.Generator().manual_seed(number)))
-        weights = [len(samples) for samples in self.held_out]
-        means = np.average([list(row.values()) for row in rows], axis=0, weights=weights)
-        return dict(zip(rows[0], means, strict=True)) | self.glance(self.bare.encoder)
-
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        return self.objective.modules
-
-
-run = partial(train, Pretrain)
+def run(config: Config, *arguments: Any, **options: Any) -> Run:
+    """Train stage 1 under the objective that the configuration names; see `train`."""
+    return train(find_objective(config.objective), config, *arguments, **options)

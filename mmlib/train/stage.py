@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,12 +42,13 @@ class Stage:
     name: ClassVar[str]
     code_version: ClassVar[str]
     gates: ClassVar[tuple[Gate, ...]] = ()  # a run that fails one hands on nothing worth testing
+    gauge = ""  # the validation number that says how good a run is; "-" before it: less is better
     network: nn.Module  # what is trained; `train` replaces it by what suits the device
 
     def __init__(self, config: Any, corpus: Corpus, tools: Accelerator):
         """Settle the configuration; nothing is built yet."""
         self.config = replace(config, view=corpus.view(config.view))
-        self.corpus, self.tools = corpus, tools
+        self.corpus, self.tools, self.gather = corpus, tools, tools.num_processes > 1
         self.start = find_start(getattr(config, "init", "none"))
 
     def inputs(self) -> dict[str, str]:
@@ -61,11 +62,6 @@ class Stage:
 
     def optimizer(self) -> torch.optim.Optimizer:
         return optimizer([self.network], self.config.optim)
-
-    def prepare(self) -> torch.optim.Optimizer:
-        """Let network and optimiser be what suits the device and the processes."""
-        self.network, optim = self.tools.prepare(self.network, self.optimizer())
-        return cast(torch.optim.Optimizer, optim)
 
     def feed(self) -> Feed:
         """The training batches: all expressions of the training split as they were written."""
@@ -93,13 +89,8 @@ class Stage:
         """Numbers of the validation subset."""
         raise NotImplementedError
 
-    @property
-    def gauge(self) -> str:
-        """The validation number that says how good the run is; see `Loop`."""
-        return ""
-
     def early(self) -> dict[str, float]:
-        """Numbers that show what becomes of the start; see `Loop`."""
+        """Numbers that show what becomes of the start, before the first step and soon after."""
         return {}
 
     def glance(self, encoder: Encoder) -> dict[str, float]:
@@ -150,38 +141,22 @@ def train(
     """
     tools = accelerator()
     with tools.main_process_first():  # the others find its packs
-        corpus = load_corpus(config.dataset)
-        stage = kind(config, corpus, tools)
-    config = stage.config
-    run = Run.open(stage.name, profile, config, stage.inputs(), stage.code_version)
+        stage = kind(config, load_corpus(config.dataset), tools)
+    run = Run.open(stage.name, profile, stage.config, stage.inputs(), stage.code_version)
     if run.done:
         return run
-
-    def spent(pictures: int) -> float:
-        return min(1.0, pictures / int(config.pictures))
-
-    def loss(batch: Batch, pictures: int) -> LossAndNumbers:
-        # Of the pictures seen alone: a run that was stopped draws what an unbroken one draws.
-        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + pictures)
-        return stage.loss(batch.to(tools.device), rng, spent(pictures))
-
     if tools.device.type == "cpu" and tools.num_processes == 1:
         settle_threads()
     with run.lock(tools.is_main_process):
         tools.wait_for_everyone()  # before it is seen whether another command has trained it
         if run.done:
             return run
-        torch.manual_seed(config.seed)  # of the first weights
+        torch.manual_seed(stage.config.seed)  # of the first weights
         stage.build()
         stage.prepare_validation()
         feed = stage.feed()
-        optim = stage.prepare()
-        loop = Loop(
-            run, tools, stage.modules, optim, config.optim, config.pictures, loss, feed,
-            validate=lambda pictures: stage.validate(spent(pictures)), every=config.eval_pictures,
-            after_step=lambda pictures: stage.after_step(spent(pictures)), progress=progress,
-            checkpoint_minutes=checkpoint_minutes, early=stage.early, gauge=stage.gauge,
-        )
+        stage.network, optim = tools.prepare(stage.network, stage.optimizer())
+        loop = Loop(run, stage, optim, feed, checkpoint_minutes, progress)
         last = loop.train(max_minutes, max_steps)
         minutes = round(run.minutes, 2)
         metadata = {"config": run.config, **stage.metadata(run, loop.pictures, minutes)}

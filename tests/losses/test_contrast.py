@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch import zeros
 
 from mmlib.losses.contrast import (
-    ContrastLoss,
+    contrast_loss,
     local_info_nce,
     match_rate,
     nt_xent,
@@ -203,7 +203,7 @@ def test_no_points_give_a_zero_that_has_a_gradient():
 def test_a_batch_whose_views_share_no_ink_leaves_the_global_term(levels):
     z, none = torch.randn(2, 4), torch.zeros(0, 2)
     u = torch.zeros(*levels, 0, 4, requires_grad=True)
-    total, parts = ContrastLoss(0.5)(z, z, u, u, torch.zeros(0, dtype=torch.long), none, none)
+    total, parts = contrast_loss(z, z, u, u, torch.zeros(0, dtype=torch.long), none, none)
     total.backward()
     assert parts["local"] == 0
     assert total == 0.5 * parts["global"] > 0
@@ -262,20 +262,20 @@ def test_match_rate():
     assert float(match_rate(z, z[[1, 0, 2, 3]])) == 0.5
 
 
-# the module, precision, shapes
+# balance, precision, shapes
 
 
-def test_module_balances_the_terms():
+def test_the_terms_are_balanced():
     z1, z2 = rows(3, seed=7), rows(3, seed=8)
     data = points()
     g, l = nt_xent(z1, z2, 0.3), local_info_nce(*data, 1.5, 0.4)
     for balance, names in ((1.0, {"global"}), (0.0, {"local"}), (0.3, {"global", "local"})):
-        total, parts = ContrastLoss(balance, 0.3, 0.4, 1.5)(z1, z2, *data)
+        total, parts = contrast_loss(z1, z2, *data, balance, 0.3, 0.4, 1.5)
         torch.testing.assert_close(total, balance * g + (1 - balance) * l)
         assert set(parts) == names
         assert not any(part.requires_grad for part in parts.values())
     with pytest.raises(ValueError, match=r"balance is 1\.5"):
-        ContrastLoss(1.5)
+        contrast_loss(z1, z2, *data, 1.5)
 
 
 def test_bfloat16_is_computed_in_float32():

@@ -18,11 +18,11 @@ from mmlib.train.health import (
 
 def test_each_sign_is_given_beyond_its_limit_only():
     for name, limit, side, what in SIGNS:
-        beyond, within = (limit + 5e-4, limit - 5e-4)[:: 1 if side == "above" else -1]
+        beyond, within = (limit + 5e-4, limit - 5e-4)[:: 1 if side == "below" else -1]
         (said,) = collapsed({name: beyond, "other": 1.0}, EARLY)
         assert what in said
         assert name in said
-        assert f"{beyond:.4f}" in said
+        assert f"{beyond:.4g}" in said
         assert collapsed({name: within}, EARLY) == []
         assert collapsed({name: beyond}, EARLY - 1) == []
     assert collapsed({"ter": 1.0}, EARLY) == []

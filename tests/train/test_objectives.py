@@ -4,6 +4,7 @@ oracle or a slow reference.
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,10 +21,10 @@ from mmlib.store.run import Run
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import pretrain
 from mmlib.train.cost import training_cost, views_of
-from mmlib.train.objectives import OBJECTIVES, find_objective
-from mmlib.train.objectives.byol import momentum_at
+from mmlib.train.objectives import OBJECTIVES, find_objective, momentum_at
 from mmlib.train.optimiser import OptimConfig, optimizer
 from mmlib.train.profiles import preset
+from mmlib.train.stage import accelerator
 
 SMALL = EncoderConfig(widths=(16, 32), blocks=(1, 1), context=0, d=32)
 
@@ -54,15 +55,18 @@ def one_thread():
 def made(name, symbol=8.0, **changes):
     torch.manual_seed(0)
     config = preset("pretrain", "smoke", objective=name, **{"encoder": SMALL, **changes})
-    return find_objective(name)(replace(config,
-                                        view=replace(pretrain.HARD, symbol=symbol, crop=0.2)))
+    config = replace(config, view=replace(pretrain.HARD, symbol=symbol, crop=0.2))
+    corpus = SimpleNamespace(view=lambda view: view)
+    objective = find_objective(name)(config, corpus, accelerator())
+    objective.build()
+    return objective
 
 
 @torch.no_grad()
 def validated(objective, batch):
     for module in objective.modules.values():
         module.eval()
-    numbers = objective.validate(batch, seeded(99))
+    numbers = objective.measure(batch, seeded(99))
     for module in objective.modules.values():
         module.train()
     return numbers
@@ -206,7 +210,7 @@ def test_spread_tells_a_collapse(batches, monkeypatch):
     for rows, wanted in ((torch.ones(20, 128), 0.0),
                          (torch.randn(20, 128, generator=seeded()), 1.0)):
         monkeypatch.setattr(objective, "embed", lambda batch, rng, rows=rows: (rows, rows, rows))
-        assert objective.validate(batches[0], seeded())["spread"] == pytest.approx(wanted, abs=0.06)
+        assert objective.measure(batches[0], seeded())["spread"] == pytest.approx(wanted, abs=0.06)
 
 
 # --- the masked autoencoder -----------------------------------------------------------------------

@@ -25,8 +25,7 @@ from mmlib.train import loop as loop_module
 from mmlib.train import stage as stage_module
 from mmlib.train.loop import Paused
 from mmlib.train.masked_reading import ReadingConfig
-from mmlib.train.objectives import OBJECTIVES
-from mmlib.train.objectives.contrast import common_points
+from mmlib.train.objectives import OBJECTIVES, common_points
 from mmlib.train.optimiser import OptimConfig
 from mmlib.train.profiles import TINY, preset
 
