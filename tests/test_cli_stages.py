@@ -5,9 +5,9 @@ same command goes on.
 import json
 
 import pytest
+from helpers import find_runs
 
 from mmlib.cli import main
-from mmlib.store.run import find_runs
 from mmlib.study.results import traits
 from mmlib.train import attend, pretrain
 from mmlib.train.profiles import preset
@@ -60,7 +60,7 @@ def test_the_options_are_the_runs_configuration():
     changes = ["--seed", "3", "--no-full-data", "--labels", "0.5", "--guide-weight", "0",
                "--augment.relabel", "0", "--view.pen", "1", "1.5", "--model.decoder.layers", "3"]
     assert main([*FINETUNE, *changes, "--max-steps", "1"]) == 0
-    (run,) = find_runs("finetune", "smoke", done=False)
+    (run,) = find_runs("finetune", done=False)
     assert run.config["seed"] == 3
     assert run.config["labels"] == 0.5
     assert run.config["guide_weight"] == 0
@@ -78,7 +78,7 @@ def test_the_other_stages_run(stage, capsys):
     options = ["--init", "none"] if stage is attend else []
     assert main([name, *SMALL, *options, "--max-steps", "1"]) == 0
     assert "paused at" in capsys.readouterr().out
-    (run,) = find_runs(name, "smoke", done=False)
+    (run,) = find_runs(name, done=False)
     config = json.loads((run.folder / "config.json").read_text())
     assert config["stage"] == name
     assert config["config"]["pictures"] == 12

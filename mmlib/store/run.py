@@ -59,11 +59,10 @@ KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
 def plain(config: Any) -> dict[str, Any]:
     """A configuration (a dataclass or mapping) as JSON would give it back: tuples as lists."""
     try:
-        values: dict[str, Any] = json.loads(to_json(config, allow_nan=False))
-        return values
+        return dict(json.loads(to_json(config, allow_nan=False)))
     except (TypeError, ValueError) as error:
-        text = f"a configuration holds only numbers, text, None and lists of them: {error}"
-        raise RunError(text) from error
+        raise RunError("a configuration holds only numbers, text, None and lists of them: "
+                       f"{error}") from error
 
 
 def run_hash(stage: str, config: Any, inputs: Mapping[str, str], version: str) -> str:
@@ -136,18 +135,16 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """What `finish` wrote: commit, versions, hardware, minutes, weights, `summary` …"""
         try:
-            return dict(json.loads((self.folder / "environment.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            found = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
+            return {**found, "summary": dict(found["summary"])}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{self.name}: not finished, or environment.json is damaged: "
                            f"{error}") from error
 
     @property
     def summary(self) -> dict[str, Any]:
         """The numbers given to `finish`."""
-        found = self.environment.get("summary")
-        if not isinstance(found, dict):
-            raise RunError(f"{self.name}: environment.json has no summary: it is damaged")
-        return found
+        return dict(self.environment["summary"])
 
     @property
     def minutes(self) -> float:
@@ -273,18 +270,14 @@ class Run:
                            "same command starts again from the beginning")
         return None
 
-    def resume(self) -> tuple[int, Any] | None:
+    def resume(self, most: int | None = None) -> tuple[int, Any] | None:
         """`load_checkpoint`, and drop the rows after it, which the resumed run logs again."""
-        found = self.load_checkpoint()
-        self.drop_rows(found[0] if found else -1)
-        return found
-
-    def drop_rows(self, last: int) -> None:
-        """Drop the rows logged after the step `last`."""
-        path = self.folder / "metrics.jsonl"
-        if self._writes and path.exists():
+        found, path = self.load_checkpoint(most), self.folder / "metrics.jsonl"
+        if self._writes and path.exists() and (found or most is None):
+            last = found[0] if found else -1
             rows = [row for row in self.metrics() if row.get("step", 0) <= last]
             write_atomic(path, "".join(to_json(row) + "\n" for row in rows))
+        return found
 
     def save_weights(self, weights: Tensors, metadata: Mapping[str, Any]) -> Path:
         """Write the run's result; see `mmlib.store.weights.save_weights`."""
@@ -329,11 +322,3 @@ class Run:
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
-
-
-def find_runs(stage: str | None = None, profile: str | None = None, done: bool = True) -> list[Run]:
-    """The runs kept here, by name, of one stage or profile if given; `done=False`: all of them."""
-    folders = sorted(path.parent for path in (results_root() / "runs").glob("*/config.json"))
-    runs = [Run.load(folder) for folder in folders]
-    runs = [run for run in runs if stage in (None, run.stage) and profile in (None, run.profile)]
-    return [run for run in runs if run.done or not done]

@@ -246,7 +246,7 @@ class Loop:
         losses, rewound, skipped = (self.counts[key] for key in ("losses", "rewound", "skipped"))
         levels = f"{median(losses):.2f} to {mean(losses[-RECENT:]):.2f}"
         jump = f"its loss jumped from {levels} at {self.pictures:,} pictures"
-        found = self.run.load_checkpoint(self.step - SAFE) if len(rewound) < MOST_REWOUND else None
+        found = self.run.resume(self.step - SAFE) if len(rewound) < MOST_REWOUND else None
         self.accelerator.wait_for_everyone()  # before one of them removes what another reads
         if found is None:
             raise RunError(f"{self.run.name}: {jump}, after {len(rewound)} jumps from which it "
@@ -255,7 +255,6 @@ class Loop:
         ahead = self.counts["ahead"] + self.step - found[0]
         self._restore(*found)
         self.counts |= {"ahead": ahead, "rewound": [*rewound, note], "skipped": skipped}
-        self.run.drop_rows(self.step)
         self._write(rewound=len(rewound) + 1, jumped_at=note["pictures"])
         self.run.save_checkpoint(self.step, self.state())
         warnings.warn(f"{self.run.name}: {jump}; gone back to {self.pictures:,} pictures, with "

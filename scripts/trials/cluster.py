@@ -32,7 +32,7 @@ from typing import Any
 from mmlib import cli
 from mmlib.store.files import elsewhere, write_atomic
 from mmlib.store.machine import commit, hardware, utc, versions
-from mmlib.store.run import find_runs
+from mmlib.store.run import Run
 from mmlib.study import conduct, records
 from mmlib.study.arms import Budget, questions
 from scripts import cluster
@@ -76,7 +76,8 @@ def found(results: Path) -> tuple[list[str], dict[str, Any]]:
     """Records without what times say, sorted; and what is kept of each training, by its name."""
     with elsewhere("MMLIB_RESULTS", results):
         rows = [{k: v for k, v in row.items() if k not in TIMES} for row in records.rows()]
-        runs = {run.name: kept(run) for run in find_runs() if run.stage in conduct.STAGES}
+        every = [Run.load(path.parent) for path in results.glob("runs/*/environment.json")]
+        runs = {run.name: kept(run) for run in every if run.stage in conduct.STAGES}
     return sorted(map(str, rows)), runs
 
 

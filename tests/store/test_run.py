@@ -14,7 +14,7 @@ import torch
 
 from mmlib.store import run as run_module
 from mmlib.store.files import RunError, project_root
-from mmlib.store.run import Run, find_runs, run_hash
+from mmlib.store.run import Run, run_hash
 from mmlib.store.weights import load_weights
 
 
@@ -262,21 +262,6 @@ def test_weights_that_are_missing_or_not_the_runs_own_are_refused(run):
     run.weights.write_bytes(run.weights.read_bytes()[:-3])
     with pytest.raises(RunError, match="safetensors"):
         load_weights(run.weights)
-
-
-def test_find_runs_lists_the_finished_ones(results):
-    for stage, profile in (("pretrain", "smoke"), ("pretrain", "desk"), ("attend", "smoke")):
-        with (found := Run.open(stage, profile, Config(), {})).lock():
-            found.finish()
-    with Run.open("attend", "desk", Config(), {}).lock():
-        pass
-    assert [(r.stage, r.profile) for r in find_runs("pretrain")] == [
-        ("pretrain", "desk"),
-        ("pretrain", "smoke"),
-    ]
-    assert len(find_runs(profile="smoke")) == 2
-    assert len(find_runs()) == 3
-    assert len(find_runs(done=False)) == 4
 
 
 def test_load_names_a_folder_that_holds_no_run(results):

@@ -5,6 +5,7 @@ or not.
 import numpy as np
 import pytest
 import torch
+from helpers import find_runs
 
 from mmlib.cli import main
 from mmlib.data.corpus import synthetic_pack
@@ -16,7 +17,7 @@ from mmlib.models.recogniser import Recogniser
 from mmlib.read import batch
 from mmlib.read.batch import read_samples
 from mmlib.read.reader import Reader
-from mmlib.store.run import Run, find_runs, run_hash
+from mmlib.store.run import Run, run_hash
 from mmlib.study import evaluate as module
 from mmlib.study import records, results
 from mmlib.study.conduct import Cell, recorded_cells

@@ -4,16 +4,17 @@ records.
 
 import pytest
 import torch
+from helpers import find_runs
 
 from mmlib.cli import main
 from mmlib.data import corpus as corpora
 from mmlib.measure import probes
 from mmlib.store.files import RunError
-from mmlib.store.run import Run, find_runs
+from mmlib.store.run import Run
 from mmlib.study import probe as stage
 from mmlib.study import records
 from mmlib.train import finetune, pretrain
-from mmlib.train.objectives.contrast import Contrast
+from mmlib.train.objectives import Contrast
 from mmlib.train.profiles import preset
 from mmlib.train.stage import half
 

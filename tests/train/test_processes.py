@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from helpers import find_runs
 
 from mmlib.data.corpus import synthetic_pack
 from mmlib.data.sample import collate, from_pack
@@ -23,7 +24,6 @@ from mmlib.losses.match import MatchConfig, MatchLoss
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import prefixes
-from mmlib.store.run import find_runs
 from mmlib.train import pretrain
 from mmlib.train.finetune import symbol_classes
 from mmlib.train.launch import launch
@@ -149,10 +149,10 @@ def test_a_run_trained_by_two_processes_is_one_run(tmp_path, monkeypatch):
         "PROFILES['smoke'] = Profile(replace(smoke.pretrain, encoder=model.encoder),\n"
         "    replace(smoke.attend, encoder=model.encoder), replace(smoke.finetune, model=model))\n"
         "from mmlib.cli import main\nfrom mmlib.data import corpus\n"
-        "from mmlib.store.run import find_runs\n"
+        "from mmlib.store.files import results_root\n"
         "corpus.SYNTHETIC = {'train': (80, 1), 'test': (20, 2)}\n"
         "for limit in (['--max-steps', '1'], []):\n"
-        "    assert not find_runs()\n"
+        "    assert not list(results_root().glob('runs/*/environment.json'))\n"
         f"    for stage, options in {STAGES}:\n"
         f"        assert main([stage, *{SMALL}, *options, *limit]) == 0\n"
         "from accelerate import PartialState\nassert PartialState().num_processes == 2\n"
