@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib.losses.gather import gather_rows, mean_over_processes
-from mmlib.losses.shapes import full_precision, require
+from mmlib.losses.shared import full_precision, gather_rows, mean_over_processes, require
 
 
 @full_precision

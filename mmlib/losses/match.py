@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmlib.losses.gather import gather_rows, mean_over_processes
-from mmlib.losses.shapes import full_precision, require
+from mmlib.losses.shared import full_precision, gather_rows, mean_over_processes, require
 
 TINY = 1e-12  # logarithms and quotients are of no less: a map may vanish at all sampled points
 
@@ -133,7 +132,7 @@ def off_ink_mass(maps: Tensor, ink: Tensor, gather: bool = False) -> Tensor:
 
 @dataclass(frozen=True)
 class MatchConfig:
-    """Weights of the terms of `MatchLoss`, and their temperatures."""
+    """Weights of the terms of `match_loss`, and their temperatures."""
 
     slots: float = 1.0  # slot_info_nce: the one term that a collapsed teacher cannot satisfy
     points: float = 1.0  # masked_point_match
@@ -151,34 +150,27 @@ class MatchConfig:
                 raise ValueError(f"weight {name} is {weight}, expected a finite number from 0 on")
 
 
-class MatchLoss(nn.Module):
-    """Weighted sum of the match terms; one of weight zero is reported but gets no gradient."""
+def match_loss(config: MatchConfig = MatchConfig(), *, student_slots: Tensor,
+               teacher_slots: Tensor, visible: Tensor, pred: Tensor, target: Tensor, masked: Tensor,
+               student_at_points: Tensor, teacher_at_points: Tensor, owner: Tensor, maps: Tensor,
+               valid: Tensor, ink: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the terms, and each detached; one of weight zero gets no gradient.
 
-    def __init__(self, config: MatchConfig = MatchConfig()):
-        super().__init__()
-        self.config = config
-
-    def forward(self, *, student_slots: Tensor, teacher_slots: Tensor, visible: Tensor,
-                pred: Tensor, target: Tensor, masked: Tensor, student_at_points: Tensor,
-                teacher_at_points: Tensor, owner: Tensor, maps: Tensor, valid: Tensor,
-                ink: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the detached, unweighted terms.
-
-        Args:
-            student_slots, teacher_slots: (b, k, d); visible: (b, k) bool.
-            pred, target: (n, d) at sampled ink points; masked: (n,) bool.
-            student_at_points, teacher_at_points: (m, k) maps at ink points, the same or others;
-                owner: (m,) int, their expressions.
-            maps: (b, k, h, w) the student's; valid: (b, h, w) bool; ink: (b, h, w) bool or share.
-        """
-        c, b, joint, t = self.config, len(maps), self.config.gather, self.config.slot_temperature
-        terms = {
-            "slots": slot_info_nce(student_slots, teacher_slots, visible, t, joint),
-            "points": masked_point_match(pred, target, masked, joint),
-            "agreement": map_agreement(student_at_points, teacher_at_points, owner, b, joint),
-            "entropy": map_entropy(maps, valid, joint),
-            "overlap": map_overlap(maps, joint),
-            "blank": off_ink_mass(maps, ink, joint),
-        }
-        total = sum(getattr(c, name) * term for name, term in terms.items() if getattr(c, name))
-        return total, {name: term.detach() for name, term in terms.items()}
+    Args:
+        student_slots, teacher_slots: (b, k, d); visible: (b, k) bool.
+        pred, target: (n, d) at sampled ink points; masked: (n,) bool.
+        student_at_points, teacher_at_points: (m, k) maps at ink points, the same or others;
+            owner: (m,) int, their expressions.
+        maps: (b, k, h, w) the student's; valid: (b, h, w) bool; ink: (b, h, w) bool or share.
+    """
+    c, joint = config, config.gather
+    terms = {
+        "slots": slot_info_nce(student_slots, teacher_slots, visible, c.slot_temperature, joint),
+        "points": masked_point_match(pred, target, masked, joint),
+        "agreement": map_agreement(student_at_points, teacher_at_points, owner, len(maps), joint),
+        "entropy": map_entropy(maps, valid, joint),
+        "overlap": map_overlap(maps, joint),
+        "blank": off_ink_mass(maps, ink, joint),
+    }
+    total = sum(getattr(c, name) * term for name, term in terms.items() if getattr(c, name))
+    return total, {name: term.detach() for name, term in terms.items()}

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.losses.gather import mean_over_processes
-from mmlib.losses.shapes import full_precision, require
+from mmlib.losses.shared import full_precision, mean_over_processes, require
 
 
 @torch.no_grad()

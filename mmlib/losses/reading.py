@@ -11,7 +11,7 @@ from torch import Tensor
 from mmlib.data.sample import Batch
 from mmlib.draw.views import InkBatch, View, sample
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.losses.gather import mean_over_processes
+from mmlib.losses.shared import mean_over_processes
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import both_directions
 

@@ -6,8 +6,7 @@ With `gather`, means are over all processes. Wrong shapes raise ValueError.
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib.losses.gather import mean_over_processes
-from mmlib.losses.shapes import full_precision, require
+from mmlib.losses.shared import full_precision, mean_over_processes, require
 
 
 @full_precision

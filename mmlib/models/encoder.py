@@ -19,15 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.models import residual
-from mmlib.models.layers import (
-    Conv,
-    dot_attention,
-    positions_2d,
-    unless_full,
-    zero_padding,
-    zero_padding_,
-)
+from mmlib.models import layers, residual
+from mmlib.models.layers import Conv, dot_attention, unless_full, zero_padding, zero_padding_
 from mmlib.models.packing import Padded, packed, sheet
 
 
@@ -112,10 +105,9 @@ class Encoder(nn.Module):
             raise ValueError(f"an encoder needs strides of product {self.stride}, a width and "
                              f"blocks for each; got {config}")
         rectified = config.form == "residual"
-        if not rectified and config.form != "patches":
-            raise ValueError(f"an encoder's form is 'patches' or 'residual'; got {config}")
-        if rectified and config.strides != (4, 2):
-            raise ValueError(f"a residual encoder has strides 4 and 2; got {config}")
+        if (rectified and config.strides != (4, 2)) or config.form not in ("patches", "residual"):
+            raise ValueError("an encoder's form is 'patches', or 'residual' with strides 4 and 2; "
+                             f"got {config}")
         # Whether a picture's features are its own, whatever stands beside it: not with batch norm,
         # whose means are the batch's, nor where a kernel wider than its stride sees over the edge.
         self.alone = not rectified and config.kernels == config.strides
@@ -130,14 +122,13 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList(down)
         self.blocks = nn.ModuleList(nn.ModuleList(block(c) for _ in range(n))
                                     for c, n in zip(config.widths, config.blocks, strict=True))
-        self.shrink: nn.Module | None = None
-        self.grow: nn.ConvTranspose2d | None = None
-        if config.coarse + config.context:
+        self.sees_far = config.coarse + config.context > 0
+        if self.sees_far:
             self.shrink = residual.Transition(last, wide) if rectified else Conv(last, wide, 2, 2)
         self.coarse = nn.ModuleList(block(wide) for _ in range(config.coarse))
         self.context = nn.ModuleList(ContextBlock(wide, config.heads)
                                      for _ in range(config.context))
-        if self.shrink is not None:
+        if self.sees_far:
             self.grow = nn.ConvTranspose2d(wide, last, 2, stride=2)
         self.norm = residual.RectifiedNorm(last) if rectified else ChannelNorm(last)
         self.out = nn.Linear(last, config.d)
@@ -172,8 +163,8 @@ class Encoder(nn.Module):
         else:
             x = self._convolve(x, own)
         before = x
-        if self.shrink is not None and self.grow is not None:
-            x = zero_padding(x + self._surroundings(x, valid, self.shrink, self.grow), own)
+        if self.sees_far:
+            x = zero_padding(x + self._surroundings(x, valid), own)
         if self.alone:  # batch norm and wide kernels need the cells in their places
             pack = packed(valid.flatten(1) > 0)
             cells = self.out(self.norm(pack.pack(x.permute(0, 2, 3, 1).flatten(1, 2))))
@@ -210,13 +201,12 @@ class Encoder(nn.Module):
             x = zero_padding(x, own)
         return x
 
-    def _surroundings(self, x: Tensor, valid: Tensor, shrink: nn.Module, grow: nn.Module
-                      ) -> Tensor:
+    def _surroundings(self, x: Tensor, valid: Tensor) -> Tensor:
         """What the blocks at half the resolution see of x (b, c, h, w), at x's resolution."""
         b, _, h, w = x.shape
         odd = (0, w % 2, 0, h % 2)  # half the resolution needs even sides
         valid = F.pad(valid, odd)
-        coarse = shrink(F.pad(x, odd), unless_full(valid))
+        coarse = self.shrink(F.pad(x, odd), unless_full(valid))
         valid = F.max_pool2d(valid, 2)
         own, (rows, columns) = unless_full(valid.to(x.dtype)), valid.shape[2:]
         coarse = zero_padding(coarse, own)
@@ -226,12 +216,12 @@ class Encoder(nn.Module):
         if self.context:
             bias = valid.sub(1).mul(1e4).view(b, 1, 1, rows * columns)
             pack = packed(valid.view(b, rows * columns) > 0)
-            position = positions_2d(rows, columns, cells.shape[-1], x.device).flatten(0, 1)
+            position = layers.positions_2d(rows, columns, cells.shape[-1], x.device).flatten(0, 1)
             cells, position = pack.pack(cells), pack.along(position)
             for block in self.context:
                 cells = block(cells, position, bias, pack)
             cells = pack.spread(cells)
-        seen: Tensor = grow(cells.view(b, rows, columns, -1).permute(0, 3, 1, 2))
+        seen: Tensor = self.grow(cells.view(b, rows, columns, -1).permute(0, 3, 1, 2))
         return seen[..., :h, :w]
 
 

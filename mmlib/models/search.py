@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mmlib.formula.vocabulary import Vocabulary
 from mmlib.models.decoder import Cache, Memory
@@ -241,14 +242,12 @@ def _score(model: Recogniser, memory: Memory, vocabulary: Vocabulary, found: Fou
             size += 1
         pictures, waiting = waiting[:size], waiting[size:]
         rows = max(len(asked[p]) for p in pictures)
-        tokens = torch.full((size, rows, max(longest[p] for p in pictures) or 1), vocabulary.pad)
-        which = torch.zeros(size, rows, dtype=torch.long)
-        for row, picture in enumerate(pictures):
-            for i, (text, direction) in enumerate(asked[picture]):
-                tokens[row, i, : len(text)] = torch.tensor(text, dtype=torch.long)
-                which[row, i] = direction
-        inputs, targets = (x[torch.arange(len(x)), which.flatten()].to(device)
-                           for x in prefixes(tokens.flatten(0, 1), vocabulary))
+        filled = [job for p in pictures for job in asked[p] + [((), 0)] * (rows - len(asked[p]))]
+        texts, which = zip(*filled, strict=True)
+        tokens = pad_sequence([torch.tensor(text, dtype=torch.long) for text in texts], True,
+                              vocabulary.pad)
+        inputs, targets = (x[torch.arange(len(x)), torch.tensor(which)].to(device)
+                           for x in prefixes(tokens, vocabulary))
         logits, _ = model.decoder(inputs, memory.select(torch.tensor(pictures, device=device)))
         chosen = logits.float().log_softmax(-1).gather(2, targets[..., None])[..., 0]
         chosen = chosen.masked_fill(targets == vocabulary.pad, 0)

@@ -6,8 +6,6 @@ points, and map by map at corresponding ink points. r(t) rises, and with it the 
 that is placed where the teacher attends.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +19,7 @@ from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.sample import Batch, collate
 from mmlib.draw.masks import BLOCK, InkMask, mask_ratio, mask_view
 from mmlib.draw.views import InkBatch, View, ViewConfig, ink_cells, make_view, sample
-from mmlib.losses.match import MatchConfig, MatchLoss, map_entropy, off_ink_mass
+from mmlib.losses.match import MatchConfig, map_entropy, match_loss, off_ink_mass
 from mmlib.models.attention import Attention, AttentionNetwork
 from mmlib.models.decoder import DecoderConfig
 from mmlib.models.encoder import Encoder, EncoderConfig
@@ -118,9 +116,8 @@ def encoder_weights(run: Run) -> dict[str, Tensor]:
     return {k.removeprefix("encoder."): v for k, v in encoder.items()}
 
 
-def at_points(
-    features: Tensor, attention: Attention, view: View, owner: Tensor, chosen: Tensor
-) -> tuple[Tensor, Tensor]:
+def at_points(features: Tensor, attention: Attention, view: View, owner: Tensor, chosen: Tensor
+              ) -> tuple[Tensor, Tensor]:
     """Features (m, d) and map values (m, k) at the chosen ink points."""
     cells, owner = view.cells[chosen], owner[chosen]
     return sample(features, cells, owner), sample(attention.maps, cells, owner)
@@ -135,9 +132,8 @@ def choose_points(ink: InkBatch, each: int, rng: torch.Generator) -> Tensor:
     return order[rank < each].sort().values
 
 
-def mask_by_curriculum(
-    view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor, rng: torch.Generator
-) -> tuple[InkMask, Tensor]:
+def mask_by_curriculum(view: View, ink: InkBatch, done: float, config: Config, saliency: Tensor,
+                       rng: torch.Generator) -> tuple[InkMask, Tensor]:
     """Mask the student's view as the curriculum says at the share `done` of stage 2.
 
     saliency: (n,) of the teacher at the ink points. Returns the mask and the picture (b, 2, H, W):
@@ -160,14 +156,6 @@ def support(maps: Tensor, visible: Tensor, owner: Tensor, b: int) -> Tensor:
     return seen / total.clamp(min=1e-9)
 
 
-def of_shipped(maps: Tensor, view: View, ink: InkBatch) -> dict[str, float]:
-    """Of the teacher's maps (b, k, h, w) on plain views: entropy, over the uniform map's, and mass
-    on cells with ink."""
-    drawn = ink_cells(view, ink.b, ink.owner)[:, 0]
-    return {"entropy_shipped": float(map_entropy(maps, view.valid[:, 0] > 0)),
-            "ink_mass": 1 - float(off_ink_mass(maps, drawn))}
-
-
 class Attend(Stage):
     """Student and teacher; the teacher is what is kept."""
 
@@ -181,12 +169,11 @@ class Attend(Stage):
 
     def build(self) -> None:
         config = self.config
-        self.reads = config.reading.sequence > 0
+        self.reads, self.centres = config.reading.sequence > 0, None
         student: Any = Student(config.encoder, config.maps)
         if self.reads:
             model = ModelConfig(config.encoder, config.decoder, config.maps)
             student = ReadingStudent(model, config.reading)
-        self.centres = None
         if self.reads and config.reading.targets == "ink":
             known = self.corpus.pack, self.corpus.train
             self.centres = ink_clusters(*known, config.reading, config.seed)
@@ -203,7 +190,6 @@ class Attend(Stage):
         self.course = nn.ParameterDict({"start_left": start_left})
         if not config.encoder_rate:
             student.encoder.requires_grad_(False)
-        self.match = MatchLoss(replace(config.match, gather=self.gather))
 
     def optimizer(self) -> torch.optim.Optimizer:
         student = self.bare
@@ -236,7 +222,8 @@ class Attend(Stage):
         unmasked = in_window & ~mask.masked[chosen]
         common = chosen[in_window]
         here, maps_here = at_points(features, seen, window, ink.owner, common)
-        loss, numbers = self.match(
+        loss, numbers = match_loss(
+            replace(config.match, gather=self.gather),
             student_slots=seen.slots, teacher_slots=attention.slots,
             visible=support(there, unmasked, ink.owner[chosen], ink.b) > SUPPORT,
             pred=self.bare.predictor(here), target=target[in_window], masked=mask.masked[common],
@@ -258,7 +245,8 @@ class Attend(Stage):
     def validate(self, done: float) -> dict[str, float]:
         """The terms of the loss, numbers of the teacher's maps, and what its encoder knows.
 
-        `positional` is the share of its maps that position explains.
+        Of the teacher's maps on plain views: entropy, over the uniform map's; mass on cells with
+        ink; and `positional`, the share that position explains.
         """
         rows, grids = [], []
         for number, samples in enumerate(self.held_out):
@@ -266,9 +254,11 @@ class Attend(Stage):
             _, numbers = self.loss(batch, torch.Generator().manual_seed(number), done)
             still = make_view(batch.ink, self.config.view.still(), torch.Generator().manual_seed(0))
             _, attention = encode_and_attend(self.teacher, still.picture, still.valid)
-            grids.append(on_grid(attention.maps, still.valid))
-            shipped = of_shipped(attention.maps, still, batch.ink)
-            rows.append({k: float(v) for k, v in numbers.items()} | shipped)
+            maps, drawn = attention.maps, ink_cells(still, batch.ink.b, batch.ink.owner)[:, 0]
+            grids.append(on_grid(maps, still.valid))
+            rows.append({k: float(v) for k, v in numbers.items()} | {
+                "entropy_shipped": float(map_entropy(maps, still.valid[:, 0] > 0)),
+                "ink_mass": 1 - float(off_ink_mass(maps, drawn))})
         means = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
         own = {"positional": positional(grids), "start_left": float(self.course["start_left"])}
         return means | own | self.glance(self.teacher.encoder)

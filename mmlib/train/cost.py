@@ -3,8 +3,6 @@
 The budget counts pictures: an expression costs one for each view that a stage draws of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ place of each written symbol, taught to one cross-attention head. Each is an opt
 arms that are compared with each other or by none. Published recognisers do not use them.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -109,9 +107,8 @@ def build(config: Config, corpus: Corpus, start: Run | None) -> Recogniser:
     if start:
         weights, _ = start.load_weights()
         # Masked reading leaves a decoder too: its layers go on, its words are others.
-        kept: tuple[str, ...] = ("encoder.", "decoder.layers.", "decoder.norm.")
-        if config.model.maps:
-            kept = (*kept, "attention.", "scalars.")
+        kept = ("encoder.", "decoder.layers.", "decoder.norm.",
+                *(("attention.", "scalars.") if attends else ()))
         wanted = {k: v.float() for k, v in weights.items() if k.startswith(kept)}
         missing = model.load_state_dict(wanted, strict=False).missing_keys
         if missing := [name for name in missing if name.startswith("encoder.")]:
@@ -169,14 +166,15 @@ class Finetune(Stage):
         super().__init__(config, corpus, tools)
 
     def inputs(self) -> dict[str, str]:
-        composed = self.corpus.composed_name(self.indices) if self.config.composed else "none"
-        start = {"init": f"recogniser-{digest(self.reader.path)}"} if self.reader else {}
-        made = {"composed": composed}
-        if self.config.beyond:
-            made["beyond"] = self.corpus.beyond_name(self.indices)
-        if self.config.pictured:
-            made["pictured"] = self.corpus.pictured_name(self.corpus.pack, self.indices)
-        return super().inputs() | start | made
+        config, corpus, found = self.config, self.corpus, super().inputs()
+        if self.reader:
+            found["init"] = f"recogniser-{digest(self.reader.path)}"
+        found["composed"] = corpus.composed_name(self.indices) if config.composed else "none"
+        if config.beyond:
+            found["beyond"] = corpus.beyond_name(self.indices)
+        if config.pictured:
+            found["pictured"] = corpus.pictured_name(corpus.pack, self.indices)
+        return found
 
     def build(self) -> None:
         model = build(self.config, self.corpus, self.start)
@@ -200,12 +198,10 @@ class Finetune(Stage):
         config, corpus = self.config, self.corpus
         held = frozenset() if config.full_data else corpus.held_formulas()
         light = replace(config.augment, join=0.0, relabel=0.0, swap_hand=0.0)
-        sources: list[tuple[Augmenter, int | None]] = []
         with self.tools.main_process_first():
-            for pack, indices, count in self.sources():
-                cuts = light if sources else config.augment
-                augmenter = Augmenter(pack, indices, cuts, corpus.vocabulary, held)
-                sources.append((augmenter, count))
+            sources = [(Augmenter(pack, indices, light if made else config.augment,
+                                  corpus.vocabulary, held), count)
+                       for made, (pack, indices, count) in enumerate(self.sources())]
         return Feed(sources, config.batch_area, config.batch_most, config.seed,
                     scale=config.view.scale, **feeding(self.tools))
 
@@ -278,8 +274,7 @@ class Finetune(Stage):
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        average = {} if self.average is None else {"average": self.average}
-        return {"model": self.network, **average}
+        return {"model": self.network} | ({"average": self.average} if self.average else {})
 
     @property
     def result(self) -> Any:

@@ -8,8 +8,6 @@ threads, as every cell before has, waits for them for ever at its first large op
 processes are spawned.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import socket
@@ -45,15 +43,13 @@ def launch(stage: ModuleType, config: Any, profile: str, processes: int = 1, **o
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        arguments = (processes, port, stage.__name__, config, profile, options)
-        spawn(_one, arguments, nprocs=processes)
+        spawn(_one, (processes, port, stage.__name__, config, profile, options), nprocs=processes)
     run: Run = stage.run(config, profile, **options)
     return run
 
 
-def _one(
-    rank: int, processes: int, port: int, name: str, config: Any, profile: str, options: Any
-) -> None:
+def _one(rank: int, processes: int, port: int, name: str, config: Any, profile: str,
+         options: Any) -> None:
     """One of the processes; the variables are torchrun's, which Accelerate reads."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),

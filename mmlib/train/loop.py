@@ -103,14 +103,12 @@ class Loop:
         found = self.run.resume()
         if found is None:
             return
-        step, state = found
-        theirs, ours = state["processes"], self.accelerator.num_processes
+        theirs, ours = found[1]["processes"], self.accelerator.num_processes
         if theirs != ours:
-            raise RunError(
-                f"{self.run.name} was paused with {theirs} process{'es' * (theirs > 1)} and cannot "
-                f"go on with {ours}: start as many again, or delete its folder to begin anew"
-            )
-        self._restore(step, state)
+            raise RunError(f"{self.run.name} was paused with {theirs} process"
+                           f"{'es' * (theirs > 1)} and cannot go on with {ours}: start as many "
+                           "again, or delete its folder to begin anew")
+        self._restore(*found)
 
     def _restore(self, step: int, state: dict[str, Any]) -> None:
         for key, module in self.modules.items():
@@ -267,11 +265,9 @@ class Loop:
         if len(skipped) > MOST_SKIPPED:
             path = self.run.folder / "skipped.json"
             write_atomic(path, json.dumps(skipped, indent=1, ensure_ascii=False) + "\n")
-            raise RunError(
-                f"{self.run.name}: {MOST_SKIPPED} steps with a loss or gradient that is not "
-                f"finite; the expressions of their batches are in {path}. Lower the learning rate, "
-                "or leave those expressions out"
-            )
+            raise RunError(f"{self.run.name}: {MOST_SKIPPED} steps with a loss or gradient that is "
+                           f"not finite; the expressions of their batches are in {path}. Lower the "
+                           "learning rate, or leave those expressions out")
 
     def _log(self, rate: float) -> float:
         """Write a row of the curves: means over the steps since the last one. Returns the loss."""
@@ -322,11 +318,10 @@ class Loop:
             return
         best = max(values, key=lambda value: sign * value)
         if sign * (best - last[name]) > FAR_WORSE * abs(best):
-            raise RunError(
-                f"{self.run.name} is not finished: its last validation ({name} {last[name]:.3f}) "
-                f"is far worse than its best ({best:.3f}), so it came apart on the way. Lower the "
-                "learning rate, or delete its folder to begin anew"
-            )
+            raise RunError(f"{self.run.name} is not finished: its last validation ({name} "
+                           f"{last[name]:.3f}) is far worse than its best ({best:.3f}), so it came "
+                           "apart on the way. Lower the learning rate, or delete its folder to "
+                           "begin anew")
 
     def _agreed(self, out: bool, steps: int) -> bool:
         """Whether one process asks for it. Several act together; they ask every tenth step."""

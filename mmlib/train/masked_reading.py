@@ -8,8 +8,6 @@ mask. One head's cross-attention is taught to lie on the ink of the unit being w
 no label.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +73,9 @@ class UnitAugmenter(Augmenter):
     def draw(self, i: int, rng: np.random.Generator) -> Sample:
         drawn = super().draw(i, rng)
         if i not in self.known:
-            ink = drawn.points, drawn.stroke
-            self.known[i] = ((units(*ink), None) if self.centres is None
-                             else clustered_units(*ink, self.centres))
+            ink, centres = (drawn.points, drawn.stroke), self.centres
+            found = (units(*ink), None) if centres is None else clustered_units(*ink, centres)
+            self.known[i] = found
         return with_units(drawn, *self.known[i])
 
 
@@ -120,10 +118,8 @@ def unit_means(features: Tensor, view: View, ink: InkBatch, most: int) -> tuple[
 
 
 @torch.no_grad()
-def name_units(
-    student: ReadingStudent, teacher: ReadingStudent, features: Tensor, whole: View, window: View,
-    batch: Batch, config: ReadingConfig, rng: torch.Generator,
-) -> Named:
+def name_units(student: ReadingStudent, teacher: ReadingStudent, features: Tensor, whole: View,
+               window: View, batch: Batch, config: ReadingConfig, rng: torch.Generator) -> Named:
     """What the student is to write of its window.
 
     features: (b, d, h, w), the teacher's of the view `whole`.
@@ -146,10 +142,9 @@ def name_units(
     return Named(rows, assigned, written, inputs, targets)
 
 
-def reading_loss(
-    student: ReadingStudent, named: Named, features: Tensor, logits: Tensor, attention: Tensor,
-    window: View, config: ReadingConfig, gather: bool = False,
-) -> tuple[Tensor, dict[str, Tensor]]:
+def reading_loss(student: ReadingStudent, named: Named, features: Tensor, logits: Tensor,
+                 attention: Tensor, window: View, config: ReadingConfig, gather: bool = False
+                 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted terms, and each by itself.
 
     features (b, d, h, w), logits (b, 2, t + 1, v) and the guided head's attention
@@ -164,6 +159,6 @@ def reading_loss(
                               named.assigned[known], config.temperature, gather),
         "guide": guide_loss(attention, window, named.batch, vocabulary, gather),
     }
-    weights = {"sequence": config.sequence, "naming": config.naming, "guide": config.guide}
-    total = sum((weights[name] * term for name, term in terms.items()), logits.new_zeros(()))
+    weighted = (getattr(config, name) * term for name, term in terms.items())
+    total = sum(weighted, logits.new_zeros(()))
     return total, {name: term.detach() for name, term in terms.items()}

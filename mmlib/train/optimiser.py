@@ -8,8 +8,6 @@ emulates. Here convolutions are matrices (out, k k in), matrices of one shape ar
 one batch, and bfloat16 is for devices that have it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,10 +49,8 @@ def learning_rate(pictures: int, total: int, config: OptimConfig) -> float:
     return config.lr * steady * min(rise, fall)
 
 
-def optimizer(
-    modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[nn.Module] = (),
-    factor: float = 0.1, ramp: int = 0,
-) -> Muon:
+def optimizer(modules: Iterable[nn.Module], config: OptimConfig, slow: Iterable[nn.Module] = (),
+              factor: float = 0.1, ramp: int = 0) -> torch.optim.Optimizer:
     """The optimiser of these modules' trainable parameters; `slow` ones at `factor` times the rate.
 
     They rise to it from 0 over the first `ramp` pictures, so that gradients through what is random
@@ -65,15 +61,15 @@ def optimizer(
     groups = []
     for scale, rise, members in ((1.0, 0, modules), (factor, ramp, slow)):
         kinds: dict[str, list[nn.Parameter]] = {"hidden": [], "end": [], "vector": []}
-        named = (item for module in members for item in module.named_parameters())
-        for name, p in named:
+        for name, p in (item for module in members for item in module.named_parameters()):
             if p.requires_grad:
                 inside = config.muon and "." in name and name.split(".")[-2] not in ENDS
                 kinds["vector" if p.ndim < 2 else "hidden" if inside else "end"].append(p)
         for kind, chosen in kinds.items():
             decay = 0.0 if kind == "vector" else config.weight_decay
-            group = {"params": chosen, "weight_decay": decay, "scale": scale, "ramp": rise}
-            groups += [{**group, "muon": kind == "hidden"}] if chosen else []
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "scale": scale,
+                               "ramp": rise, "muon": kind == "hidden"})
     return Muon(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
@@ -117,8 +113,7 @@ def _iterated(x: Tensor, iterations: int) -> Tensor:
     for left in reversed(range(iterations)):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         if product is None and not left:
-            left_right = (x, factor) if tall else (factor, x)
-            return torch.baddbmm(x, *left_right, beta=a)
+            return torch.baddbmm(x, *((x, factor) if tall else (factor, x)), beta=a)
         if product is None:
             product = factor.clone()
             product.diagonal(dim1=1, dim2=2).add_(a)
@@ -184,12 +179,9 @@ class Muon(torch.optim.AdamW):
 
 def _matrix(weight: Tensor) -> Tensor:
     """(out, ...) as a matrix; a convolution's columns as they lie in memory, channels last."""
-    return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else weight.flatten(1)
+    return weight.moveaxis(1, -1).flatten(1)
 
 
 def _like(weight: Tensor, matrix: Tensor) -> Tensor:
     """`_matrix` undone."""
-    if weight.ndim != 4:
-        return matrix.reshape(weight.shape)
-    out, channels, *kernel = weight.shape
-    return matrix.reshape(out, *kernel, channels).permute(0, 3, 1, 2)
+    return matrix.reshape(weight.moveaxis(1, -1).shape).moveaxis(-1, 1)

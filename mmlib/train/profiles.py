@@ -4,8 +4,6 @@
 stage's `Config`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any

@@ -4,8 +4,6 @@ A stage says what is its own (`Stage`): the network, the loss of a batch, the va
 `train` does the rest: it opens the run, builds, trains, keeps the weights.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from dataclasses import replace
@@ -131,10 +129,9 @@ class Stage:
         return Augmenter(self.corpus.pack, indices, AugmentConfig(), self.corpus.vocabulary)
 
 
-def train(
-    kind: type[Stage], config: Any, profile: str = "desk", max_minutes: float | None = None,
-    max_steps: int | None = None, progress: bool = True, checkpoint_minutes: float = 3.0,
-) -> Run:
+def train(kind: type[Stage], config: Any, profile: str = "desk", max_minutes: float | None = None,
+          max_steps: int | None = None, progress: bool = True, checkpoint_minutes: float = 3.0
+          ) -> Run:
     """Train a stage, or load what was trained before with this very configuration.
 
     Raises Paused at a limit or a signal; the same call goes on.

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.losses.match import MatchLoss
+from mmlib.losses.match import match_loss
 
 B, SYMBOLS, K, CLASSES, D, H, W = 16, 9, 3, 30, 16, 6, 24
 COLUMN, ROW = (torch.arange(H * W) % W).float(), (torch.arange(H * W) // W).float()
@@ -69,7 +69,7 @@ def match(attend, seed, window=SYMBOLS, collapsed=False):
     both = shown & shown_t
     support = at(maps_t, cell_t)
     flat = feature.flatten(0, 1)
-    return MatchLoss()(
+    return match_loss(
         student_slots=maps @ grid(feature, cell, shown),
         teacher_slots=maps_t @ grid(feature, cell_t, shown_t),
         visible=(support * shown[..., None]).sum(1) > 0.5 * support.sum(1),

@@ -7,11 +7,11 @@ from torch import zeros
 
 from mmlib.losses.match import (
     MatchConfig,
-    MatchLoss,
     map_agreement,
     map_entropy,
     map_overlap,
     masked_point_match,
+    match_loss,
     off_ink_mass,
     slot_info_nce,
 )
@@ -279,7 +279,7 @@ def test_module_sums_the_weighted_terms():
     config = MatchConfig(
         1.0, 2.0, 3.0, 4.0, 5.0, 6.0, slot_temperature=0.3
     )
-    total, parts = MatchLoss(config)(**given)
+    total, parts = match_loss(config, **given)
     expected = {"slots": slot_info_nce(given["student_slots"], given["teacher_slots"], SOME, 0.3),
                 "points": masked_point_match(given["pred"], given["target"], MASKED),
                 "agreement": map_agreement(given["student_at_points"], given["teacher_at_points"],
@@ -289,9 +289,8 @@ def test_module_sums_the_weighted_terms():
                 "blank": off_ink_mass(given["maps"], given["ink"])}
     torch.testing.assert_close(parts, expected)
     torch.testing.assert_close(total, sum(w * expected[name] for w, name in enumerate(expected, 1)))
-    alone, still_reported = MatchLoss(
-        replace(config, **(dict.fromkeys(expected, 0.0) | {"slots": 2.0}))
-    )(**given)
+    alone, still_reported = match_loss(
+        replace(config, **(dict.fromkeys(expected, 0.0) | {"slots": 2.0})), **given)
     torch.testing.assert_close(alone, 2 * expected["slots"])
     assert set(still_reported) == set(expected)
 
@@ -302,7 +301,7 @@ def test_teacher_never_gets_a_gradient():
     fixed = {"teacher_slots", "target", "teacher_at_points"}
     for name in moving | fixed:
         given[name] = given[name].requires_grad_()
-    MatchLoss()(**given)[0].backward()
+    match_loss(**given)[0].backward()
     assert all(given[name].grad.abs().sum() > 0 for name in moving)
     assert all(given[name].grad is None for name in fixed)
 
@@ -310,8 +309,8 @@ def test_teacher_never_gets_a_gradient():
 def test_bfloat16_is_computed_in_float32():
     half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs().items()}
     with torch.autocast("cpu", torch.bfloat16):
-        total, _ = MatchLoss()(**half)
-    expected, _ = MatchLoss()(**{k: v.float() if v.is_floating_point() else v
+        total, _ = match_loss(**half)
+    expected, _ = match_loss(**{k: v.float() if v.is_floating_point() else v
                                  for k, v in half.items()})
     assert total.dtype == torch.float32
     assert torch.equal(total, expected)

@@ -156,8 +156,8 @@ def test_a_moving_average_has_the_running_variance_too():
 
 
 @pytest.mark.parametrize(("change", "message"),
-                         [({"form": "round"}, "form is 'patches' or 'residual'"),
-                          ({"form": "residual", "strides": (2, 4)}, "has strides 4 and 2")])
+                         [({"form": "round"}, "form is 'patches', or 'residual'"),
+                          ({"form": "residual", "strides": (2, 4)}, "with strides 4 and 2")])
 def test_unknown_parts_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         Encoder(replace(TINY.encoder, **change))

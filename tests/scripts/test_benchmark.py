@@ -10,7 +10,7 @@ import torch
 from mmlib.draw.views import View
 from mmlib.store.files import project_root
 from mmlib.train.loop import Paused
-from mmlib.train.pretrain import Pretrain
+from mmlib.train.objectives import ContrastObjective
 from mmlib.train.profiles import TINY, preset
 from scripts import benchmark, rivals
 
@@ -47,9 +47,9 @@ def test_a_stage_is_timed_step_by_step(tmp_path, tmp_path_factory, monkeypatch):
         "pretrain", "smoke", batch_area=150.0, batch_most=4, pictures=8, eval_pictures=8,
         eval_most=2,
     )
-    ended = benchmark.timed(Pretrain, config, 100)
+    ended = benchmark.timed(ContrastObjective, config, 100)
     assert ended[:, 2].sum() >= 8
-    paused = benchmark.timed(Pretrain, config, 1)
+    paused = benchmark.timed(ContrastObjective, config, 1)
     assert len(paused) == 1
     for times in (ended, paused):
         assert (times[:, 0] > times[:, 1]).all()

@@ -20,7 +20,7 @@ from mmlib.data.corpus import synthetic_pack
 from mmlib.data.sample import collate, from_pack
 from mmlib.draw.views import ViewConfig, make_view
 from mmlib.formula.vocabulary import Vocabulary
-from mmlib.losses.match import MatchConfig, MatchLoss
+from mmlib.losses.match import MatchConfig, match_loss
 from mmlib.losses.reading import guide_loss, point_loss, sequence_loss
 from mmlib.models.recogniser import Recogniser
 from mmlib.models.search import prefixes
@@ -63,7 +63,8 @@ def match_and_sequence(share, gather):
         (drawn(POINTS, MAPS).flatten(0, 1) @ mixing).softmax(0),
         drawn(POINTS, MAPS).flatten(0, 1).softmax(0),
     )
-    loss, parts = MatchLoss(MatchConfig(gather=gather))(
+    loss, parts = match_loss(
+        MatchConfig(gather=gather),
         student_slots=slots,
         teacher_slots=there,
         visible=visible,

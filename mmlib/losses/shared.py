@@ -1,10 +1,11 @@
-"""Shape checks with messages that name the tensor, and full precision for losses."""
+"""What all losses share: shape checks, full precision, and means over all processes."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -47,3 +48,42 @@ def full_precision(loss: Callable[Concatenate[Tensor, P], R]
                         **{name: widen(value) for name, value in kwargs.items()})
 
     return wrapped
+
+
+def _several(gather: bool) -> bool:
+    return gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_rows(x: Tensor, gather: bool = True) -> tuple[Tensor, int]:
+    """Rows x (n, ...) of all processes, in order of rank, and where this process's own begin.
+
+    A row's gradient is the sum of those of all processes' losses. The processes may hold different
+    numbers of rows (batches are filled by area). Without ``gather``, or in a single process, this
+    is ``x, 0``.
+    """
+    if not _several(gather):
+        return x, 0
+    from torch.distributed.nn.functional import all_gather  # torch may be built without
+
+    count = torch.tensor([len(x)], device=x.device)
+    found = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, count)
+    counts: list[int] = torch.cat(found).tolist()
+    # All-gather wants equal shapes: pad to the most rows, and cut again.
+    padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
+    rows = [part[:n] for part, n in zip(all_gather(padded), counts)]
+    return torch.cat(rows), sum(counts[: dist.get_rank()])
+
+
+def mean_over_processes(total: Tensor, count: Tensor | int, gather: bool) -> Tensor:
+    """``total / count``, or this process's part of the joint mean.
+
+    The part is scaled so that its mean over processes, which is what DistributedDataParallel takes
+    of the gradients, is the joint mean. A count of zero gives a zero that still has a gradient.
+    """
+    count = torch.as_tensor(count, device=total.device, dtype=total.dtype)
+    if not _several(gather):
+        return total / count.clamp_min(1)
+    count = count.clone()
+    dist.all_reduce(count)
+    return total * dist.get_world_size() / count.clamp_min(1)
