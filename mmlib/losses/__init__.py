@@ -1,1 +1,1 @@
-"""Losses: a pure function per term, and a thin module over the terms of a stage."""
+"""Losses: a pure function per term, and one over the terms of a stage."""

@@ -85,8 +85,7 @@ def spread(z: Tensor) -> Tensor:
 
     Times the root of d: 1 for directions without preference and 0 for a collapsed projection.
     """
-    own: Tensor = F.normalize(z, dim=1).std(0, correction=0).mean()
-    return own * math.sqrt(z.shape[1])
+    return F.normalize(z, dim=1).std(0, correction=0).mean() * math.sqrt(z.shape[1])
 
 
 @torch.no_grad()

@@ -62,9 +62,8 @@ class Block(nn.Module):
             nn.init.zeros_(p)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        y: Tensor = self.conv1(zero_padding_(self.norm(x), valid))
-        y = self.conv2(F.relu_(zero_padding_(y, valid)))
-        return x + y
+        y = self.conv1(zero_padding_(self.norm(x), valid))
+        return x + self.conv2(F.relu_(zero_padding_(y, valid)))
 
 
 class ContextBlock(nn.Module):
@@ -87,8 +86,7 @@ class ContextBlock(nn.Module):
         q, k, v = qkv.view(b, cells, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         seen = dot_attention(q, k, v, bias).transpose(1, 2).reshape(b, cells, -1)
         x = x + self.out(pack.pack(seen))
-        y: Tensor = self.down(F.relu(self.up(self.norm2(x))).square())
-        return x + y
+        return x + self.down(F.relu(self.up(self.norm2(x))).square())
 
 
 class Encoder(nn.Module):
@@ -221,8 +219,7 @@ class Encoder(nn.Module):
             for block in self.context:
                 cells = block(cells, position, bias, pack)
             cells = pack.spread(cells)
-        seen: Tensor = self.grow(cells.view(b, rows, columns, -1).permute(0, 3, 1, 2))
-        return seen[..., :h, :w]
+        return self.grow(cells.view(b, rows, columns, -1).permute(0, 3, 1, 2))[..., :h, :w]
 
 
 def encode_all(encoder: Encoder, pictures: Sequence[Tensor], valid: Sequence[Tensor]

@@ -68,7 +68,7 @@ class Conv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        y: Tensor = self._conv_forward(x, self.weight[:, : x.shape[1]], self.bias)
+        y = self._conv_forward(x, self.weight[:, : x.shape[1]], self.bias)
         return y.contiguous(memory_format=torch.channels_last)
 
 

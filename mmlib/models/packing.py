@@ -54,13 +54,11 @@ class Moves:
 
     def forth(self, x: Tensor) -> Tensor:
         """Rows (sizes[0], c) as rows (sizes[1], c)."""
-        moved: Tensor = _Moved.apply(x, *self._forth, *self._back)  # type: ignore[no-untyped-call]
-        return moved
+        return _Moved.apply(x, *self._forth, *self._back)  # type: ignore[no-untyped-call]
 
     def back(self, x: Tensor) -> Tensor:
         """Rows (sizes[1], c) as rows (sizes[0], c)."""
-        moved: Tensor = _Moved.apply(x, *self._back, *self._forth)  # type: ignore[no-untyped-call]
-        return moved
+        return _Moved.apply(x, *self._back, *self._forth)  # type: ignore[no-untyped-call]
 
 
 def _index(rows: np.ndarray, to: np.ndarray, size: int) -> tuple[Tensor, Tensor]:

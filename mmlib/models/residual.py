@@ -54,8 +54,7 @@ class Transition(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        y: Tensor = self.conv(F.avg_pool2d(F.relu_(zero_padding_(self.norm(x), valid)), 2))
-        return y
+        return self.conv(F.avg_pool2d(F.relu_(zero_padding_(self.norm(x), valid)), 2))
 
 
 class Block(nn.Module):
@@ -71,6 +70,5 @@ class Block(nn.Module):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        y: Tensor = self.conv1(F.relu_(zero_padding_(self.norm(x), valid)))
-        y = self.conv2(F.relu_(zero_padding_(self.between(y), valid)))
-        return x + y
+        y = self.conv1(F.relu_(zero_padding_(self.norm(x), valid)))
+        return x + self.conv2(F.relu_(zero_padding_(self.between(y), valid)))

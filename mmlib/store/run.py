@@ -59,7 +59,7 @@ KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
 def plain(config: Any) -> dict[str, Any]:
     """A configuration (a dataclass or mapping) as JSON would give it back: tuples as lists."""
     try:
-        return dict(json.loads(to_json(config, allow_nan=False)))
+        return json.loads(to_json(config, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise RunError("a configuration holds only numbers, text, None and lists of them: "
                        f"{error}") from error
@@ -144,7 +144,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The numbers given to `finish`."""
-        return dict(self.environment["summary"])
+        return self.environment["summary"]
 
     @property
     def minutes(self) -> float:

@@ -44,8 +44,7 @@ def launch(stage: ModuleType, config: Any, profile: str, processes: int = 1, **o
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         spawn(_one, (processes, port, stage.__name__, config, profile, options), nprocs=processes)
-    run: Run = stage.run(config, profile, **options)
-    return run
+    return stage.run(config, profile, **options)
 
 
 def _one(rank: int, processes: int, port: int, name: str, config: Any, profile: str,

@@ -74,8 +74,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.accelerator, self.config = self.stage.tools, self.stage.config
-        self.modules = self.stage.modules
-        self.total: int = self.config.pictures
+        self.modules, self.total = self.stage.modules, self.config.pictures
 
     @property
     def done(self) -> float:

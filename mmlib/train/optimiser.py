@@ -101,7 +101,7 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def _iterated(x: Tensor, iterations: int) -> Tensor:
-    """So many iterations by the Gram matrix G of the shorter side.
+    """One or more iterations by the Gram matrix G of the shorter side.
 
     The last one multiplies x by the product of all factors a I + F, F = b G + c G G. Each of the
     others turns G into (a I + F) G (a I + F).
@@ -109,21 +109,16 @@ def _iterated(x: Tensor, iterations: int) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = x.shape[1] > x.shape[2]
     gram = x.transpose(1, 2) @ x if tall else x @ x.transpose(1, 2)
-    product: Tensor | None = None
-    for left in reversed(range(iterations)):
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    if iterations == 1:
+        return torch.baddbmm(x, *((x, factor) if tall else (factor, x)), beta=a)
+    product = factor.clone()
+    product.diagonal(dim1=1, dim2=2).add_(a)
+    for _ in range(iterations - 1):
+        half = torch.baddbmm(gram, factor, gram, beta=a)
+        gram = torch.baddbmm(half, half, factor, beta=a)
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        if product is None and not left:
-            return torch.baddbmm(x, *((x, factor) if tall else (factor, x)), beta=a)
-        if product is None:
-            product = factor.clone()
-            product.diagonal(dim1=1, dim2=2).add_(a)
-        else:
-            product = torch.baddbmm(product, factor, product, beta=a)
-        if left:
-            half = torch.baddbmm(gram, factor, gram, beta=a)
-            gram = torch.baddbmm(half, half, factor, beta=a)
-    if product is None:
-        return x
+        product = torch.baddbmm(product, factor, product, beta=a)
     return x @ product if tall else product @ x
 
 
