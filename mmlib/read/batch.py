@@ -75,7 +75,6 @@ def read_pack(model: Recogniser, pack: Pack, indices: Indices, vocabulary: Vocab
     return read_samples(model, samples, vocabulary, view, beam, **options)
 
 
-def best_tokens(found: Sequence[Sequence[Hypothesis]],
-                vocabulary: Vocabulary) -> list[list[str]]:
+def best_tokens(found: Sequence[Sequence[Hypothesis]], vocabulary: Vocabulary) -> list[list[str]]:
     """The best hypothesis of each expression as tokens; an empty list where there is none."""
     return [vocabulary.decode(h[0].tokens) if h else [] for h in found]

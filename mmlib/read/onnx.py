@@ -30,9 +30,8 @@ class OnnxDecoder:
         """The encoder's graph has projected it already."""
         return memory
 
-    def __call__(
-        self, tokens: Tensor, memory: Memory, cache: Cache | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: Tensor, memory: Memory, cache: Cache | None = None
+                 ) -> tuple[Tensor, Tensor]:
         """tokens (rows, t): whole prefixes, or with a cache the one new token of each row.
 
         Returns logits (rows, t, v) and the guided head's attention (rows, t, cells).
@@ -66,18 +65,16 @@ class OnnxDecoder:
 class OnnxRecogniser:
     """The two graphs of an export, with as much of `Recogniser` as a `Reader` uses."""
 
-    def __init__(self, folder: Path, small: bool, threads: int, config: DecoderConfig):
+    def __init__(self, folder: Path, small: bool, config: DecoderConfig):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         paths = [folder / (name.replace(".onnx", SMALL) if small else name)
                  for name in (ENCODER, DECODER)]
         self.path = paths[0]
-        self.encoder, step = (
-            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            for path in paths
-        )
+        self.encoder, step = (onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]) for path in paths)
         self.decoder = OnnxDecoder(step, config)
         self.scalars = {"gamma": torch.zeros(())}  # its device is where a reader runs
 
@@ -91,14 +88,14 @@ class OnnxRecogniser:
         return SimpleNamespace(memory=memory)
 
 
-def onnx_reader(folder: str | Path, small: bool = False, threads: int = 1) -> Reader:
-    """A reader over what `mmlib export` wrote into a folder; `small`: in eight bits.
+def onnx_reader(folder: str | Path, small: bool = False) -> Reader:
+    """A reader over what `mmlib export` wrote into a folder, on one thread; `small`: in eight bits.
 
     Raises FileNotFoundError or RunError, naming the file, and ImportError without ONNX Runtime.
     """
     reader = Reader.load(Path(folder) / EXPORTED)
     try:
-        model: Any = OnnxRecogniser(Path(folder), small, threads, reader.model.config.decoder)
+        model: Any = OnnxRecogniser(Path(folder), small, reader.model.config.decoder)
     except ImportError as error:
         raise ImportError("this reader needs the extra: pip install '.[export]'") from error
     # The graphs are of a single picture.

@@ -25,7 +25,7 @@ from mmlib.models.recogniser import ModelConfig, Recogniser
 from mmlib.read.batch import read_samples
 from mmlib.read.confidence import CONFIDENCE, Calibration
 from mmlib.read.rows import box_of, rows_of, touching
-from mmlib.read.source import Strokes, named, seen_in, strokes_of
+from mmlib.read.source import named, seen_in, strokes_of
 from mmlib.store.files import RunError, from_json, results_root, shipped_weights
 from mmlib.store.machine import give_back_memory, one_thread
 from mmlib.store.weights import load_weights
@@ -211,10 +211,17 @@ def best_way(seen: Seen | Ink, reader: Reader, beam: int = 5, sizes: Sequence[fl
              source: Any = None) -> tuple[Seen | Ink, list[Reading]]:
     """The way to see a picture of one formula that reads best, and its readings.
 
-    Where the first way reads badly, another or a larger drawing may read well. Raises InkError or
-    DataError, naming the source.
+    Where the first way reads badly, another or a larger drawing may read well. Raises the InkError
+    or DataError of the first way, naming the source, where none holds a single formula.
     """
-    ways = _ways(seen, source)
+    ways, errors = [], []
+    for way in (seen, *(seen.others if isinstance(seen, Seen) else ())):
+        try:
+            ways.append((way, strokes_of(way, source)))
+        except (DataError, InkError) as error:
+            errors.append(error)
+    if not ways:
+        raise errors[0]
     (seen, ink), *others = ways
     best = reader.read([ink], beam, sizes)[0]
     if isinstance(seen, Seen) and _worth(best) < DOUBTFUL:
@@ -225,19 +232,6 @@ def best_way(seen: Seen | Ink, reader: Reader, beam: int = 5, sizes: Sequence[fl
             if _worth(readings) > _worth(best) + BETTER:
                 seen, best = way, readings
     return seen, best
-
-
-def _ways(seen: Seen | Ink, source: Any) -> list[tuple[Seen | Ink, Strokes]]:
-    """The ways to see one formula in a picture, with their strokes; the first error if none is."""
-    found, errors = [], []
-    for way in (seen, *(seen.others if isinstance(seen, Seen) else ())):
-        try:
-            found.append((way, strokes_of(way, source)))
-        except (DataError, InkError) as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
-    return found
 
 
 def _worth(readings: list[Reading]) -> float:

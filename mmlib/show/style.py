@@ -43,9 +43,6 @@ ARMS: Mapping[str, Look] = {
     "mae": Look(GREY, "X"),
     "supervised": Look(BLUE, "s"),
     "supervised-total": Look(BLUE, "D", "--"),
-    "random-attention": Look(BLACK, "<", "--"),
-    "random-masking": Look(BLACK, ">", ":"),
-    "synthetic": Look(GREY, "*", "-."),
     "recogniser": Look(BLACK, "o"),
 }
 

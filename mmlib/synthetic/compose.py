@@ -31,9 +31,8 @@ from mmlib.synthetic.hershey import HersheyBank
 from mmlib.synthetic.layout import Layout
 
 
-def synthetic_ink(
-    n: int, seed: int = 0, bank: GlyphBank | None = None, start: int = 0, beyond: bool = False
-) -> list[Ink]:
+def synthetic_ink(n: int, seed: int = 0, bank: GlyphBank | None = None, start: int = 0,
+                  beyond: bool = False) -> list[Ink]:
     """Expressions `start` to `start + n` of the endless series `seed`, in heights of a digit.
 
     Each depends on the seed, its place and the bank alone, so any slice can be made by itself. The
@@ -51,10 +50,8 @@ def synthetic_ink(
     return inks
 
 
-def compose(
-    tokens: Sequence[str], bank: GlyphBank, rng: np.random.Generator,
-    hand: str | None = None, id: str = "",
-) -> Ink:  # fmt: skip
+def compose(tokens: Sequence[str], bank: GlyphBank, rng: np.random.Generator,
+            hand: str | None = None, id: str = "") -> Ink:
     """Canonical `tokens` written by `hand` (default: any of the bank's).
 
     Raises LatexError where the tokens are no expression, ValueError where they hold no symbol, and
@@ -71,10 +68,8 @@ def _write(tree: list[Node], bank: GlyphBank, rng: np.random.Generator, hand: st
     tokens = from_tree(tree)
     # Aligned with the tree that it was drawn from, every symbol has its token.
     owners = tuple(-1 if ref is None else int(ref) for ref in align(tokens, tree) or ())
-    return Ink.from_strokes(
-        strokes, symbols=symbols, latex=" ".join(tokens), tokens=tuple(tokens),
-        token_symbols=owners, writer=hand, source="synthetic", id=id,
-    )  # fmt: skip
+    return Ink.from_strokes(strokes, symbols=symbols, latex=" ".join(tokens), tokens=tuple(tokens),
+                            token_symbols=owners, writer=hand, source="synthetic", id=id)
 
 
 # Kept, since their tables take longer to make than an expression.
