@@ -29,8 +29,8 @@ import nbformat
 import numpy as np
 
 from mmlib.data import prepare
-from mmlib.data.pack import read_tensors
 from mmlib.store.run import Run
+from mmlib.store.weights import read_tensors
 from mmlib.study import conduct, records
 from mmlib.study.arms import Budget, questions
 from scripts.reproduce import reproduce
