@@ -288,6 +288,7 @@ def stage_options(name: str, argv: Sequence[str]) -> Any:
     """
     from mmlib.train.profiles import PROFILES, preset
 
+    # The profile gives the defaults that tyro shows, so it is read before all else.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--profile", default="smoke")
     profile = first.parse_known_args(argv)[0].profile

@@ -218,7 +218,7 @@ def accuracies(truth: np.ndarray, predicted: np.ndarray, expression: np.ndarray,
                     for w in (np.ones(len(truth)), (truth == predicted).astype(float)))
 
     def macro(drawn: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # a resampling may lack a class: 0 / 0
             mean: np.ndarray = np.nanmean((drawn @ right) / (drawn @ total), 1)
         return mean
 

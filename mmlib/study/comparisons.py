@@ -35,6 +35,7 @@ def scored(split: str, labels: float = 1.0, profile: str | None = None) -> DataF
     frame = records.load().sort_values("utc", kind="stable")
     kept = frame.profile == profile if profile else ~frame.profile.isin(STUDIES)
     kept &= (frame.dataset == "crohme") & (frame.split == split) & (frame.labels == labels)
+    # An arm that was read again, say after a repair of the search, has older records beside newer.
     return frame[kept].drop_duplicates(["arm", "seed", "metric", "occlusion"], keep="last")
 
 
@@ -103,6 +104,7 @@ def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter
 
     found, rows = seeds_of(split, labels, profile), []
     for a, b in pairs:
+        # A seed also chooses which expressions have labels: only within a pair does that cancel.
         common = sorted(found.get(a, {}).keys() & found.get(b, {}).keys())
         if common := [seed for seed in common if seeds is None or seed in seeds]:
             own, theirs = ([found[arm][seed] for seed in common] for arm in (a, b))

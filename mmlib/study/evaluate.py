@@ -99,6 +99,7 @@ def occluded(view: View, ink: InkBatch, ids: Sequence[str], share: float, symbol
         (b, 2, H, W) with the mask marked, or, for a removal, (b, 1, H, W): the same ink, no mark.
     """
     still = ink.to("cpu")
+    # Each expression has its own stream, so that neither batch nor order moves a mask.
     numbers = random_streams([OCCLUSION_SEED, zlib.crc32(name.encode())] for name in ids)
     arc = arc_length(still.points, still.stroke)
     _, boxes, owner = mask_ink(still.points, still.owner, arc, ink.b, share, numbers, block=BLOCK)

@@ -32,6 +32,7 @@ def publish(folder: str | Path) -> Path:
     cost = {"pictures": reader.pictures, "minutes": round(reader.minutes, 2)}
     about = {**metadata, "run": reader.run, **cost, "licence": "CC BY-NC-SA 3.0"}
     save_weights(target, weights, about)
+    # Readings name their weights by digest: those of an older recogniser must stay known.
     digests = {**shipped_digests(), reader.run: digest(target)}
     write_atomic(target.with_name("published.json"), json.dumps(digests, indent=1) + "\n")
     return target

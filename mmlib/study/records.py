@@ -108,6 +108,7 @@ def append(new: Iterable[Mapping[str, Any]]) -> None:
         found.append({column: cell(column, full[column]) for column in COLUMNS})
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
+    # Read again under the lock, since another process may have appended in the meantime.
     with FileLock(file.with_name(".records.lock"), timeout=60):
         merged = {tuple(row[name] for name in KEY): row for row in [*rows(), *found]}
         write_table(file, COLUMNS, merged.values())

@@ -190,7 +190,7 @@ def collect(folder: str | Path | None = None) -> list[str]:
     source = Path(folder or results_root())
     new_records = records.rows(source / "records.csv")
     about: dict[str, dict[str, str]] = {}
-    for record in new_records:
+    for record in new_records:  # several records of a run agree in what runs.csv takes from them
         about.setdefault(record["run"], record)
     results_root().mkdir(parents=True, exist_ok=True)
     with FileLock(results_root() / ".tables.lock", timeout=600):
@@ -201,7 +201,7 @@ def collect(folder: str | Path | None = None) -> list[str]:
             if name in known or name in new or not (path / "environment.json").is_file():
                 continue
             new[name] = run = Run.load(path)
-            if (start := _start(run)) != "none":
+            if (start := _start(run)) != "none":  # a shared stage goes by the first arm that asks
                 about.setdefault(start, about[name])
                 pending.append(start)
         add(list(new.values()), about)
@@ -282,6 +282,7 @@ def _merge_outcomes(split: str, dataset: str, new: Mapping[tuple[str, str], Mapp
     path = _outcomes_path(split, dataset)
     head, *rows = records.read_rows(path) or [["run", "what"]]
     table = {(run, what): dict(zip(head[2:], values, strict=True)) for run, what, *values in rows}
+    # An expression's label and a run's readings never change: a difference is a mistake.
     for key, values in new.items():
         before = table.get(key, {})
         if changed := [i for i, v in values.items() if before.get(i, "") not in ("", v)]:

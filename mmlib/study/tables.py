@@ -35,6 +35,7 @@ PROBES = {  # the column's title, and what needs no encoder
 def arms_table(split: str, arms: Sequence[str] = COMPARED, others: bool = True) -> DataFrame:
     """A row for each of `arms`, and for every other arm read on the split: means over seeds."""
     frame = scored(split)
+    # Probes and maps of an arm have records on the same split, of other metrics.
     frame = frame[frame.metric.isin(METRICS) & (frame.occlusion == 0)]
     about = frame.groupby("arm").agg(seeds=("seed", "nunique"), n=("n", "first"),
                                      pictures=("pictures", "mean"), minutes=("minutes", "mean"))

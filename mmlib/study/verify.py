@@ -88,6 +88,7 @@ def _expected(run: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
     pictures, minutes = trained["total_pictures"], float(trained["total_minutes"])
     if run["stage"] == "probe" and run["config"]["random"] is not None:
         pictures, minutes = 0, 0.0
+    # What ships was trained in several runs, one after another: its file adds up their cost.
     elif (shipped := results.shipped()) and shipped.run == trained["run"]:
         pictures, minutes = shipped.pictures, shipped.minutes
     return found | {"pictures": pictures, "minutes": round(minutes, 2)}
