@@ -171,9 +171,9 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
     _views(ax, y, shown.ink, {"all of it": shown.first.picture[0, 0],
                               "a window, partly masked": seen_by_student(shown.student)})
     networks = {y + 1.5: "teacher\n" + r"$\bar f,\ \bar A$", y + 0.58: "student\n$f,\\ A$"}
-    losses = {y + 1.65: "slots: my own among\nother expressions'",
-              y + 1.04: "masked ink: what\nthe teacher sees there",
-              y + 0.43: "maps: on the same\nink in both views"}
+    losses = {y + 1.74: "slots: my own among\nother expressions'",
+              y + 1.27: "masked ink: what\nthe teacher sees there",
+              y + 0.80: "maps: on the same\nink in both views"}
     for at, name in networks.items():
         _box(ax, 3.5, at, 0.74, 0.6, name)
         _arrow(ax, (3.88, at), (4.18, at))
@@ -182,8 +182,10 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
             _arrow(ax, (5.26, at), (5.68, there), lw=0.8)
     _arrow(ax, (3.5, y + 0.9), (3.5, y + 1.18), linestyle="--")
     _note(ax, 3.57, y + 1.04, "moving\naverage", va="center", fontsize=7.5, linespacing=1.0)
+    _arrow(ax, (5.26, y + 0.58), (5.68, y + 0.33), lw=0.8)
+    losses[y + 0.33] = "decoder (our extension):\nclusters of ink"
     for at, loss in losses.items():
-        _box(ax, 6.42, at, 1.46, 0.52, loss, LOSS, 8.5)
+        _box(ax, 6.42, at, 1.46, 0.42, loss, LOSS, 8)
 
 
 def _write(ax: Axes, y: float, shown: Shown) -> None:
@@ -205,9 +207,9 @@ def _write(ax: Axes, y: float, shown: Shown) -> None:
     formula = plots.mathtext(shown.ink.tokens)
     ax.text(6.6, at, formula, ha="center", va="center", fontsize=13)
     beam = "tokens one by one; a beam each way, scored by both"
-    losses = "tokens both ways; the symbol at each ink point; cross-attention on the symbol"
+    losses = "tokens both ways; with segmentation, also each ink point's symbol and its place"
     _note(ax, 7.1, at - 0.47, beam, ha="right")
-    _note(ax, 0.1, at - 0.72, f"losses: {losses} being written")
+    _note(ax, 0.1, at - 0.72, f"losses: {losses}")
 
 
 # --- what a loss asks -----------------------------------------------------------------------------
@@ -318,11 +320,11 @@ def read(reader: Reader, seed: int = 0) -> Figure:
             _paper(left, drawing(ink) / 255.0)
             right.text(0.5, 0.6, plots.mathtext(one.tokens), ha="center", va="center", fontsize=18)
             right.axis("off")
-            said, color = "as it was written", plots.GREEN
+            said, color = "correct", plots.GREEN
             if wrong := distance(one.tokens, ink.tokens):
                 said, color = f"{wrong} token{'s' if wrong != 1 else ''} wrong", plots.RED
             right.text(0.5, 0.0, said, ha="center", va="bottom", fontsize=9, color=color)
-        for ax, title in zip(top.axes, ("handwriting", "read as")):
+        for ax, title in zip(top.axes, ("handwriting", "reading (labels alone)")):
             ax.set_title(title, fontsize=10, loc="center", weight="bold")
         ink, best = both[0]
         steps = [k for k, token in enumerate(best.tokens) if token not in ("{", "}", "^", "_")]
@@ -330,5 +332,6 @@ def read(reader: Reader, seed: int = 0) -> Figure:
         for ax, step in zip(low.subplots(1, len(spread)), [steps[round(k)] for k in spread]):
             heat_over_ink(ax, ink, best.cross[step], best.extent)
             ax.set_title(best.tokens[step], fontsize=9, loc="center", parse_math=False)
-        low.suptitle("where it looked as it wrote these tokens", weight="bold", fontsize=10)
+        low.suptitle("where it looked as it wrote these tokens (darker: more)",
+                     weight="bold", fontsize=10)
     return fig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,17 +15,26 @@ from pandas import DataFrame
 
 from mmlib.show import style as plots
 from mmlib.study.arms import MASKED
+from mmlib.study.attention_report import FEW
 
 MATCH_TERMS = {
     "slots": "slots (InfoNCE)", "points": "masked points", "agreement": "disagreement of maps",
     "entropy": "entropy", "overlap": "overlap", "blank": "mass off the ink",
 }  # fmt: skip
+CONTROLS = {
+    "mask-match": "stage 2",
+    "untrained": "untrained weights",
+    "encoder-norm": "length of features",
+    "position-only": "its mean by position",
+    "flat": "even over paper",
+    "shuffled": "shuffled over ink",
+}
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend right of its panel
 
 
 def learning_figure(frame: DataFrame) -> Figure:
     """Validation TER (top) and ExpRate (bottom) of each arm against pictures and minutes."""
-    costs = {"total_pictures": "pictures seen, all stages (thousands)",
+    costs = {"total_pictures": "pictures, all stages (thousands)",
              "total_minutes": "minutes, all stages"}
     metrics = {"valid_ter": "validation TER\n(lower is better)",
                "valid_exprate": "validation ExpRate\n(higher is better)"}
@@ -64,9 +74,9 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
     """Validation curves of stages 1 and 2: retrieval of partners, match losses, shape of maps."""
     matched = {"global_match": "whole expression", "local_match": "ink point"}
     losses, shapes = dict(list(MATCH_TERMS.items())[:3]), dict(list(MATCH_TERMS.items())[3:])
-    panels = [(first, matched, "stage 1, partners found", "share (higher is better)"),
-              (second, losses, "stage 2, match, as masks grow", "loss (lower is better)"),
-              (second, shapes, "stage 2, shape of the maps", "loss (lower is better)")]
+    panels = [(first, matched, "stage 1: partners found in the batch", "share (higher is better)"),
+              (second, losses, "stage 2: match, as masks grow", "loss (lower is better)"),
+              (second, shapes, "stage 2: shape of the maps", "share (lower is better)")]
     fig, axes = plt.subplots(3, 1, figsize=(6, 6.6))
     for ax, (frame, terms, title, unit) in zip(axes, panels):
         for (key, label), look in zip(terms.items(), plots.looks(terms).values()):
@@ -74,9 +84,6 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
                 ax.plot(rows.pictures / 1000, rows[f"valid_{key}"], color=look.color,
                         marker=look.marker, markersize=4, label=None if number else label)
         if len(frame):
-            key, label = next(iter(terms.items()))
-            start, end = frame[f"valid_{key}"].iloc[[0, -1]]
-            title = f"{title}: {label} from {start:.2f} to {end:.2f}"
             ax.legend(**BESIDE)
         ax.set(ylabel=unit, title=title, ylim=(0, None))
     axes[-1].set(xlabel="pictures seen in the stage (thousands); held-out ink, one seed")
@@ -99,16 +106,22 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
 
 
 def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
-    """Ratios of maps: a row for each class of symbols, a marker for each arm and control."""
+    """Ratios of maps: a row for each class of symbols, a marker for each arm and control.
+
+    A class that few expressions have is pale: nothing is concluded of it.
+    """
     fig, ax = plt.subplots(figsize=(7, 0.55 * ratios.part.nunique() + 1))
     ax.axvline(1, color=plots.GREY, lw=1, label="uniform over ink")
     names, counts = _intervals(ax, ratios, "part", 0.12, True), ratios.groupby("part").n.max()
     for edge in range(1, len(names)):
         ax.axhline(edge - 0.5, color="0.9", lw=0.8, zorder=0)
-    ticks = [f"{name} (n = {counts[name]:.0f})" for name in names]
+    for k in (k for k, name in enumerate(names) if counts[name] < FEW):
+        ax.axhspan(k - 0.45, k + 0.45, color="white", alpha=0.7, lw=0, zorder=5)
+    ticks = [f"{name}\n{counts[name]:.0f} expressions" for name in names]
     ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5), title=title,
            xlabel="their share of the map / their share of the ink; 95 % intervals, one seed")
-    ax.legend(**BESIDE)
+    marks, arms = ax.get_legend_handles_labels()
+    ax.legend(marks, [CONTROLS.get(arm, arm) for arm in arms], **BESIDE)
     return fig
 
 
@@ -152,16 +165,41 @@ def rivals_figure(losses: DataFrame, speeds: Mapping[str, float]) -> Figure:
                 ax.plot(x, rows["median"], color=look.color, marker=look.marker, markersize=4,
                         label=f"{model}, {million:.1f} million")
         pair[0].set_title(how, loc="left")
-        pair[0].set(ylabel="validation loss\n(nats per token)", xlim=(0, None))
+        pair[0].set(ylabel="validation loss\n(nats per token)", xlim=(0, None), ylim=(0, None))
     axes[-1, 0].set(xlabel="pictures seen (thousands)")
     axes[-1, 1].set(xlabel="minutes at the speeds measured side by side", xlim=(0, None))
     counted = f"n = {losses.expressions.iloc[0]:.0f} expressions, one training each"
     axes[0, 1].set_title(counted, loc="right")
-    axes[0, 1].legend(title="parameters")
+    axes[-1, 1].legend(title="model, its parameters")
     return fig
 
 
 # --- the study ------------------------------------------------------------------------------------
+
+
+def pilot_figure(frame: DataFrame, rival: str) -> Figure:
+    """`claims.pilot_intervals`, a row each, fewest errors first; line and band are the rival's.
+
+    Marks are hollow: each rests on one seed.
+    """
+    frame = frame.sort_values("value").reset_index(drop=True)
+    names = [fill(arm.removeprefix("Mask & Match, "), 27) for arm in frame.arm]
+    (line,), best = frame[frame.arm == rival].itertuples(), frame.iloc[0]
+    fig, ax = plt.subplots(figsize=(5.4, 0.38 * len(names) + 1.1))
+    ax.axvline(line.value, color=plots.BLUE, lw=1, ls="--")
+    ax.axvspan(line.low, line.high, color=plots.BLUE, alpha=0.12, lw=0)
+    ours = frame.arm.str.startswith("Mask & Match")
+    for rows, color, title in ((frame[ours], plots.RED, "Mask & Match"),
+                               (frame[~ours], plots.BLUE, "labels alone")):
+        spread = [rows.value - rows.low, rows.high - rows.value]
+        ax.errorbar(rows.value, rows.index, xerr=spread, fmt="o", color=color, mfc="white",
+                    capsize=3, label=title)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
+           xlabel=f"capped TER (lower is better), n = {best.n:,}, one seed")
+    fig.suptitle(f"Fewest errors: {best.arm.removeprefix('Mask & Match, ')}\n"
+                 f"Line and band: {rival}, 95 % interval", x=0.02, ha="left", fontsize="large")
+    ax.legend(loc="lower left")
+    return fig
 
 
 def differences_figure(frame: DataFrame, label: str) -> Figure:

@@ -155,24 +155,6 @@ def tokens_figure(ink: Ink, reading: AttendedReading, most: int = 15, columns: i
     return fig
 
 
-def maps_figure(inks: Sequence[Ink], readings: Sequence[AttendedReading], most: int = 4) -> Figure:
-    """A row for each ink: its saliency, then its first maps, each over its mean over ink."""
-    columns = 1 + max(0 if one.maps is None else len(one.maps[:most]) for one in readings)
-    size = (1.5 * columns, 1.05 * len(inks))
-    fig, axes = plt.subplots(len(inks), columns, figsize=size, squeeze=False)
-    for row, ink, one in zip(axes, inks, readings, strict=True):
-        heats = [] if one.maps is None else [one.saliency, *one.maps[:most]]
-        for ax in row:
-            ax.axis("off")
-        for ax, heat in zip(row, heats):
-            image = heat_over_ink(ax, ink, heat, one.extent, relative=True)
-    if columns > 1:
-        fig.colorbar(image, ax=axes, label="map / its mean over ink", shrink=0.6)
-    for ax, title in zip(axes[0], ["saliency", *(f"map {k}" for k in range(1, columns))]):
-        ax.set_title(title, loc="center")
-    return fig
-
-
 # --- conversions ----------------------------------------------------------------------------------
 
 

@@ -87,6 +87,6 @@ def test_the_figure_of_a_reading_counts_its_errors():
     said = [text.get_text() for part in fig.subfigs for ax in part.axes for text in ax.texts]
     inks = [diagrams.written(diagrams.READ, k) for k in range(2)]
     right = [reader.attended(ink).tokens == ink.tokens for ink in inks]
-    shown = [said[2 * k + 1] == "as it was written" for k in range(2)]
+    shown = [said[2 * k + 1] == "correct" for k in range(2)]
     assert shown == sorted(right, reverse=True)  # the better reading first
     plt.close(fig)

@@ -21,7 +21,7 @@ from mmlib.models.recogniser import Recogniser
 from mmlib.read.reader import Reader
 from mmlib.show import figures
 from mmlib.show import style as plots
-from mmlib.show.ink import maps_figure, tokens_figure
+from mmlib.show.ink import tokens_figure
 from mmlib.store.files import RunError, project_root
 from mmlib.store.run import Run
 from mmlib.study import claims, comparisons, occlusion, records, subsets, tables
@@ -342,8 +342,10 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         assert legend == ["uniform over ink", "supervised", "supervised-total"]
         fig = tokens_figure(ink, looked)
         assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
-        fig = maps_figure([ink], [looked])
-        assert len(fig.axes) == 1 + TINY.maps + 1  # and the colour bar
+        arms = parts.assign(arm=["Mask & Match, x", "labels alone"])
+        fig = figures.pilot_figure(arms, "labels alone")
+        ticks = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+        assert ticks == ["labels alone", "x"], "fewest errors first"
         fig = figures.learning_figure(curves)
         assert fig.axes[0].get_lines()[0].get_ydata().tolist() == [1, 0.5]
         empty = pd.DataFrame(columns=["run",
