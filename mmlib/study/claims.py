@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmlib.measure.intervals import SETTLED, interval, sign_flips
-from mmlib.study import attention_report, results
+from mmlib.study import attention_report, comparisons, results
 from mmlib.study.arms import ARMS, LABELS_ALONE, MASKED, OURS, PROFILE
 from mmlib.study.comparisons import NO_RECORD, differences, metric_sums, runs_of, scored, seeds_of
-from mmlib.study.occlusion import occlusion_areas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -126,7 +125,7 @@ def _verdict(less: np.ndarray, p: float, gates: list[str], holds: bool) -> str:
 def _masked() -> list[str]:
     """How much smaller the method's area of TER over the share masked is than the rival's."""
     ours, rival = (f"{arm}, {MASKED}" for arm in (OURS, LABELS_ALONE))
-    areas, said, seeds = occlusion_areas(LABELS).set_index(["arm", "way"]), [], ENOUGH
+    areas, said, seeds = comparisons.occlusion_areas(LABELS).set_index(["arm", "way"]), [], ENOUGH
     for way in areas.index.unique("way"):
         if {(rival, way), (ours, way)} <= set(areas.index):
             share = 1 - areas.value[ours, way] / areas.value[rival, way]

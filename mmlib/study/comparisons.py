@@ -1,4 +1,6 @@
-"""Intervals and differences of arms on CROHME, from the records and the outcomes of readings.
+"""How arms read CROHME, from the records and the outcomes of readings.
+
+Intervals and differences, by share of the labels, by subset of a split, and by ink masked.
 
 With one seed, an interval is about the expressions alone, and no claim about arms follows.
 """
@@ -6,6 +8,7 @@ With one seed, an interval is about the expressions alone, and no claim about ar
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +17,13 @@ from mmlib.measure.intervals import Interval, interval
 from mmlib.measure.recognition import Outcomes
 from mmlib.store.files import RunError
 from mmlib.study import records, results
-from mmlib.study.arms import PROFILE
+from mmlib.study.arms import COMPARED, PROFILE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 NO_RECORD = "no record yet"
+HEADLINE = (*COMPARED, "recogniser")  # and one that was trained for longer, where there is one
 STUDIES = (PROFILE, "pilot", "ablate")  # 'ablate' is the first study's
 METRICS = {"ter": "TER", "exprate": "ExpRate", "within1": "≤1", "within2": "≤2", "within3": "≤3",
            "structure": "structure", "hallucination": "hallucinated"}
@@ -115,3 +119,84 @@ def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter
             less = interval(one - other, weights)
             rows.append({"a": a, "b": b, "by_seed": by_seed, **vars(less)})
     return pd.DataFrame(rows, columns=["a", "b", "by_seed", *COLUMNS])
+
+
+# --- parts of a split, and of the ink -------------------------------------------------------------
+
+
+def by_subset(split: str, by: str, metrics: Sequence[str] = ("ter",),
+              arms: Sequence[str] = HEADLINE) -> DataFrame:
+    """Columns arm, metric (its title), subset, value, low, high, n: arms on subsets of a split.
+
+    by: 'length' (reference tokens, in bins of about a fifth of the expressions), 'depth' (nesting;
+    3 and more together) or 'seen' (whether training has the formula). The last two need the
+    split's traits, and give no row without.
+    """
+    import pandas as pd
+
+    found, known, rows = seeds_of(split), results.traits(split), []
+    for metric in metrics:
+        for arm in (arm for arm in arms if arm in found):
+            seeds = found[arm].values()
+            one = next(iter(seeds))
+            trait = np.array([known.get(i, {}).get(by, np.nan) for i in one.id])
+            subsets = {"unseen": trait == 0, "seen": trait == 1}
+            if by == "length":
+                subsets = _fifths(one.length)
+            elif by == "depth":
+                subsets = {str(depth): trait == depth for depth in range(3)}
+                subsets["3 and more"] = trait >= 3
+            values, weights = metric_sums(seeds, metric)
+            for name, member in subsets.items():
+                if member.any():
+                    of = interval(values[:, member], weights[member], n_boot=1000)
+                    rows.append([arm, METRICS[metric], name, of.value, of.low, of.high, of.n])
+    return pd.DataFrame(rows, columns=["arm", "metric", "subset", "value", "low", "high", "n"])
+
+
+def _fifths(length: np.ndarray) -> dict[str, np.ndarray]:
+    """Members (n,) of each fifth by length, under a name such as '5 to 9'; none is unreadable."""
+    edges = np.unique(np.quantile(length[length > 0], np.linspace(0, 1, 6)).round())
+    edges[-1] += 1  # the last fifth holds its end, too
+    return {f"{low:.0f} to {high - 1:.0f}": (length >= low) & (length < high)
+            for low, high in pairwise(edges)}
+
+
+def occluded(labels: float) -> DataFrame:
+    """Validation read with part of the ink masked: a row for each arm, way and share.
+
+    Columns arm, way ('visible mask' or 'silent removal'), share, an `Interval`'s for the TER, and
+    outcomes by seed. A share of 0 is the same in both ways.
+    """
+    import pandas as pd
+
+    frame, outcomes, rows = scored("valid", labels, PROFILE), results.outcomes("valid"), []
+    for way, metric in (("visible mask", "ter"), ("silent removal", "ter:removed")):
+        masked = frame[(frame.metric == metric) & (frame.occlusion > 0)]
+        whole = frame[frame.arm.isin(masked.arm) & (frame.metric == "ter") & (frame.occlusion == 0)]
+        both = pd.concat([whole, masked]).sort_values("seed")
+        for (arm, share), own in both.groupby(["arm", "occlusion"], sort=True):
+            found = {seed: outcomes[run] for seed, run in zip(own.seed, own.run, strict=True)}
+            ter = interval(*metric_sums(found.values(), "ter"))
+            rows.append({"arm": arm, "way": way, "share": share, **vars(ter), "outcomes": found})
+    return pd.DataFrame(rows, columns=["arm", "way", "share", *COLUMNS, "outcomes"])
+
+
+def occlusion_areas(labels: float) -> DataFrame:
+    """Mean TER over the shares masked (trapezoids): columns arm, way, and an `Interval`'s.
+
+    Of each arm the seeds that were read at every share that any arm was read at; the interval
+    resamples the same seeds and expressions for all shares.
+    """
+    import pandas as pd
+
+    rows = []
+    for way, members in occluded(labels).groupby("way", sort=False):
+        for arm, own in members.sort_values("share").groupby("arm", sort=False):
+            seeds = sorted(set.intersection(*map(set, own.outcomes)))
+            if len(own) == members.share.nunique() and seeds:
+                sums = [metric_sums([of[seed] for seed in seeds], "ter") for of in own.outcomes]
+                errors, length = np.stack([values for values, _ in sums]), sums[0][1]
+                mean = np.trapezoid(errors, own.share, axis=0) / np.ptp(own.share)
+                rows.append({"arm": arm, "way": way, **vars(interval(mean, length))})
+    return pd.DataFrame(rows, columns=["arm", "way", *COLUMNS])

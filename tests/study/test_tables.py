@@ -24,7 +24,7 @@ from mmlib.show import style as plots
 from mmlib.show.ink import tokens_figure
 from mmlib.store.files import RunError, project_root
 from mmlib.store.run import Run
-from mmlib.study import claims, comparisons, occlusion, records, subsets, tables
+from mmlib.study import claims, comparisons, records, tables
 from mmlib.study import results as study_results
 from mmlib.study.arms import COMPARED
 from mmlib.train import attend, finetune, pretrain
@@ -86,8 +86,8 @@ def test_without_results_tables_say_so():
     assert (main.iloc[:, 1:4] == comparisons.NO_RECORD).all(axis=None)
     assert all(frame.empty
                for frame in (comparisons.differences([("a", "b")], "valid"),
-                             subsets.by_subset("valid", "length"),
-                             subsets.by_subset("valid", "seen"),
+                             comparisons.by_subset("valid", "length"),
+                             comparisons.by_subset("valid", "seen"),
                              study_results.curves("finetune", "desk", ["valid_ter"])))
 
 
@@ -240,16 +240,16 @@ def test_differences_are_paired():
 def test_subsets_hold_each_readable_expression_once():
     length = np.arange(1, 41)
     evaluated("a", [*(length * 2), np.nan], [*length, 0])
-    found = subsets.by_subset("valid", "length", arms=["a"])
+    found = comparisons.by_subset("valid", "length", arms=["a"])
     assert found.n.sum() == 40
     np.testing.assert_allclose(found.value, 2)
     assert found.subset.iloc[0].startswith("1 to")
     assert found.subset.iloc[-1].endswith("to 40")
     study_results.add_traits("valid", "crohme",
                              {f"e{i}": {"depth": i % 5, "seen": int(i < 10)} for i in range(40)})
-    depth = subsets.by_subset("valid", "depth", arms=["a"]).set_index("subset").n
+    depth = comparisons.by_subset("valid", "depth", arms=["a"]).set_index("subset").n
     assert depth.to_dict() == {"0": 8, "1": 8, "2": 8, "3 and more": 16}
-    seen = subsets.by_subset("valid", "seen", ("ter", "exprate"), ["a"])
+    seen = comparisons.by_subset("valid", "seen", ("ter", "exprate"), ["a"])
     assert seen[seen.metric == "ExpRate"].set_index("subset").n.to_dict() == {
         "unseen": 30,
         "seen": 10,
@@ -399,29 +399,29 @@ def test_area_of_the_masked_shares_is_a_mean():
     """TER 0, 0.1, 0.2, 0.3 at equal steps has the mean 0.15; the other's errors are
     twice as many.
     """
-    assert occlusion.occluded(claims.LABELS).empty
-    assert occlusion.occlusion_areas(claims.LABELS).empty
+    assert comparisons.occluded(claims.LABELS).empty
+    assert comparisons.occlusion_areas(claims.LABELS).empty
     for arm, factor in (("mask-match, masked ink", 1), ("supervised-total, masked ink", 2)):
         for step in range(4):
             evaluated(arm, [factor * step] * 20, [10] * 20, **SHARED, occlusion=step / 10)
         evaluated(arm, [9] * 20, [10] * 20, **SHARED, occlusion=0.3, metric="ter:removed")
-    frame = occlusion.occluded(claims.LABELS).set_index(["arm", "way", "share"])
+    frame = comparisons.occluded(claims.LABELS).set_index(["arm", "way", "share"])
     assert frame.value["mask-match, masked ink", "visible mask", 0.2] == pytest.approx(0.2)
     assert frame.value["mask-match, masked ink", "silent removal", 0.3] == pytest.approx(0.9)
     assert frame.value["supervised-total, masked ink", "silent removal", 0.0] == 0
-    areas = occlusion.occlusion_areas(claims.LABELS).set_index(["arm", "way"])
+    areas = comparisons.occlusion_areas(claims.LABELS).set_index(["arm", "way"])
     areas = areas.xs("visible mask", level="way")
     assert areas.value.tolist() == pytest.approx([0.15, 0.3])
     for step in range(3):  # a seed that was not read at every share does not count
         evaluated("mask-match, masked ink", [step * 3] * 20, [10] * 20, **SHARED,
                   occlusion=step / 10, seed=1)
-    assert set(occlusion.occlusion_areas(claims.LABELS).seeds) == {1}
+    assert set(comparisons.occlusion_areas(claims.LABELS).seeds) == {1}
     evaluated("mask-match, masked ink", [9] * 20, [10] * 20, **SHARED, occlusion=0.3,
               seed=1)
-    areas = occlusion.occlusion_areas(claims.LABELS).set_index(["arm", "way"])
+    areas = comparisons.occlusion_areas(claims.LABELS).set_index(["arm", "way"])
     assert areas.seeds["mask-match, masked ink", "visible mask"] == 2
     assert areas.value["mask-match, masked ink", "visible mask"] == pytest.approx(0.3)
-    fig = figures.occlusion_figure(occlusion.occluded(claims.LABELS))
+    fig = figures.occlusion_figure(comparisons.occluded(claims.LABELS))
     assert [ax.get_title() for ax in fig.axes] == ["visible mask", "silent removal"]
     plt.close(fig)
 
