@@ -73,8 +73,6 @@ class AttendedReading:
 
     tokens: tuple[str, ...]  # (t,)
     cross: np.ndarray  # (t, h, w), the guided head's when each token is written, left to right
-    saliency: np.ndarray | None  # (h, w), mean 1
-    maps: np.ndarray | None  # (k, h, w), each summing to 1
     extent: tuple[float, float, float, float]  # left, right, bottom, top of the cells in ink units
 
 
@@ -158,15 +156,13 @@ class Reader:
         view = make_view(batch, self.view.still(), torch.Generator().manual_seed(0))
         inputs = torch.tensor([[[self.vocabulary.sos, *self.vocabulary.encode(list(tokens))]]])
         with one_thread():
-            _, cross, encoded = self.model(view.picture, view.valid, inputs)
+            _, cross, _ = self.model(view.picture, view.valid, inputs)
         h, w = view.valid.shape[2:]
         cross = cross[0, 0, : len(tokens), : h * w].reshape(-1, h, w).float().numpy()
         cell, margin = (x / self.view.symbol * strokes[2] for x in (STRIDE, self.view.margin))
         left, top = (float(edge - margin) for edge in ink.points.min(0))
         extent = left, float(left + w * cell), float(top + h * cell), top
-        found = encoded.attention
-        saliency, maps = found and found.saliency[0, 0].numpy(), found and found.maps[0].numpy()
-        return AttendedReading(tuple(tokens), cross, saliency, maps, extent)
+        return AttendedReading(tuple(tokens), cross, extent)
 
 
 def recognize(source: Any, beam: int = 5, reader: Reader | str | Path | None = None,
