@@ -120,8 +120,8 @@ def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
     ticks = [f"{name}\n{counts[name]:.0f} expressions" for name in names]
     ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5), title=title,
            xlabel="their share of the map / their share of the ink; 95 % intervals, one seed")
-    marks, arms = ax.get_legend_handles_labels()
-    ax.legend(marks, [CONTROLS.get(arm, arm) for arm in arms], **BESIDE)
+    for text in ax.legend(**BESIDE).get_texts():
+        text.set_text(CONTROLS.get(text.get_text(), text.get_text()))
     return fig
 
 
