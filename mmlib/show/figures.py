@@ -29,7 +29,8 @@ CONTROLS = {
     "flat": "even over paper",
     "shuffled": "shuffled over ink",
 }
-BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend right of its panel
+# A legend right of its panel.
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
 
 
 def learning_figure(frame: DataFrame) -> Figure:
