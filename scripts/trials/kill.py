@@ -130,8 +130,8 @@ class Trials:
             said = json.loads(report.read_text())
             said.pop("seconds")
             path = place / "packs" / f"{self.inks.name}.safetensors"
-            arrays, header = read_tensors(path)
-            found = {name: array.tobytes() for name, array in arrays.items()}
+            tensors, header = read_tensors(path)
+            found = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
             return found | {"report": said, "header": header}
         if target == "study":
             rows = records.rows(place / "records.csv")

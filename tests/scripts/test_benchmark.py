@@ -156,8 +156,8 @@ def test_losses_of_rivals_are_compared_expression_by_expression(learned):
     [
         ("", ", jemalloc"),
         ("dirty_decay_ms:-1", ", jemalloc"),
-        (benchmark.KEEPING, ", jemalloc without decay"),
-        ("narenas:1," + benchmark.KEEPING, ", jemalloc without decay"),
+        (benchmark.KEEPING, ", jemalloc with slow decay"),
+        ("narenas:1," + benchmark.KEEPING, ", jemalloc with slow decay"),
     ],
 )
 def test_measurements_are_told_apart_by_allocator(settings, name, monkeypatch):
