@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,16 +83,17 @@ def metric_sums(seeds: Collection[Outcomes], metric: str) -> tuple[np.ndarray, n
 def by_labels(arms: Sequence[str]) -> DataFrame:
     """Capped TER on validation at each share of the labels with records, in the study.
 
-    Columns arm, labels, and an `Interval`'s.
+    Columns arm, labels, and an `Interval`'s. Empty for one share, which is no curve.
     """
     import pandas as pd
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for labels in sorted(set(records.load().query("profile == @PROFILE").labels)):
         found = seeds_of("valid", labels, PROFILE)
         for arm in (arm for arm in arms if arm in found):
             one = interval(*metric_sums(found[arm].values(), "capped"))
             rows.append({"arm": arm, "labels": labels, **vars(one)})
+    rows = rows if len({row["labels"] for row in rows}) > 1 else []
     return pd.DataFrame(rows, columns=["arm", "labels", *COLUMNS])
 
 

@@ -381,6 +381,7 @@ def test_errors_are_drawn_for_the_shares_of_labels_that_have_records():
         for seed in (0, 1):
             evaluated("mask-match", [errors] * 20, [10] * 20, seed=seed,
                       **SHARED | {"labels": labels})
+        assert comparisons.by_labels(arms).empty == (labels == 0.1), "one share is no curve"
         evaluated("supervised-total", [errors + 1] * 20, [10] * 20, **SHARED | {"labels": labels})
     frame = comparisons.by_labels(arms)
     fig = figures.labels_figure(frame)
