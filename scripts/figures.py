@@ -38,11 +38,13 @@ def faults() -> Iterator[str]:
 
 
 def printed(notebook: Path) -> list[str]:
-    """What the cells of a notebook printed or showed as text, an entry per output."""
+    """What the cells of a notebook printed or showed as text, an entry per cell.
+
+    What one cell prints may come in one output or several, as its kernel flushes it.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    texts = [o.get("text") or o.get("data", {}).get("text/markdown") or "" for o in outputs]
-    return ["".join(text) for text in texts]
+    return ["".join("".join(o.get("text") or o.get("data", {}).get("text/markdown") or "")
+                    for o in cell.get("outputs", ())) for cell in cells]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -155,8 +155,11 @@ def write_pack(inks: Iterable[tuple[Ink, float]], path: str | Path, traced: bool
 
 def _digest(arrays: dict[str, np.ndarray], strings: dict[str, Any]) -> str:
     """What names the data in a run's hash: it covers the content, not how it was written."""
-    content = b"".join(arrays[key].tobytes() for key in _ARRAYS) + json.dumps(strings).encode()
-    return hashlib.sha256(content).hexdigest()
+    total = hashlib.sha256()
+    for key in _ARRAYS:  # in turn, without a copy: each opening computes it
+        total.update(arrays[key].data)
+    total.update(json.dumps(strings).encode())
+    return total.hexdigest()
 
 
 # --- the opened pack -----------------------------------------------------------------------------

@@ -192,17 +192,20 @@ def report(student: attend.Student, pack: Pack, indices: Indices, view: ViewConf
     chosen, networks = aligned(pack, indices), (student, untrained(student, seed))
     seen, plain = (see(of, pack, chosen, view) for of in networks)
     rows = [*_diagnose(OURS, seen, n_boot), *_diagnose("untrained", plain, n_boot)]
-    mean = arms(seen, plain, seed)
-    for arm, maps in mean.items():
+    mean: dict[str, tuple[np.ndarray, ...]] = {}
+    for arm, maps in arms(seen, plain, seed).items():
+        mean[arm] = shares(maps, seen)
         inside = [a[s.ink_cells].sum() / a.sum() for a, s in zip(maps, seen, strict=True)]
-        for name, values in (("on_ink", shares(maps, seen)[2]), ("in_ink", inside)):
+        for name, values in (("on_ink", mean[arm][2]), ("in_ink", inside)):
             rows.append(_row(arm, name, "", interval(values, n_boot=n_boot)))
-    rows += _by_class(mean, seen, CLASSES, n_boot)
+    rows += _by_class(mean, CLASSES, n_boot)
     if len(choose):
         other = aligned(pack, choose)
         best = [best_maps(see(of, pack, other, view)) for of in networks]
         for part, maps_of in zip(CLASSES, zip(*best, strict=True), strict=True):
-            rows += _by_class(arms(seen, plain, seed, maps_of), seen, [part], n_boot, "map_")
+            single = arms(seen, plain, seed, maps_of).items()
+            rows += _by_class({arm: shares(maps, seen) for arm, maps in single}, [part], n_boot,
+                              "map_")
     return rows
 
 
@@ -212,12 +215,14 @@ def _row(arm: str, metric: str, part: str, found: Interval, n: int | None = None
     return {"arm": arm, "metric": metric, "part": part, **numbers, "n": n or found.n}
 
 
-def _by_class(maps: Mapping[str, Sequence[np.ndarray]], seen: Sequence[Seen], parts: Sequence[str],
-              n_boot: int, prefix: str = "") -> Iterator[dict[str, Any]]:
-    """Ratio, and ours minus a control's, for each arm and class that some expression has."""
-    ours = shares(maps[OURS], seen)[0]
-    for arm, own in maps.items():
-        mass, ink, _ = shares(own, seen)
+def _by_class(found: Mapping[str, tuple[np.ndarray, ...]], parts: Sequence[str], n_boot: int,
+              prefix: str = "") -> Iterator[dict[str, Any]]:
+    """Ratio, and ours minus a control's, for each arm and class that some expression has.
+
+    found: of each arm what `shares` gives.
+    """
+    ours = found[OURS][0]
+    for arm, (mass, ink, _) in found.items():
         for c in map(CLASSES.index, parts):
             if n := int((ink[:, c] > 0).sum()):
                 ratio = interval(mass[:, c], ink[:, c], n_boot=n_boot)
