@@ -64,10 +64,10 @@ from mmlib.store.machine import commit, hardware, utc, versions
 from mmlib.study.arms import Budget, questions
 from mmlib.study.conduct import Cell, configs
 from mmlib.train.attend import Attend
+from mmlib.train.contrast import ContrastObjective
 from mmlib.train.cost import views_of
 from mmlib.train.finetune import Finetune
 from mmlib.train.loop import Paused
-from mmlib.train.objectives import ContrastObjective
 from mmlib.train.profiles import LARGE, preset
 from mmlib.train.stage import Stage, train
 from scripts import rivals as contest

@@ -11,7 +11,7 @@ from mmlib.store.run import Run
 from mmlib.store.weights import load_weights
 from mmlib.study import attention_report
 from mmlib.train import attend
-from mmlib.train.objectives import Contrast
+from mmlib.train.contrast import Contrast
 
 
 def weights_of(run: Run) -> tuple[Path, str]:

@@ -29,7 +29,7 @@ from mmlib.formula.latex import depth
 from mmlib.show import style as plots
 from mmlib.show.ink import draw_ink, heat_over_view, joined_views, seen_by_student
 from mmlib.train import attend
-from mmlib.train.objectives import common_points
+from mmlib.train.contrast import common_points
 
 PAGE = 6  # expressions that `browse` shows at once
 

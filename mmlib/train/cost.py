@@ -8,7 +8,7 @@ from typing import Any
 
 from mmlib.store.files import RunError
 from mmlib.store.run import Run
-from mmlib.train.objectives import find_objective
+from mmlib.train.pretrain import find_objective
 
 
 def views_of(stage: str, config: Mapping[str, Any] | None = None) -> int:

@@ -1,9 +1,10 @@
 """Stage 1: the encoder learns from random views of each expression, without labels.
 
 By default from two views, to tell whole expressions apart (global contrast) and ink points apart
-(local contrast). The rivals are other objectives (`mmlib.train.objectives`) on the same encoder,
-views, data and loop. An expression costs as many pictures as views are drawn of it: two, and one
-for the masked autoencoder. So equal budgets in pictures are not equal numbers of expressions.
+(local contrast). The rivals are other objectives on the same encoder, views, data and loop; a new
+one is a class like theirs and a line in `OBJECTIVES`. An expression costs as many pictures as views
+are drawn of it: two, and one for the masked autoencoder. So equal budgets in pictures are not equal
+numbers of expressions.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,17 @@ from typing import Any
 
 from mmlib.draw.views import ViewConfig
 from mmlib.models.encoder import EncoderConfig
+from mmlib.store.files import RunError
 from mmlib.store.run import Run
-from mmlib.train.objectives import find_objective
+from mmlib.train.contrast import ContrastObjective
 from mmlib.train.optimiser import OptimConfig
-from mmlib.train.stage import train
+from mmlib.train.rivals import ByolObjective, MaeObjective
+from mmlib.train.stage import Pretrain, train
+
+# What stage 1 may learn by, as `Config.objective` names it.
+OBJECTIVES: dict[str, type[Pretrain]] = {
+    "contrast": ContrastObjective, "byol": ByolObjective, "mae": MaeObjective,
+}
 
 # Mild warps teach nothing more after some thousand pictures, so views of stages 1 and 2 go further
 # than fine-tuning's: crops to sub-expressions, a wide range of scale, elastic strokes, pens from
@@ -39,7 +47,7 @@ class Config:
     # Square typical symbols per batch and view: many updates, of some eight expressions each.
     batch_area: float = 400.0
     batch_most: int = 64  # expressions per batch
-    objective: str = "contrast"  # or 'byol', 'mae': see mmlib.train.objectives
+    objective: str = "contrast"  # or 'byol', 'mae': see `OBJECTIVES`
     balance: float = 0.5  # lambda of contrast: 1 is SimCLR, 0 dense contrast
     points: int = 32  # ink points per expression for the local term
     radius: float = 1.0  # cells: points of one expression nearer than this are no negatives
@@ -59,3 +67,10 @@ class Config:
 def run(config: Config, *arguments: Any, **options: Any) -> Run:
     """Train stage 1 under the objective that the configuration names; see `train`."""
     return train(find_objective(config.objective), config, *arguments, **options)
+
+
+def find_objective(name: str) -> type[Pretrain]:
+    """The objective of that name. Raises RunError for an unknown one."""
+    if name not in OBJECTIVES:
+        raise RunError(f"stage 1 has no objective {name!r}; it has {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]

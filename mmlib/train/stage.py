@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmlib.data.augment import AugmentConfig, Augmenter
 from mmlib.data.batches import Feed
 from mmlib.data.corpus import Corpus, load_corpus
-from mmlib.data.sample import Batch
+from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import ViewConfig
 from mmlib.models.encoder import Encoder
 from mmlib.models.layers import native_bfloat16
@@ -127,6 +127,28 @@ class Stage:
 
     def augmenter(self, indices: np.ndarray) -> Augmenter:
         return Augmenter(self.corpus.pack, indices, AugmentConfig(), self.corpus.vocabulary)
+
+
+class Pretrain(Stage):
+    """Stage 1, whatever its objective. The network's encoder, called `encoder`, goes on."""
+
+    name, code_version = "pretrain", "4"
+    gauge = "global_match"
+    views: ClassVar[int] = 2  # pictures drawn of each expression
+
+    def measure(self, batch: Batch, rng: torch.Generator) -> dict[str, float]:
+        """The objective's own numbers of a held-out batch, without gradient."""
+        raise NotImplementedError
+
+    def validate(self, done: float) -> dict[str, float]:
+        """The objective's own numbers, a mean over expressions, and what the encoder knows."""
+        rows = []
+        for number, samples in enumerate(self.held_out):
+            batch = collate(samples).to(self.tools.device)
+            rows.append(self.measure(batch, torch.Generator().manual_seed(number)))
+        weights = [len(samples) for samples in self.held_out]
+        means = np.average([list(row.values()) for row in rows], axis=0, weights=weights)
+        return dict(zip(rows[0], means, strict=True)) | self.glance(self.bare.encoder)
 
 
 def train(kind: type[Stage], config: Any, profile: str = "desk", max_minutes: float | None = None,

@@ -9,8 +9,8 @@ import torch
 
 from mmlib.draw.views import View
 from mmlib.store.files import project_root
+from mmlib.train.contrast import ContrastObjective
 from mmlib.train.loop import Paused
-from mmlib.train.objectives import ContrastObjective
 from mmlib.train.profiles import TINY, preset
 from scripts import benchmark, rivals
 

@@ -7,7 +7,7 @@ from mmlib.show.trained import trained_contrast, trained_student
 from mmlib.store.run import Run
 from mmlib.store.weights import save_weights
 from mmlib.train import attend, pretrain
-from mmlib.train.objectives import Contrast
+from mmlib.train.contrast import Contrast
 from mmlib.train.profiles import preset
 
 

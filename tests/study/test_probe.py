@@ -14,7 +14,7 @@ from mmlib.store.run import Run
 from mmlib.study import probe as stage
 from mmlib.study import records
 from mmlib.train import finetune, pretrain
-from mmlib.train.objectives import Contrast
+from mmlib.train.contrast import Contrast
 from mmlib.train.profiles import preset
 from mmlib.train.stage import half
 

@@ -21,9 +21,10 @@ from mmlib.store.run import Run
 from mmlib.synthetic.compose import synthetic_ink
 from mmlib.train import pretrain
 from mmlib.train.cost import training_cost, views_of
-from mmlib.train.objectives import OBJECTIVES, find_objective, momentum_at
 from mmlib.train.optimiser import OptimConfig, optimizer
+from mmlib.train.pretrain import OBJECTIVES, find_objective
 from mmlib.train.profiles import preset
+from mmlib.train.rivals import momentum_at
 from mmlib.train.stage import accelerator
 
 SMALL = EncoderConfig(widths=(16, 32), blocks=(1, 1), context=0, d=32)

@@ -23,10 +23,11 @@ from mmlib.study.evaluate import switched_off
 from mmlib.train import attend, finetune, pretrain
 from mmlib.train import loop as loop_module
 from mmlib.train import stage as stage_module
+from mmlib.train.contrast import common_points
 from mmlib.train.loop import Paused
 from mmlib.train.masked_reading import ReadingConfig
-from mmlib.train.objectives import OBJECTIVES, common_points
 from mmlib.train.optimiser import OptimConfig
+from mmlib.train.pretrain import OBJECTIVES
 from mmlib.train.profiles import TINY, preset
 
 VOCABULARY = Vocabulary.crohme()
