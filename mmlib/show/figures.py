@@ -21,6 +21,7 @@ MATCH_TERMS = {
     "slots": "slots (InfoNCE)", "points": "masked points", "agreement": "disagreement of maps",
     "entropy": "entropy", "overlap": "overlap", "blank": "mass off the ink",
 }  # fmt: skip
+TERM_LOOKS = dict(zip(MATCH_TERMS, map(plots.Look, plots.COLOURS, "osD^vP")))  # in every figure
 CONTROLS = {
     "mask-match": "stage 2",
     "untrained": "untrained weights",
@@ -77,17 +78,19 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
     losses, shapes = dict(list(MATCH_TERMS.items())[:3]), dict(list(MATCH_TERMS.items())[3:])
     panels = [(first, matched, "stage 1: partners found in the batch", "share (higher is better)"),
               (second, losses, "stage 2: match, as masks grow", "loss (lower is better)"),
-              (second, shapes, "stage 2: shape of the maps", "share (lower is better)")]
+              (second, shapes, "stage 2: shape of the maps", "value, from 0 to 1")]
     fig, axes = plt.subplots(3, 1, figsize=(6, 6.6))
+    looks = plots.looks(matched) | TERM_LOOKS
     for ax, (frame, terms, title, unit) in zip(axes, panels):
-        for (key, label), look in zip(terms.items(), plots.looks(terms).values()):
+        for key, label in terms.items():
             for number, (_, rows) in enumerate(frame.groupby("run", sort=True)):
-                ax.plot(rows.pictures / 1000, rows[f"valid_{key}"], color=look.color,
-                        marker=look.marker, markersize=4, label=None if number else label)
+                ax.plot(rows.pictures / 1000, rows[f"valid_{key}"], color=looks[key].color,
+                        marker=looks[key].marker, markersize=4, label=None if number else label)
         if len(frame):
             ax.legend(**BESIDE)
         ax.set(ylabel=unit, title=title, ylim=(0, None))
-    axes[-1].set(xlabel="pictures seen in the stage (thousands); held-out ink, one seed")
+    for stage, ax in enumerate(axes[::2], 1):
+        ax.set_xlabel(f"pictures seen in stage {stage} (thousands); held-out ink")
     return fig
 
 
