@@ -138,7 +138,7 @@ def ink_is_light(grey: np.ndarray) -> bool:
     from skimage.filters import rank
 
     small = Image.fromarray(grey)
-    small.thumbnail((400, 400), Image.Resampling.BOX)
+    small.thumbnail((200, 200), Image.Resampling.BOX)
     pixels = np.array(small)  # writable, which scikit-image wants
     side = max(9, max(pixels.shape) // 4) | 1
     paper = rank.median(pixels, np.ones((side, side), np.uint8))

@@ -5,6 +5,7 @@
 
 const INK = 25; // a pixel with a tenth of full ink counts where a picture is cropped
 const COMPONENTS = 1.08; // typical component of a picture over typical symbol of its ink
+const SMALLEST = 40; // pixels per symbol below which a picture is enlarged
 
 /** Grey levels of RGBA bytes on white, weighted as Pillow weighs them. */
 function greyOf({ data, height, width }) {
@@ -182,18 +183,84 @@ function components(bits, width) {
   return boxes;
 }
 
+/** Levels above a threshold as bits, with a border of one blank pixel. */
+function bitsOf(levels, height, width, threshold) {
+  const bits = new Uint8Array((width + 2) * (height + 2));
+  levels.forEach((v, i) => {
+    if (v > threshold) bits[(Math.floor(i / width) + 1) * (width + 2) + (i % width) + 1] = 1;
+  });
+  return bits;
+}
+
+/** A picture resized as Pillow does, bicubic. */
+function resized({ grey, height, width }, by) {
+  const cubic = x =>
+    x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((2.5 - 0.5 * x) * x - 4) * x + 2 : 0;
+  const along = (values, lines, from, to, step, next) => {
+    const out = new Uint8ClampedArray(lines * to); // rounds, too
+    for (let k = 0; k < to; k++) {
+      const centre = ((k + 0.5) * from) / to - 0.5,
+        first = Math.max(0, Math.ceil(centre - 2)),
+        last = Math.min(from - 1, Math.floor(centre + 2)),
+        weights = [];
+      for (let j = first; j <= last; j++) weights.push(cubic(Math.abs(j - centre)));
+      const all = weights.reduce((a, b) => a + b);
+      for (let line = 0; line < lines; line++) {
+        const sum = weights.reduce((a, w, j) => a + w * values[line * next + (first + j) * step], 0);
+        out[step === 1 ? line * to + k : k * lines + line] = sum / all;
+      }
+    }
+    return out;
+  };
+  const tall = Math.round(height * by),
+    wide = Math.round(width * by),
+    across = along(grey, height, width, wide, 1, width);
+  return { grey: along(across, wide, height, tall, wide, 1), height: tall, width: wide };
+}
+
+/** By how much symbols of few pixels are enlarged, by the boxes of their parts; else 1. */
+function enlargement(boxes) {
+  const least = 0.02 * quantile(boxes.map(b => b.area), 0.95),
+    large = boxes.filter(b => b.area > least).map(([x, y, right, low]) => [x, y, right + 1, low + 1]),
+    by = Math.min(4, (1.4 * SMALLEST) / typicalSize(large));
+  return by > 1.4 ? by : 1;
+}
+
+/** A drawing on even paper whose small symbols are enlarged, and freed of the blur of that. */
+function plain(picture) {
+  const { grey, height, width } = picture,
+    dark = level(grey, 0.5) > 127 ? grey : grey.map(v => 255 - v),
+    paper = level(dark, 0.5),
+    contrast = v => Math.round((255 * Math.max(0, paper - v)) / Math.max(paper, 40));
+  const levels = Uint8Array.from(dark, contrast),
+    bits = bitsOf(levels, height, width, Math.min(otsu(levels), 200)),
+    by = bits.includes(1) ? enlargement(components(bits, width + 2)) : 1;
+  if (by === 1) return picture;
+  const large = resized({ grey: dark, height, width }, by),
+    drawn = Uint8Array.from(large.grey, contrast),
+    threshold = Math.min(otsu(drawn), 200),
+    inked = drawn.map(v => (v > threshold ? v : 0)),
+    skeleton = thin(bitsOf(inked, large.height, large.width, 0), large.width + 2);
+  // What is half as dark as the ink nearby is blur, which fills loops.
+  const count = values => values.reduce((sum, v) => sum + (v > 0), 0),
+    side = 2 * Math.ceil(count(inked) / Math.max(1, count(skeleton))) + 1;
+  const darkest = [true, false].reduce(
+    (values, across) => filter(values, large.height, large.width, side, true, across),
+    inked,
+  );
+  const sharp = inked.map((v, i) => (v > 0.5 * darkest[i] ? 255 - v : 255));
+  return { ...large, grey: sharp, by };
+}
+
 /** Ink {xy, stroke} in pixels of the picture, and its typical size; null where there is none. */
 function trace(picture) {
-  const found = inkLevels(isPhoto(picture.grey) ? cleaned(picture) : picture);
+  const seen = (isPhoto(picture.grey) ? cleaned : plain)(picture),
+    found = inkLevels(seen),
+    by = seen.by ?? 1;
   if (!found) return null;
   const { levels, width, height } = found,
-    threshold = Math.min(otsu(levels), 200),
-    wide = width + 2;
-  const bits = new Uint8Array(wide * (height + 2));
-  levels.forEach((v, i) => {
-    if (v > threshold) bits[(Math.floor(i / width) + 1) * wide + (i % width) + 1] = 1;
-  });
-  thin(bits, wide);
+    wide = width + 2,
+    bits = thin(bitsOf(levels, height, width, Math.min(otsu(levels), 200)), wide);
   const strokes = [],
     joined = new Uint8Array(bits.length),
     place = i => [i % wide, Math.floor(i / wide)];
@@ -213,10 +280,11 @@ function trace(picture) {
   for (let i = 0; i < bits.length; i++)
     if (bits[i] && !joined[i]) strokes.push([place(i), place(i)]);
   if (!strokes.length) return null;
-  const move = ([x, y]) => [x - 0.5 + found.left, y - 0.5 + found.top]; // a centre is at +1/2
+  // a centre is at +1/2
+  const move = ([x, y]) => [(x - 0.5 + found.left) / by, (y - 0.5 + found.top) / by];
   return {
     ink: inkOf(strokes.map(stroke => stroke.map(move))),
-    size: typicalSize(components(bits, wide)) / COMPONENTS,
+    size: typicalSize(components(bits, wide)) / COMPONENTS / by,
   };
 }
 
@@ -260,7 +328,7 @@ function filter(values, height, width, size, largest, across) {
 }
 
 /** A photograph as black on white: even light, no specks. Ruled lines stay; Python removes them. */
-function cleaned({ grey, height, width }) {
+function cleaned({ grey, height, width, by }) {
   const side = Math.max(height, width);
   const both = (values, size, largest) =>
     [true, false].reduce((v, across) => filter(v, height, width, size, largest, across), values);
@@ -270,17 +338,19 @@ function cleaned({ grey, height, width }) {
   const even = Uint8Array.from(smooth, (v, i) => 255 * Math.min(1, v / Math.max(light[i], 1)));
   const threshold = Math.min(otsu(even), 216),
     wide = width + 2,
-    bits = new Uint8Array(wide * (height + 2));
-  even.forEach((v, i) => {
-    if (v < threshold) bits[(Math.floor(i / width) + 1) * wide + (i % width) + 1] = 1;
-  });
+    bits = bitsOf(
+      even.map(v => 255 - v),
+      height,
+      width,
+      255 - threshold,
+    );
   const least = Math.max(6, Math.round((side / 300) ** 2)),
-    out = new Uint8Array(grey.length).fill(255);
-  const specks = new Set(
-    components(bits, wide)
-      .filter(b => b.area < least)
-      .map(b => b.start),
-  );
+    out = new Uint8Array(grey.length).fill(255),
+    boxes = components(bits, wide),
+    enlarge = boxes.length && !by ? enlargement(boxes) : 1;
+  if (enlarge > 1)
+    return cleaned({ ...resized({ grey, height, width }, enlarge), by: enlarge });
+  const specks = new Set(boxes.filter(b => b.area < least).map(b => b.start));
   for (const start of specks) {
     // flood again, this time to blank
     const waiting = [start];
@@ -294,5 +364,5 @@ function cleaned({ grey, height, width }) {
   }
   for (let i = 0; i < out.length; i++)
     if (bits[(Math.floor(i / width) + 1) * wide + (i % width) + 1]) out[i] = 0;
-  return { grey: out, height, width };
+  return { grey: out, height, width, by };
 }
