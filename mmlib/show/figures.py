@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from pandas import DataFrame
 
 from mmlib.show import style as plots
-from mmlib.study.arms import MASKED
+from mmlib.study.arms import LABELS_ALONE, MASKED, OURS
 from mmlib.study.attention_report import FEW
 
 MATCH_TERMS = {
@@ -23,12 +23,14 @@ MATCH_TERMS = {
 }  # fmt: skip
 TERM_LOOKS = dict(zip(MATCH_TERMS, map(plots.Look, plots.COLOURS, "osD^vP")))  # in every figure
 CONTROLS = {
-    "mask-match": "stage 2",
-    "untrained": "untrained weights",
-    "encoder-norm": "length of features",
-    "position-only": "its mean by position",
-    "flat": "even over paper",
+    "mask-match": "stage 2", "untrained": "untrained weights", "encoder-norm": "length of features",
+    "position-only": "stage 2, mean by position", "flat": "even over paper",
     "shuffled": "shuffled over ink",
+}  # fmt: skip
+TITLES = {
+    "mask-match": "Mask & Match\n(mask-match)",
+    "supervised": "labels alone, fewer\npictures (supervised)",
+    "supervised-total": "labels alone\n(supervised-total)",
 }
 # A legend right of its panel.
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
@@ -49,7 +51,8 @@ def learning_figure(frame: DataFrame) -> Figure:
         ax.set_xlabel(name)
     axes[1, 0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
     axes[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0, 1].legend(**BESIDE)
+    if frame.arm.nunique() > 1:
+        axes[0, 1].legend(**BESIDE)
     if "valid_n" in frame and frame.valid_n.notna().any():
         said = f"n = {frame.valid_n.max():.0f}, read greedily"
         axes[0, 1].set_title(said, loc="right", fontsize="small", color=plots.GREY)
@@ -64,7 +67,7 @@ def curve(ax: Axes, frame: DataFrame, x: str, y: str) -> None:
     for name, look in plots.looks(frame.arm).items():
         rows = frame[frame.arm == name]
         seeds, found = rows.seed.nunique(), rows.groupby(x)[y].agg(["mean", "std"])
-        label = f"{name} ({seeds} seed{'s' * (seeds != 1)})"
+        label = f"{TITLES.get(name, name)}, {seeds} seed{'s' * (seeds != 1)}"
         ax.plot(found.index, found["mean"], color=look.color, linestyle=look.linestyle,
                 marker=look.marker, markersize=4, label=label)
         if seeds > 1:
@@ -95,7 +98,7 @@ def stages_figure(first: DataFrame, second: DataFrame) -> Figure:
 
 
 def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: str) -> Figure:
-    """A panel for each frame of subsets: points with intervals, the arms side by side."""
+    """A panel for each frame of subsets: points with 95 % intervals, the arms side by side."""
     shown = {key: frame for key, frame in by.items() if len(frame)}
     size = (6, 2.7 * len(shown))
     fig, axes = plt.subplots(len(shown), 1, figsize=size, sharey=True, squeeze=False)
@@ -110,71 +113,70 @@ def parts_figure(by: Mapping[str, DataFrame], titles: Mapping[str, str], label: 
 
 
 def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
-    """Ratios of maps: a row for each class of symbols, a marker for each arm and control.
-
-    A class that few expressions have is pale: nothing is concluded of it.
-    """
-    fig, ax = plt.subplots(figsize=(7, 0.55 * ratios.part.nunique() + 1))
+    """Ratios of maps: a row for each class of symbols, a marker for each arm and control."""
+    fig, ax = plt.subplots(figsize=(7, 0.55 * ratios.part.nunique() + 1.2))
     ax.axvline(1, color=plots.GREY, lw=1, label="uniform over ink")
-    names, counts = _intervals(ax, ratios, "part", 0.12, True), ratios.groupby("part").n.max()
+    names = _intervals(ax, ratios, "part", 0.12, True, CONTROLS)
+    counts = ratios.groupby("part").n.max()
     for edge in range(1, len(names)):
         ax.axhline(edge - 0.5, color="0.9", lw=0.8, zorder=0)
-    for k in (k for k, name in enumerate(names) if counts[name] < FEW):
-        ax.axhspan(k - 0.45, k + 0.45, color="white", alpha=0.7, lw=0, zorder=5)
     ticks = [f"{name}\n{counts[name]:.0f} expressions" for name in names]
-    ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5), title=title,
-           xlabel="their share of the map / their share of the ink; 95 % intervals, one seed")
-    for text in ax.legend(**BESIDE).get_texts():
-        text.set_text(CONTROLS.get(text.get_text(), text.get_text()))
+    ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5),
+           xlabel="the class's share of the map / of the ink\n95 % intervals, one seed")
+    fig.suptitle(title, x=0.02, ha="left", fontsize="large")
+    ax.legend(**BESIDE)
     return fig
 
 
-def _intervals(ax: Axes, frame: DataFrame, group: str, step: float, across: bool = False
-               ) -> list[str]:
+def _intervals(ax: Axes, frame: DataFrame, group: str, step: float, across: bool = False,
+               titles: Mapping[str, str] = TITLES) -> list[str]:
     """Values with their intervals, the arms of a group `step` apart. Returns the groups.
 
     `across`: along x. Hollow marks rest on one seed, where the frame has a column that tells it.
+    Pale ones rest on fewer than `FEW` expressions: nothing is concluded of them.
     """
     names, arms = list(dict.fromkeys(frame[group])), plots.looks(frame.arm)
     for k, (arm, look) in enumerate(arms.items()):
-        label: str | None = arm
-        for row in frame[frame.arm == arm].itertuples():
+        label: str | None = titles.get(arm, arm)
+        rows = frame[frame.arm == arm].sort_values("n", ascending=False, kind="stable")
+        for row in rows.itertuples():
             at = names.index(getattr(row, group)) + step * (k - (len(arms) - 1) / 2)
             spread = np.nan_to_num([[row.value - row.low], [row.high - row.value]])
             place: dict[str, Any] = {"x": at, "y": row.value, "yerr": spread}
             if across:
                 place = {"x": row.value, "y": at, "xerr": spread}
             fill = "white" if getattr(row, "seeds", None) == 1 else look.color
-            ax.errorbar(**place, fmt=look.marker, color=look.color, mfc=fill,
-                        ms=5, lw=1, label=label)
+            ax.errorbar(**place, fmt=look.marker, color=look.color, mfc=fill, ms=5, lw=1,
+                        label=label, alpha=1 if row.n >= FEW else 0.35)
             label = None
     return names
 
 
-def rivals_figure(losses: DataFrame, speeds: Mapping[str, float]) -> Figure:
+def rivals_figure(losses: DataFrame) -> Figure:
     """Validation loss of models against pictures and minutes, a row for each way to train them.
 
-    losses has model, losses, pictures, parameters, expressions and median (nats per token); speeds
-    has the pictures per second of 'training step, ' and the model's name.
+    losses has model (the first is ours), losses, pictures, minutes, parameters, expressions and
+    median (nats per token).
     """
-    hows = list(losses.losses.unique())
-    drawn = plots.looks(losses.model.unique())
-    size = (8, 2.5 * len(hows))
+    hows, models = list(losses.losses.unique()), losses.model.unique()
+    drawn = dict(zip(models, map(plots.Look, plots.COLOURS, "osD^vP")))
+    size = (6.4, 2.4 * len(hows) + 0.8)
     fig, axes = plt.subplots(len(hows), 2, figsize=size, sharex="col", sharey="row", squeeze=False)
     for pair, how in zip(axes, hows):
         for model, rows in losses[losses.losses == how].groupby("model", sort=False):
             look, million = drawn[model], rows.parameters.iloc[0] / 1e6
-            minutes = rows.pictures / speeds[f"training step, {model}"] / 60
-            for ax, x in zip(pair, (rows.pictures / 1_000, minutes)):
+            for ax, x in zip(pair, (rows.pictures / 1_000, rows.minutes)):
                 ax.plot(x, rows["median"], color=look.color, marker=look.marker, markersize=4,
-                        label=f"{model}, {million:.1f} million")
+                        label=f"{model}, {million:.1f} million weights")
         pair[0].set_title(how, loc="left")
-        pair[0].set(ylabel="validation loss\n(nats per token)", xlim=(0, None), ylim=(0, None))
+        pair[0].set(ylabel="validation loss\n(lower is better)", xlim=(0, None), ylim=(0, None))
     axes[-1, 0].set(xlabel="pictures seen (thousands)")
-    axes[-1, 1].set(xlabel="minutes at the speeds measured side by side", xlim=(0, None))
-    counted = f"n = {losses.expressions.iloc[0]:.0f} expressions, one training each"
+    axes[-1, 1].set(xlabel="minutes at the speeds\nmeasured side by side", xlim=(0, None))
+    counted = f"n = {losses.expressions.iloc[0]:.0f}, one training each"
     axes[0, 1].set_title(counted, loc="right")
-    axes[-1, 1].legend(title="model, its parameters")
+    handles, _ = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles=handles, loc="outside lower left", title="loss in nats per token of",
+               alignment="left")
     return fig
 
 
@@ -187,34 +189,45 @@ def pilot_figure(frame: DataFrame, rival: str) -> Figure:
     Marks are hollow: each rests on one seed.
     """
     frame = frame.sort_values("value").reset_index(drop=True)
-    names = [fill(arm.removeprefix("Mask & Match, "), 27) for arm in frame.arm]
-    (line,), best = frame[frame.arm == rival].itertuples(), frame.iloc[0]
-    fig, ax = plt.subplots(figsize=(5.4, 0.38 * len(names) + 1.1))
-    ax.axvline(line.value, color=plots.BLUE, lw=1, ls="--")
+    short = frame.arm.str.removeprefix("Mask & Match, ").str.replace("stage ", "stage\N{NBSP}")
+    names = [fill(name, 31, break_on_hyphens=False) for name in short]
+    alone, ours = frame.arm == "Mask & Match, match alone", frame.arm.str.startswith("Mask & Match")
+    kinds = np.select([alone, ours], ["match alone", OURS], LABELS_ALONE)
+    titles = {OURS: "our extension of the match", LABELS_ALONE: "labels alone",
+              "match alone": "the match alone, as the abstract has it"}
+    (line,) = frame[frame.arm == rival].itertuples()
+    fig, ax = plt.subplots(figsize=(5.8, 0.36 * len(names) + 2.2))
     ax.axvspan(line.low, line.high, color=plots.BLUE, alpha=0.12, lw=0)
-    ours = frame.arm.str.startswith("Mask & Match")
-    for rows, color, title in ((frame[ours], plots.RED, "Mask & Match"),
-                               (frame[~ours], plots.BLUE, "labels alone")):
-        spread = [rows.value - rows.low, rows.high - rows.value]
-        ax.errorbar(rows.value, rows.index, xerr=spread, fmt="o", color=color, mfc="white",
-                    capsize=3, label=title)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
-           xlabel=f"capped TER (lower is better), n = {best.n:,}, one seed")
-    fig.suptitle(f"Fewest errors: {best.arm.removeprefix('Mask & Match, ')}\n"
-                 f"Line and band: {rival}, 95 % interval", x=0.02, ha="left", fontsize="large")
-    ax.legend(loc="lower left")
+    ax.axvline(line.value, color=plots.BLUE, lw=1, ls="--", label=rival)
+    _intervals(ax, frame.assign(arm=kinds, pair=names), "pair", 0, across=True, titles=titles)
+    limits = {"yticks": range(len(names)), "ylim": (len(names) - 0.5, -0.5)}
+    ax.set(**limits, yticklabels=names,
+           xlabel=f"capped TER (lower is better), 95 % intervals, n = {line.n:,}")
+    beside, spent = ax.twinx(), [f"{round(count, -3):,.0f}" for count in frame.pictures]
+    beside.set(**limits, yticklabels=spent, ylabel="pictures in all")
+    beside.tick_params(right=False)
+    said = f"Fewest errors: {titles[kinds[0]]}"
+    for row in frame[alone].itertuples():
+        said += "; without it no gain found" * (row.less_low < 0 < row.less_high)
+    fig.suptitle(f"{said}\nBest of {ours.sum()} forms, one seed", x=0.02, ha="left",
+                 fontsize="large")
+    fig.legend(loc="outside lower left")
     return fig
 
 
 def differences_figure(frame: DataFrame, label: str) -> Figure:
     """`comparisons.differences`, a row each with its interval; hollow marks rest on one seed."""
-    names = [f"{row.a} minus {row.b}  ({row.seeds} seed{'s' * (row.seeds > 1)})"
+    names = [f"{TITLES.get(row.a, row.a)}, {row.seeds} seed{'s' * (row.seeds > 1)}"
              for row in frame.itertuples()]
-    fig, ax = plt.subplots(figsize=(8, 0.3 * len(names) + 1.1))
+    ours = TITLES.get(frame.b.iloc[0], frame.b.iloc[0]).partition("\n")[0]
+    fewer = f"fewer errors than {(frame.low > 0).sum()} of {len(frame)} arms"
+    fig, ax = plt.subplots(figsize=(6, 0.34 * len(names) + 1.4))
     ax.axvline(0, color=plots.GREY, lw=1)
     _intervals(ax, frame.assign(arm=frame.a, pair=names), "pair", 0, across=True)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
-           xlabel=label, title=f"n = {int(frame.n.iloc[0]):,} expressions")
+           xlabel=f"{label}, arm minus {ours}\n(right of 0: {ours} has fewer errors)\n"
+                  f"95 % interval, n = {frame.n.iloc[0]:,.0f} expressions")
+    fig.suptitle(f"{ours} has {fewer}", x=0.02, ha="left", fontsize="large")
     return fig
 
 
@@ -243,14 +256,8 @@ def occlusion_figure(frame: DataFrame) -> Figure:
 
 
 def labels_figure(frame: DataFrame) -> Figure:
-    """Error of arms at each share of the labels: columns arm, labels and those of an `Interval`.
-
-    Bars are 95 % intervals; filled marks rest on several seeds.
-    """
-    fig, ax = plt.subplots(figsize=(6, 3.2))
-    shares = _intervals(ax, frame.sort_values("labels"), "labels", 0.12)
-    ax.set(xticks=range(len(shares)), xticklabels=[f"{share:.0%}" for share in shares],
-           xlabel="share of the training labels", ylim=(0, None),
-           ylabel=f"capped TER (lower is better), n = {int(frame.n.iloc[0]):,}")
-    ax.legend(**BESIDE)
-    return fig
+    """Capped TER of arms at each share of the labels: columns arm, labels, an `Interval`'s."""
+    shares = frame.sort_values("labels").labels.map("{:.0%}".format)
+    by = {"labels": frame.assign(subset=shares).loc[shares.index]}
+    return parts_figure(by, {"labels": "share of the training labels"},
+                        "capped TER\n(lower is better)")

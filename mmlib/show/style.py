@@ -43,6 +43,7 @@ ARMS: Mapping[str, Look] = {
     "mae": Look(GREY, "X"),
     "supervised": Look(BLUE, "s"),
     "supervised-total": Look(BLUE, "D", "--"),
+    "match alone": Look(BLACK, "D"),
     "recogniser": Look(BLACK, "o"),
 }
 

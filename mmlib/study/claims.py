@@ -146,25 +146,29 @@ def _attention() -> Iterator[list[str]]:
 
 
 def pilot_intervals() -> DataFrame:
-    """Capped TER of the pilot's arms on validation: column arm, and an `Interval`'s."""
+    """The pilot's arms: capped TER on validation (an `Interval`'s columns), pictures and minutes.
+
+    `less_value`, `less_low` and `less_high`: the same minus `PILOT_RIVAL`'s, paired.
+    """
     import pandas as pd
 
-    found = seeds_of("valid", LABELS, "pilot").items()
-    return pd.DataFrame([{"arm": arm, **vars(interval(*metric_sums(own.values(), "capped")))}
-                         for arm, own in found])
+    found = seeds_of("valid", LABELS, "pilot")
+    rows = [{"arm": arm, **vars(interval(*metric_sums(own.values(), "capped")))}
+            for arm, own in found.items()]
+    costs = scored("valid", LABELS, "pilot").groupby("arm")[["pictures", "minutes"]].mean()
+    pairs = [(arm, PILOT_RIVAL) for arm in found if arm != PILOT_RIVAL]
+    less = differences(pairs, "valid", "capped", labels=LABELS, profile="pilot").set_index("a")
+    frame = pd.DataFrame(rows, columns=["arm", *comparisons.COLUMNS]).join(costs, on="arm")
+    return frame.join(less[["value", "low", "high"]].add_prefix("less_"), on="arm")
 
 
 def pilot() -> DataFrame:
     """The pilot's arms as text: capped TER, paired with labels alone, and what each cost."""
     import pandas as pd
 
-    costs = scored("valid", LABELS, "pilot").groupby("arm")[["pictures", "minutes"]].mean()
-    pairs = [(arm, PILOT_RIVAL) for arm in costs.index if arm != PILOT_RIVAL]
-    less = differences(pairs, "valid", "capped", labels=LABELS, profile="pilot")
-    minus = {row.a: f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-             for row in less.itertuples()}
-    rows = [[row.arm, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]", minus.get(row.arm, ""),
-             f"{costs.pictures[row.arm]:,.0f}", f"{costs.minutes[row.arm]:.0f}"]
+    rows = [[row.arm, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]",
+             f"{row.less_value:+.3f} [{row.less_low:+.3f}, {row.less_high:+.3f}]"
+             if row.arm != PILOT_RIVAL else "", f"{row.pictures:,.0f}", f"{row.minutes:.0f}"]
             for row in pilot_intervals().itertuples()]
     return pd.DataFrame(rows, columns=["arm", "capped TER", "minus labels alone, paired",
                                        "pictures in all", "minutes"])

@@ -87,7 +87,7 @@ def test_curves_are_means_over_seeds(ax):
     supervised, simclr = ax.get_lines()
     np.testing.assert_allclose(supervised.get_xydata(), [[1, 0.7], [2, 0.3]])
     assert supervised.get_color() == plots.ARMS["supervised"].color
-    assert simclr.get_label() == "simclr (1 seed)"
+    assert simclr.get_label() == "simclr, 1 seed"
     assert len(ax.collections) == 1  # a band for two seeds, none for one
 
 

@@ -174,7 +174,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have():
     fig = figures.differences_figure(pd.concat([found.reset_index(), several]), "TER")
     (ax,) = fig.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [
-        "simclr minus mask-match  (1 seed)", "mask-match minus mask-match  (3 seeds)"]
+        "simclr, 1 seed", "Mask & Match\n(mask-match), 3 seeds"]
     assert [line.get_markerfacecolor() == "white" for line in ax.lines
             if line.get_marker() in "^o"] == [True, False]
     plt.close(fig)
@@ -341,7 +341,7 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         assert legend == ["uniform over ink", "supervised", "supervised-total"]
         fig = tokens_figure(ink, looked)
         assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["1: a", "2: +", "3: b"]
-        arms = parts.assign(arm=["Mask & Match, x", "labels alone"])
+        arms = parts.assign(arm=["Mask & Match, x", "labels alone"], pictures=9_000)
         fig = figures.pilot_figure(arms, "labels alone")
         ticks = [text.get_text() for text in fig.axes[0].get_yticklabels()]
         assert ticks == ["labels alone", "x"], "fewest errors first"
@@ -355,9 +355,8 @@ def test_figures_show_what_they_are_given(reader, make_ink):
         looks = pd.DataFrame({"model": ["a", "a", "b", "a"],
                               "losses": ["plain", "plain", "plain", "more"], "expressions": 9,
                               "median": [3, 2, 1, 0.5], "pictures": [600, 1_200, 600, 600],
-                              "parameters": 2e6})
-        axes = figures.rivals_figure(looks,
-                                     {"training step, a": 10.0, "training step, b": 1.0}).axes
+                              "minutes": [1.0, 2, 10, 1], "parameters": 2e6})
+        axes = figures.rivals_figure(looks).axes
         assert [[line.get_xdata().tolist() for line in ax.get_lines()] for ax in axes] == [
             [[0.6, 1.2], [0.6]], [[1.0, 2.0], [10.0]], [[0.6]], [[1.0]]]
         assert [ax.get_title(loc="left") for ax in axes] == ["plain", "", "more", ""]
@@ -386,7 +385,7 @@ def test_errors_are_drawn_for_the_shares_of_labels_that_have_records():
     frame = comparisons.by_labels(arms)
     fig = figures.labels_figure(frame)
     (ax,) = fig.axes
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["10%", "100%"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10%\nn = 20", "100%\nn = 20"]
     marks = [(round(line.get_xdata()[0]), line.get_ydata()[0],
               line.get_markerfacecolor() != "white") for line in ax.get_lines()
              if line.get_marker() in "oD"]
