@@ -16,12 +16,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+from rapidfuzz.distance import Levenshtein
 
 from mmlib.draw.views import STRIDE, InkBatch, View, ink_cells, make_view
 from mmlib.formula.ink import Ink
 from mmlib.formula.latex import canonical
 from mmlib.losses.contrast import local_info_nce, nt_xent
-from mmlib.measure.recognition import distance
 from mmlib.read.reader import Reader
 from mmlib.show import style as plots
 from mmlib.show.ink import as_batch, draw_ink, drawing, heat_over_ink, seen_by_student, view_ink
@@ -34,6 +34,7 @@ from mmlib.train.profiles import preset
 
 FORMULA = r"\frac{x^2+1}{2}=\sqrt{y}"
 READ = r"x=\frac{-b+\sqrt{b^2-4ac}}{2a}"
+MARKS = {"replace": "{1} for {0}", "insert": "{1} too many", "delete": "{0} missing"}
 SHARP = 40.0  # pixels per typical symbol where a view is shown
 PAPER, INPUT, NETWORK, LABELLED, LOSS = "#FFFFFF", "#EEF4FA", "#DCEAF7", "#E3F4EC", "#FCEBDD"
 
@@ -78,7 +79,7 @@ class Shown(NamedTuple):
 
 
 def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str = NETWORK,
-         fontsize: float = 9) -> None:
+         fontsize: float = 9.5) -> None:
     """A box with text about its centre."""
     shape = "round,pad=0,rounding_size=0.07"
     corner = (x - w / 2, y - h / 2)
@@ -93,8 +94,7 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **opt
 
 def _note(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
     """Small grey text."""
-    usual: dict[str, Any] = {"fontsize": 8, "color": "0.25", "va": "top"}
-    ax.text(x, y, text, **(usual | options))
+    ax.text(x, y, text, **({"fontsize": 9.5, "color": "0.25", "va": "top"} | options))
 
 
 def _inset(ax: Axes, x: float, y: float, w: float, h: float) -> Axes:
@@ -106,7 +106,7 @@ def _paper(ax: Axes, picture: torch.Tensor | np.ndarray, name: str = "") -> None
     """A framed picture, its name below: ink levels (H, W), or colours (H, W, 3)."""
     ax.imshow(picture, cmap="Greys", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], anchor="N" if not name else "C")
-    ax.set_xlabel(name, fontsize=8, labelpad=3)
+    ax.set_xlabel(name, fontsize=9.5, labelpad=3)
     for side in ax.spines.values():
         side.set(visible=True, color="0.6", linewidth=0.7)
 
@@ -140,13 +140,13 @@ def architecture(stages: Sequence[int] = (1, 2, 3), seed: int = 0) -> Figure:
 def _views(ax: Axes, y: float, ink: Ink, pictures: dict[str, torch.Tensor]) -> None:
     """The ink, and two named pictures of it."""
     draw_ink(_inset(ax, 0.6, y + 0.95, 1.0, 0.9), ink, width=1.3)
-    ax.text(0.6, y + 0.68, "ink", ha="center", va="top", fontsize=9)
+    ax.text(0.6, y + 0.68, "ink", ha="center", va="top", fontsize=9.5)
     for k, (name, picture) in enumerate(pictures.items()):
         at = y + 1.5 - 0.92 * k
         _paper(_inset(ax, 2.15, at, 1.2, 0.62), picture, name)
         _arrow(ax, (1.12, y + 0.98 - 0.06 * k), (1.52, at))
         _arrow(ax, (2.78, at), (3.12, at))
-    _note(ax, 1.26, y + 1.52, "warp,\ndraw", ha="center", va="center")
+    _note(ax, 1.2, y + 1.56, "warp,\ndraw", ha="center", va="center")
 
 
 def _contrast(ax: Axes, y: float, shown: Shown) -> None:
@@ -171,39 +171,39 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
     _views(ax, y, shown.ink, {"all of it": shown.first.picture[0, 0],
                               "a window, partly masked": seen_by_student(shown.student)})
     networks = {y + 1.5: "teacher\n" + r"$\bar f,\ \bar A$", y + 0.58: "student\n$f,\\ A$"}
-    losses = {y + 1.74: "slots: my own among\nother expressions'",
-              y + 1.27: "masked ink: what\nthe teacher sees there",
+    losses = {y + 1.74: "slots: find my\nown expression",
+              y + 1.27: "masked ink: as\nthe teacher sees it",
               y + 0.80: "maps: on the same\nink in both views"}
     for at, name in networks.items():
         _box(ax, 3.5, at, 0.74, 0.6, name)
         _arrow(ax, (3.88, at), (4.18, at))
-        _box(ax, 4.72, at, 1.06, 0.6, "$k$ maps, slots,\nfeatures", INPUT, 8.5)
+        _box(ax, 4.72, at, 1.06, 0.6, "$k$ maps, slots,\nfeatures", INPUT)
         for there in losses:
             _arrow(ax, (5.26, at), (5.68, there), lw=0.8)
     _arrow(ax, (3.5, y + 0.9), (3.5, y + 1.18), linestyle="--")
-    _note(ax, 3.57, y + 1.04, "moving\naverage", va="center", fontsize=7.5, linespacing=1.0)
+    _note(ax, 3.57, y + 1.04, "moving\naverage", va="center", linespacing=1.0)
     _arrow(ax, (5.26, y + 0.58), (5.68, y + 0.33), lw=0.8)
-    losses[y + 0.33] = "decoder (our extension):\nclusters of ink"
+    losses[y + 0.33] = "decoder: clusters\n(our extension)"
     for at, loss in losses.items():
-        _box(ax, 6.42, at, 1.46, 0.42, loss, LOSS, 8)
+        _box(ax, 6.4, at, 1.38, 0.42, loss, LOSS, 9)
 
 
 def _write(ax: Axes, y: float, shown: Shown) -> None:
     """Stage 3."""
     at = y + 1.0
-    _paper(_inset(ax, 0.68, at, 1.15, 0.8), shown.first.picture[0, 0], "a view, or a picture")
+    _paper(_inset(ax, 0.68, at, 1.15, 0.8), shown.first.picture[0, 0], "view or picture")
     _arrow(ax, (1.28, at), (1.58, at))
     _box(ax, 1.98, at, 0.78, 0.8, "encoder\n$f$")
     _arrow(ax, (2.38, at), (3.75, at))
-    _note(ax, 3.2, at + 0.05, "$F$: a vector per cell", ha="center", va="bottom")
+    _note(ax, 3.2, at + 0.05, "$F$: a vector\nper cell", ha="center", va="bottom")
     _arrow(ax, (2.58, at), (2.58, y + 1.53), lw=0.9)
     _box(ax, 2.9, y + 1.76, 1.0, 0.44, "attention $A$")
     _arrow(ax, (3.41, y + 1.76), (3.95, at + 0.42))
     _note(ax, 3.76, y + 1.69, "saliency $a$,\nslots", va="center", linespacing=1.1)
-    _box(ax, 4.26, at, 1.0, 0.8, "memory\n$F\\,(1+\\gamma a)$;\n$k$ slots", INPUT)
-    _arrow(ax, (4.77, at), (4.98, at))
-    _box(ax, 5.4, at, 0.82, 0.8, "decoder\nl2r → ← r2l", LABELLED, 8.5)
-    _arrow(ax, (5.82, at), (6.03, at))
+    _box(ax, 4.21, at, 0.9, 0.8, "memory\n$F\\,(1+\\gamma a)$;\n$k$ slots", INPUT)
+    _arrow(ax, (4.67, at), (4.87, at))
+    _box(ax, 5.38, at, 1.0, 0.8, "decoder:\nleft to right,\nand back", LABELLED)
+    _arrow(ax, (5.89, at), (6.09, at))
     formula = plots.mathtext(shown.ink.tokens)
     ax.text(6.6, at, formula, ha="center", va="center", fontsize=13)
     beam = "tokens one by one; a beam each way, scored by both"
@@ -258,8 +258,8 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
         for ax, (name, loss) in zip(axes[1], losses.items()):
             hue = moved(0.3 * along / along.max(), loss)[0].numpy() % (2 * np.pi)
             draw_ink(ax, view_ink(shown.first, shown.batch, 0), "0.85", 1.0)
-            ax.scatter(*shown.first.points[there].T.numpy(), c=hue, cmap="hsv", vmin=0,
-                       vmax=2 * np.pi, s=22, zorder=3)
+            ax.scatter(*shown.first.points[there].T.numpy(), c=hue, cmap="twilight_shifted",
+                       vmin=0, vmax=2 * np.pi, s=22, zorder=3, ec="0.4", lw=0.4)
             ax.set_title(f"local, {name}")
     return fig
 
@@ -296,12 +296,12 @@ def slots(view: View, ink: InkBatch, features: torch.Tensor, which: int = 0) -> 
             ax.imshow(image.numpy(), extent=edges, zorder=0, interpolation="nearest")
             ax.add_patch(Rectangle((0, 0), edges[1], edges[2], fill=False, ec="0.7", lw=1))
             ax.set(xlim=(-2, edges[1] + 2), ylim=(edges[2] + 2, -2))
-            ax.set_title(titles[k], fontsize=8, loc="center")
+            ax.set_title(titles[k], loc="center")
             below.axis("off")
             if k:
                 mean = (alpha[:, None] * colours).sum(0) / alpha.sum()
                 below.add_patch(Rectangle((0.3, 0.1), 0.4, 0.8, color=mean.tolist()))
-                below.text(0.5, 0, f"slot {k}", ha="center", va="top", fontsize=8)
+                below.text(0.5, 0, f"slot {k}", ha="center", va="top", fontsize=9.5)
     return fig
 
 
@@ -312,7 +312,7 @@ def read(reader: Reader, seed: int = 0) -> Figure:
     """One formula in two hands, the better reading first, and where the recogniser looked."""
     inks = [written(READ, seed + k) for k in range(2)]
     both = [(ink, reader.attended(ink)) for ink in inks]
-    both.sort(key=lambda pair: distance(pair[1].tokens, pair[0].tokens))
+    both.sort(key=lambda pair: Levenshtein.distance(pair[1].tokens, pair[0].tokens))
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)
         top, low = fig.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 1.0))[:, 0]
@@ -320,10 +320,12 @@ def read(reader: Reader, seed: int = 0) -> Figure:
             _paper(left, drawing(ink) / 255.0)
             right.text(0.5, 0.6, plots.mathtext(one.tokens), ha="center", va="center", fontsize=18)
             right.axis("off")
-            said, color = "correct", plots.GREEN
-            if wrong := distance(one.tokens, ink.tokens):
-                said, color = f"{wrong} token{'s' if wrong != 1 else ''} wrong", plots.RED
-            right.text(0.5, 0.0, said, ha="center", va="bottom", fontsize=9, color=color)
+            truth, got = (*ink.tokens, ""), (*one.tokens, "")  # an edit may be at the end
+            marks = [MARKS[edit.tag].format(truth[edit.src_pos], got[edit.dest_pos])
+                     for edit in Levenshtein.editops(truth, got)]
+            said = f"{len(marks)} token{'s' * (len(marks) > 1)} wrong: {', '.join(marks)}"
+            right.text(0.5, 0.0, said if marks else "correct", ha="center", va="bottom",
+                       fontsize=10, color=plots.RED if marks else plots.GREEN, parse_math=False)
         for ax, title in zip(top.axes, ("handwriting", "reading (labels alone)")):
             ax.set_title(title, fontsize=10, loc="center", weight="bold")
         ink, best = both[0]

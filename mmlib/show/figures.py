@@ -28,10 +28,9 @@ CONTROLS = {
     "shuffled": "shuffled over ink",
 }  # fmt: skip
 TITLES = {
-    "mask-match": "Mask & Match\n(mask-match)",
+    OURS: f"Mask & Match\n({OURS})", LABELS_ALONE: f"labels alone\n({LABELS_ALONE})",
     "supervised": "labels alone, fewer\npictures (supervised)",
-    "supervised-total": "labels alone\n(supervised-total)",
-}
+}  # fmt: skip
 # A legend right of its panel.
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
 
@@ -121,9 +120,9 @@ def ratios_figure(ratios: DataFrame, title: str = "") -> Figure:
     for edge in range(1, len(names)):
         ax.axhline(edge - 0.5, color="0.9", lw=0.8, zorder=0)
     ticks = [f"{name}\n{counts[name]:.0f} expressions" for name in names]
-    ax.set(yticks=range(len(names)), yticklabels=ticks, ylim=(len(names) - 0.5, -0.5),
+    ax.set(yticklabels=ticks,
            xlabel="the class's share of the map / of the ink\n95 % intervals, one seed")
-    fig.suptitle(title, x=0.02, ha="left", fontsize="large")
+    fig.suptitle(title, x=0.02, ha="left")
     ax.legend(**BESIDE)
     return fig
 
@@ -149,6 +148,8 @@ def _intervals(ax: Axes, frame: DataFrame, group: str, step: float, across: bool
             ax.errorbar(**place, fmt=look.marker, color=look.color, mfc=fill, ms=5, lw=1,
                         label=label, alpha=1 if row.n >= FEW else 0.35)
             label = None
+    if across:
+        ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     return names
 
 
@@ -172,11 +173,9 @@ def rivals_figure(losses: DataFrame) -> Figure:
         pair[0].set(ylabel="validation loss\n(lower is better)", xlim=(0, None), ylim=(0, None))
     axes[-1, 0].set(xlabel="pictures seen (thousands)")
     axes[-1, 1].set(xlabel="minutes at the speeds\nmeasured side by side", xlim=(0, None))
-    counted = f"n = {losses.expressions.iloc[0]:.0f}, one training each"
-    axes[0, 1].set_title(counted, loc="right")
-    handles, _ = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles=handles, loc="outside lower left", title="loss in nats per token of",
-               alignment="left")
+    axes[0, 1].set_title(f"n = {losses.expressions.iloc[0]:.0f}, one training each", loc="right")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left",
+               title="loss in nats per token of", alignment="left")
     return fig
 
 
@@ -200,34 +199,31 @@ def pilot_figure(frame: DataFrame, rival: str) -> Figure:
     ax.axvspan(line.low, line.high, color=plots.BLUE, alpha=0.12, lw=0)
     ax.axvline(line.value, color=plots.BLUE, lw=1, ls="--", label=rival)
     _intervals(ax, frame.assign(arm=kinds, pair=names), "pair", 0, across=True, titles=titles)
-    limits = {"yticks": range(len(names)), "ylim": (len(names) - 0.5, -0.5)}
-    ax.set(**limits, yticklabels=names,
-           xlabel=f"capped TER (lower is better), 95 % intervals, n = {line.n:,}")
+    ax.set_xlabel(f"capped TER (lower is better), 95 % intervals, n = {line.n:,}")
     beside, spent = ax.twinx(), [f"{round(count, -3):,.0f}" for count in frame.pictures]
-    beside.set(**limits, yticklabels=spent, ylabel="pictures in all")
+    beside.set(yticks=ax.get_yticks(), yticklabels=spent, ylim=ax.get_ylim(),
+               ylabel="pictures in all")
     beside.tick_params(right=False)
     said = f"Fewest errors: {titles[kinds[0]]}"
     for row in frame[alone].itertuples():
         said += "; without it no gain found" * (row.less_low < 0 < row.less_high)
-    fig.suptitle(f"{said}\nBest of {ours.sum()} forms, one seed", x=0.02, ha="left",
-                 fontsize="large")
+    fig.suptitle(f"{said}\nBest of {ours.sum()} forms, one seed", x=0.02, ha="left")
     fig.legend(loc="outside lower left")
     return fig
 
 
 def differences_figure(frame: DataFrame, label: str) -> Figure:
     """`comparisons.differences`, a row each with its interval; hollow marks rest on one seed."""
-    names = [f"{TITLES.get(row.a, row.a)}, {row.seeds} seed{'s' * (row.seeds > 1)}"
-             for row in frame.itertuples()]
+    names = [f"{TITLES.get(a, a)}, {seeds} seed{'s' * (seeds > 1)}"
+             for a, seeds in zip(frame.a, frame.seeds)]
     ours = TITLES.get(frame.b.iloc[0], frame.b.iloc[0]).partition("\n")[0]
     fewer = f"fewer errors than {(frame.low > 0).sum()} of {len(frame)} arms"
     fig, ax = plt.subplots(figsize=(6, 0.34 * len(names) + 1.4))
     ax.axvline(0, color=plots.GREY, lw=1)
     _intervals(ax, frame.assign(arm=frame.a, pair=names), "pair", 0, across=True)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5),
-           xlabel=f"{label}, arm minus {ours}\n(right of 0: {ours} has fewer errors)\n"
+    ax.set_xlabel(f"{label}, arm minus {ours}\n(right of 0: {ours} has fewer errors)\n"
                   f"95 % interval, n = {frame.n.iloc[0]:,.0f} expressions")
-    fig.suptitle(f"{ours} has {fewer}", x=0.02, ha="left", fontsize="large")
+    fig.suptitle(f"{ours} has {fewer}", x=0.02, ha="left")
     return fig
 
 
@@ -239,12 +235,13 @@ def occlusion_figure(frame: DataFrame) -> Figure:
     # Without the ending, arms look as they do in the other figures.
     frame = frame.assign(arm=frame.arm.str.removesuffix(f", {MASKED}"))
     ways = list(dict.fromkeys(frame.way))
-    size = (3.9 * len(ways), 3.2)
-    fig, axes = plt.subplots(1, len(ways), figsize=size, sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(ways), figsize=(3.9 * len(ways), 3.2), sharey=True,
+                             squeeze=False)
     for ax, way in zip(axes[0], ways):
         for arm, (color, marker, line) in plots.looks(frame.arm).items():
             rows = frame[(frame.arm == arm) & (frame.way == way)]
-            ax.plot(rows.share, rows.value, color=color, marker=marker, ls=line, label=arm)
+            ax.plot(rows.share, rows.value, color=color, marker=marker, ls=line,
+                    label=TITLES.get(arm, arm))
             ax.fill_between(rows.share, rows.low, rows.high, color=color, alpha=0.15, lw=0)
         ax.set(xlabel="share of ink masked", title=way)
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -253,11 +250,3 @@ def occlusion_figure(frame: DataFrame) -> Figure:
     counted = f"n = {frame.n.iloc[0]:,}, {seeds} seed{'s' * (seeds > 1)}"
     axes[0, -1].legend(**BESIDE, alignment="left", title=counted)
     return fig
-
-
-def labels_figure(frame: DataFrame) -> Figure:
-    """Capped TER of arms at each share of the labels: columns arm, labels, an `Interval`'s."""
-    shares = frame.sort_values("labels").labels.map("{:.0%}".format)
-    by = {"labels": frame.assign(subset=shares).loc[shares.index]}
-    return parts_figure(by, {"labels": "share of the training labels"},
-                        "capped TER\n(lower is better)")

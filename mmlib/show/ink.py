@@ -108,7 +108,8 @@ def gallery(inks: Sequence[Ink], titles: Sequence[str] | None = None, columns: i
         titles = titles or [style.mathtext(ink.tokens) for ink in inks]
         for ax, ink, title in zip(axes.flat, inks, titles):
             draw_ink(ax, ink, color, 1.3)
-            ax.set_title(title, loc="center", fontsize=8)
+            ax.set_anchor("N")  # inks of unequal height hang from one line, and so do their titles
+            ax.set_title(title, loc="center", fontsize=10, va="bottom", pad=3)
     return fig
 
 
@@ -122,16 +123,18 @@ def joined_views(ax: Axes, first: View, second: View, chosen: torch.Tensor, owne
     (w1, h1), (w2, h2) = (tuple(map(int, view.extent[which])) for view in (first, second))
     width, gap = max(w1, w2), max(h1, h2) // 4
     offsets = np.array([[(width - w1) / 2, 0], [(width - w2) / 2, h1 + gap]])
-    names = "first view", "second view"
-    for view, (x, y), w, h, name in zip((first, second), offsets, (w1, w2), (h1, h2), names):
+    names = {"first view": "bottom", "second view": "top"}  # above and below, as lines are between
+    sizes = zip((first, second), offsets, (w1, w2), (h1, h2), names.items())
+    for view, (x, y), w, h, (name, side) in sizes:
         picture = view.picture[which, 0, :h, :w].cpu()
         ax.imshow(picture, cmap="Greys", extent=(x, x + w, y + h, y), vmin=0, vmax=1)
         ax.add_patch(Rectangle((x, y), w, h, fill=False, lw=0.5, ec="0.7"))
-        ax.text(x, y, name, fontsize=7, color="0.35", va="bottom")
+        ax.text(x, y + h * (side == "top"), name, fontsize=9, color="0.35", va=side)
     pairs = zip((first, second), offsets)
     ends = np.stack([view.points[chosen].cpu().numpy() + at for view, at in pairs], 1)  # (m, 2, 2)
-    colors = plt.get_cmap("turbo")(np.argsort(np.argsort(ends[:, 0, 0])) / max(1, len(ends) - 1))
-    ax.add_collection(LineCollection(list(ends), colors=colors, lw=0.7, alpha=0.6))
+    place = np.argsort(np.argsort(ends[:, 0, 0])) / max(1, len(ends) - 1)
+    colors = plt.get_cmap("viridis")(0.9 * place)  # its last tenth is too pale for lines
+    ax.add_collection(LineCollection(list(ends), colors=colors, lw=0.8, alpha=0.7))
     x, y = ends.reshape(-1, 2).T
     ax.scatter(x, y, s=9, c=np.repeat(colors, 2, 0), lw=0)
     ax.set(xlim=(-1, width + 1), ylim=(h1 + h2 + gap + 1, -1), aspect="equal")
@@ -150,8 +153,7 @@ def tokens_figure(ink: Ink, reading: AttendedReading, most: int = 15, columns: i
         ax.axis("off")
     for step, ax in enumerate(axes.flat[:shown]):
         heat_over_ink(ax, ink, reading.cross[step], reading.extent)
-        title = f"{step + 1}: {reading.tokens[step]}".replace("$", r"\$")
-        ax.set_title(title, fontsize="medium", parse_math=False)
+        ax.set_title(f"{step + 1}: {reading.tokens[step]}", fontsize="medium", parse_math=False)
     return fig
 
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from mmlib.data.pack import Indices, Pack
@@ -36,11 +35,11 @@ def sequence_figure(sample: Sample, centres: np.ndarray) -> Figure:
     with style.style():
         fig, (above, below) = plt.subplots(2, 1, figsize=(8, 3.2), height_ratios=(3, 1))
         for k, (name, ink) in enumerate(found):
-            color = to_hex(plt.get_cmap("tab10")(k % 10))
+            color = style.COLOURS[k % len(style.COLOURS)]
             draw_ink(above, ink, color)
             left, _, right, bottom = ink.bounds()
             above.text((left + right) / 2, bottom + 0.15, str(name), ha="center", va="top",
-                       color=color, fontsize=9)
+                       color=color, fontsize=10, weight="bold")
         above.autoscale()
         above.margins(0.03, 0.15)
         above.set_title("units, and the cluster of each unit's ink")
@@ -68,4 +67,4 @@ def clusters_figure(pack: Pack, indices: Indices, centres: np.ndarray, rows: int
         spread = np.linspace(0, len(members[name]) - 1, columns).astype(int)
         inks += [members[name][k] for k in spread]
         titles += [f"cluster {name}\n{len(members[name])} units", *[""] * (columns - 1)]
-    return gallery(inks, titles, columns, style.BLACK, height=0.8, width=0.6 * columns)
+    return gallery(inks, titles, columns, style.BLACK, height=0.85, width=0.72 * columns)

@@ -276,7 +276,7 @@ def _schedules(ax: Axes, config: attend.Config, done: float) -> None:
         ax.plot(t, share, line, label=name)
     ax.axvline(done, color=plots.GREY, label="now")
     ax.set(xlabel="share of the stage done", ylabel="share", ylim=(0, 1))
-    ax.legend(fontsize=7)
+    ax.legend()
 
 
 def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pack,
@@ -321,7 +321,7 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
                  for k, s in enumerate(symbols)]
         bars.set_xticks(range(len(symbols)), names, fontsize=8)
         bars.set(ylabel="share of the mass on ink")
-        bars.legend(fontsize=7)
+        bars.legend()
         return fig
 
     return Panel(controls, draw)

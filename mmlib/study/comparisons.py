@@ -83,7 +83,7 @@ def metric_sums(seeds: Collection[Outcomes], metric: str) -> tuple[np.ndarray, n
 def by_labels(arms: Sequence[str]) -> DataFrame:
     """Capped TER on validation at each share of the labels with records, in the study.
 
-    Columns arm, labels, and an `Interval`'s. Empty for one share, which is no curve.
+    Columns arm, subset (the share), and an `Interval`'s. Empty for one share, which is no curve.
     """
     import pandas as pd
 
@@ -92,9 +92,9 @@ def by_labels(arms: Sequence[str]) -> DataFrame:
         found = seeds_of("valid", labels, PROFILE)
         for arm in (arm for arm in arms if arm in found):
             one = interval(*metric_sums(found[arm].values(), "capped"))
-            rows.append({"arm": arm, "labels": labels, **vars(one)})
-    rows = rows if len({row["labels"] for row in rows}) > 1 else []
-    return pd.DataFrame(rows, columns=["arm", "labels", *COLUMNS])
+            rows.append({"arm": arm, "subset": f"{labels:.0%}", **vars(one)})
+    rows = rows if len({row["subset"] for row in rows}) > 1 else []
+    return pd.DataFrame(rows, columns=["arm", "subset", *COLUMNS])
 
 
 def differences(pairs: Iterable[tuple[str, str]], split: str, metric: str = "ter",

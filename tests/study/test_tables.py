@@ -383,7 +383,7 @@ def test_errors_are_drawn_for_the_shares_of_labels_that_have_records():
         assert comparisons.by_labels(arms).empty == (labels == 0.1), "one share is no curve"
         evaluated("supervised-total", [errors + 1] * 20, [10] * 20, **SHARED | {"labels": labels})
     frame = comparisons.by_labels(arms)
-    fig = figures.labels_figure(frame)
+    fig = figures.parts_figure({"labels": frame}, {"labels": "share"}, "TER")
     (ax,) = fig.axes
     assert [text.get_text() for text in ax.get_xticklabels()] == ["10%\nn = 20", "100%\nn = 20"]
     marks = [(round(line.get_xdata()[0]), line.get_ydata()[0],
