@@ -143,7 +143,8 @@ class Loop:
                     break
                 before, (loss, rate) = self.pictures, self._make_step(count, batch)
                 made += 1
-                bar.update(count)
+                # The last batch may pass the total, and a bar beyond its total loses it.
+                bar.update(min(count, self.total - before))
                 # All processes go back, or none: each has seen only its share of the batch.
                 if self._agreed(self._jumped(loss), made):
                     self._rewind()

@@ -183,6 +183,13 @@ def test_a_run_sees_its_budget_and_learns():
     assert np.mean([r["loss"] for r in rows[-4:]]) < 0.6 * np.mean([r["loss"] for r in rows[:4]])
 
 
+def test_the_bar_ends_at_its_total_where_the_last_batch_passes_it(capsys):
+    toy = Toy(replace(Config(), pictures=50))
+    toy.loop.progress = True
+    assert toy.train()["pictures"] == 51
+    assert "50/50" in capsys.readouterr().err.split("\r")[-1]
+
+
 @pytest.mark.parametrize("piece", [1, 4])
 def test_pauses_change_nothing(tmp_path, monkeypatch, piece):
     whole = Toy()
