@@ -78,13 +78,13 @@ class Shown(NamedTuple):
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str = NETWORK,
-         fontsize: float = 9.5) -> None:
+def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str = NETWORK
+         ) -> None:
     """A box with text about its centre."""
     shape = "round,pad=0,rounding_size=0.07"
     corner = (x - w / 2, y - h / 2)
     ax.add_patch(FancyBboxPatch(corner, w, h, boxstyle=shape, fc=color, ec="0.35", lw=0.8))
-    ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, linespacing=1.25)
+    ax.text(x, y, text, ha="center", va="center", fontsize=9.5, linespacing=1.25)
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **options: Any) -> None:
@@ -94,7 +94,7 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **opt
 
 def _note(ax: Axes, x: float, y: float, text: str, **options: Any) -> None:
     """Small grey text."""
-    ax.text(x, y, text, **({"fontsize": 9.5, "color": "0.25", "va": "top"} | options))
+    ax.text(x, y, text, **(dict[str, Any](fontsize=9.5, color="0.25", va="top") | options))
 
 
 def _inset(ax: Axes, x: float, y: float, w: float, h: float) -> Axes:
@@ -185,7 +185,7 @@ def _match(ax: Axes, y: float, shown: Shown) -> None:
     _arrow(ax, (5.26, y + 0.58), (5.68, y + 0.33), lw=0.8)
     losses[y + 0.33] = "decoder: clusters\n(our extension)"
     for at, loss in losses.items():
-        _box(ax, 6.4, at, 1.38, 0.42, loss, LOSS, 9)
+        _box(ax, 6.4, at, 1.38, 0.42, loss, LOSS)
 
 
 def _write(ax: Axes, y: float, shown: Shown) -> None:
@@ -206,9 +206,8 @@ def _write(ax: Axes, y: float, shown: Shown) -> None:
     _arrow(ax, (5.89, at), (6.09, at))
     formula = plots.mathtext(shown.ink.tokens)
     ax.text(6.6, at, formula, ha="center", va="center", fontsize=13)
-    beam = "tokens one by one; a beam each way, scored by both"
     losses = "tokens both ways; with segmentation, also each ink point's symbol and its place"
-    _note(ax, 7.1, at - 0.47, beam, ha="right")
+    _note(ax, 7.1, at - 0.47, "tokens one by one; a beam each way, scored by both", ha="right")
     _note(ax, 0.1, at - 0.72, f"losses: {losses}")
 
 
@@ -312,7 +311,7 @@ def read(reader: Reader, seed: int = 0) -> Figure:
     """One formula in two hands, the better reading first, and where the recogniser looked."""
     inks = [written(READ, seed + k) for k in range(2)]
     both = [(ink, reader.attended(ink)) for ink in inks]
-    both.sort(key=lambda pair: Levenshtein.distance(pair[1].tokens, pair[0].tokens))
+    both.sort(key=lambda pair: Levenshtein.distance(pair[1].tokens, pair[0].tokens or ()))
     with plots.style():
         fig = plt.figure(figsize=(6.4, 3.7), facecolor=PAPER)
         top, low = fig.subfigures(2, 1, squeeze=False, height_ratios=(2.3, 1.0))[:, 0]
@@ -320,7 +319,7 @@ def read(reader: Reader, seed: int = 0) -> Figure:
             _paper(left, drawing(ink) / 255.0)
             right.text(0.5, 0.6, plots.mathtext(one.tokens), ha="center", va="center", fontsize=18)
             right.axis("off")
-            truth, got = (*ink.tokens, ""), (*one.tokens, "")  # an edit may be at the end
+            truth, got = (*(ink.tokens or ()), ""), (*one.tokens, "")  # an edit may be at the end
             marks = [MARKS[edit.tag].format(truth[edit.src_pos], got[edit.dest_pos])
                      for edit in Levenshtein.editops(truth, got)]
             said = f"{len(marks)} token{'s' * (len(marks) > 1)} wrong: {', '.join(marks)}"

@@ -169,8 +169,8 @@ def rivals_figure(losses: DataFrame) -> Figure:
             for ax, x in zip(pair, (rows.pictures / 1_000, rows.minutes)):
                 ax.plot(x, rows["median"], color=look.color, marker=look.marker, markersize=4,
                         label=f"{model}, {million:.1f} million weights")
-        pair[0].set_title(how, loc="left")
-        pair[0].set(ylabel="validation loss\n(lower is better)", xlim=(0, None), ylim=(0, None))
+        pair[0].set(title=how, ylabel="validation loss\n(lower is better)", xlim=(0, None),
+                    ylim=(0, None))
     axes[-1, 0].set(xlabel="pictures seen (thousands)")
     axes[-1, 1].set(xlabel="minutes at the speeds\nmeasured side by side", xlim=(0, None))
     axes[0, 1].set_title(f"n = {losses.expressions.iloc[0]:.0f}, one training each", loc="right")
@@ -179,14 +179,8 @@ def rivals_figure(losses: DataFrame) -> Figure:
     return fig
 
 
-# --- the study ------------------------------------------------------------------------------------
-
-
 def pilot_figure(frame: DataFrame, rival: str) -> Figure:
-    """`claims.pilot_intervals`, a row each, fewest errors first; line and band are the rival's.
-
-    Marks are hollow: each rests on one seed.
-    """
+    """`claims.pilot_intervals`, a row each, fewest errors first; line and band are the rival's."""
     frame = frame.sort_values("value").reset_index(drop=True)
     short = frame.arm.str.removeprefix("Mask & Match, ").str.replace("stage ", "stage\N{NBSP}")
     names = [fill(name, 31, break_on_hyphens=False) for name in short]
