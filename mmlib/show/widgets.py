@@ -321,7 +321,7 @@ def attention(networks: Mapping[str, attend.Student], view: ViewConfig, pack: Pa
                  for k, s in enumerate(symbols)]
         bars.set_xticks(range(len(symbols)), names, fontsize=8)
         bars.set(ylabel="share of the mass on ink")
-        bars.legend()
+        bars.legend(loc="upper left", bbox_to_anchor=(1, 1))
         return fig
 
     return Panel(controls, draw)
