@@ -99,8 +99,8 @@ def build(site: Path, reader: Reader | None = None) -> Path:
         for name, text in assets(Path(folder), parts).items():
             (target / name).write_text(text, "utf-8")
     katex = parts / "katex" / "dist"
-    files = katex / "katex.min.js", katex / "katex.min.css", HERE / "try.js", HERE / "try.css"
-    for file in files:
+    own = [HERE / name for name in ("confidence.js", "try.js", "try.css")]
+    for file in (katex / "katex.min.js", katex / "katex.min.css", *own):
         shutil.copyfile(file, target / file.name)
     for font in katex.glob("fonts/*.woff2"):
         shutil.copyfile(font, target / "fonts" / font.name)

@@ -1,10 +1,11 @@
 // The reader in a worker. What it is asked, and what it answers, beside the kind and the id:
 //   {kind: "load", glue, wasm, encoder, decoder, card}
 //   {kind: "read", id, strokes | picture, beam} ->
-//     {readings, place, drawn, milliseconds} or {refusal}
+//     {readings, place, seen} or {refusal, seen}
 //   {kind: "attend", id, ids} -> {maps: [Float32Array (h * w)] of the tokens, place}
 // An answer has an `error` where the job failed. `place` says where the drawing lies on the paper:
-// {height, width, scale, left, top}, as `draw` of ink.js gives it.
+// {height, width, scale, left, top}, as `draw` of ink.js gives it; `seen`, the ink that was found in
+// a picture: {xy, stroke, size}.
 "use strict";
 
 let card, encoder, decoder, memory;
@@ -58,20 +59,20 @@ async function step({ tokens, place, bias, groups, present }) {
 }
 
 async function read({ strokes, picture, beam }) {
-  const begun = performance.now();
   const traced = picture && trace(greyOf(picture)),
     ink = picture ? traced?.ink : inkOf(strokes);
   if (!ink?.stroke.length) return { refusal: "There is no ink in the picture." };
   const size = traced ? traced.size : typicalSize(strokeBoxes(ink)),
-    refused = refusal(ink, size);
-  if (refused) return { refusal: refused };
+    refused = refusal(ink, size),
+    seen = traced && { ...ink, size };
+  if (refused) return { refusal: refused, seen };
   const { picture: drawn, ...place } = draw(ink, size, card.config.view);
   const { keys, values } = await encoder.run({
     picture: tensor(drawn, [1, 1, place.height, place.width]),
   });
   memory = { keys, values, place };
   const readings = await beamSearch(step, card.vocabulary, beam);
-  return { readings, place, drawn, milliseconds: performance.now() - begun };
+  return { readings, place, seen };
 }
 
 /** Where the guided head looked, over the cells, for each token of a text and for its end. */

@@ -10,11 +10,12 @@ const paper = $("paper"),
   heat = $("heat"),
   sheet = $("sheet");
 
-// What lies on the paper, strokes [[[x, y], ...], ...] in CSS pixels or a picture; and what did.
+// What lies on the paper, strokes [[[x, y], ...], ...] in CSS pixels or a picture, with `mine`, its
+// LaTeX where that was corrected by hand; and what did.
 let page = { strokes: [], picture: null },
   history = [],
   current = null;
-let reading = { readings: [], chosen: 0, place: null, maps: null };
+let reading = { readings: [], chosen: 0, place: null, maps: null, seen: null };
 let worker = null,
   ready = false,
   asked = 0,
@@ -88,6 +89,11 @@ function ask() {
 
 // ---- what was read -----------------------------------------------------------------------------
 
+const TOKEN = /\\(?:[a-z]+|.)|\S/gis;
+const line = $("latex"); // what stands in it is typeset and copied
+
+const percent = share => `${Math.round(100 * share)} %`;
+
 /** LaTeX of ids as one would type it: a space only where a command would run into a letter. */
 function pretty(ids) {
   let text = "",
@@ -105,83 +111,156 @@ function typeset(latex, output, displayMode = false) {
   return katex.renderToString(latex, { output, displayMode, throwOnError: true, strict: "ignore" });
 }
 
-function isExpression(latex) {
+/** Why LaTeX cannot be typeset; nothing where it can. */
+function fault(latex) {
   try {
     typeset(latex, "mathml");
-    return true;
-  } catch {
-    return false;
+    return "";
+  } catch (error) {
+    return error.message.replace(/^KaTeX parse error: /, "");
   }
 }
 
-function show({ readings = [], refusal, error, place, drawn, milliseconds }) {
-  const named = readings
-    .map(r => ({ ...r, latex: pretty(r.ids) }))
-    .map(r => ({ ...r, whole: isExpression(r.latex) }));
+/** LaTeX typeset, or as code. */
+function math(latex) {
+  const span = document.createElement("span");
+  if (fault(latex)) span.textContent = latex;
+  else span.innerHTML = typeset(latex, "html");
+  return span;
+}
+
+function show({ readings = [], refusal, error, place, seen }) {
+  const named = readings.map(r => ({
+    ...r,
+    latex: pretty(r.ids),
+    sure: confidence([r, ...readings.filter(other => other !== r)], MODEL.card.confidence),
+  }));
   reading = {
-    readings: [...named.filter(r => r.whole), ...named.filter(r => !r.whole)],
+    readings: [...named.filter(r => !fault(r.latex)), ...named.filter(r => fault(r.latex))],
     chosen: 0,
     place,
-    drawn,
+    seen,
     maps: null,
-    milliseconds,
   };
   $("formula").classList.remove("old");
   $("readings").replaceChildren(...reading.readings.slice(0, BEAM).map(choice));
   choose(0);
+  if (named.length && page.mine !== undefined) takeMine(); // undo has brought it back
+  paintSeen();
   if (refusal || error) say(refusal ?? `It could not be read: ${error}`, true);
   document.documentElement.dataset.read = asked;
 }
 
 function choice(each, index) {
   const label = document.createElement("label"),
-    radio = document.createElement("input");
+    radio = document.createElement("input"),
+    score = document.createElement("span");
   Object.assign(radio, { type: "radio", name: "reading", value: index, checked: !index });
   radio.setAttribute("aria-label", each.latex);
   radio.onchange = () => choose(index);
-  const math = document.createElement("span"),
-    score = document.createElement("span");
-  if (each.whole) math.innerHTML = typeset(each.latex, "html");
-  else math.textContent = each.latex;
   score.className = "score";
-  score.textContent = `${Math.round(100 * Math.exp(each.score))} % per token`;
-  label.append(radio, math, score);
+  // Only the best reading's chance was fitted.
+  score.textContent = each.sure && !index ? percent(each.sure.whole) : "";
+  label.append(radio, math(each.latex), score);
   return label;
 }
 
+/** Take a reading as it is. */
 function choose(index) {
   const best = reading.readings[index];
   reading.chosen = index;
   reading.maps = null;
   light(null);
   $("found").hidden = !best;
-  if (!best) {
-    $("formula").replaceChildren();
-    $("tokens").replaceChildren();
-    return say(ready ? "Ready." : "Loading the reader…");
-  }
-  $("formula").innerHTML = best.whole ? typeset(best.latex, "htmlAndMathml", true) : "";
-  $("tokens").replaceChildren(...best.ids.map(tokenOf));
-  $("copy-mathml").disabled = !best.whole;
-  say(`Read: ${best.latex}`);
-  worker.postMessage({ kind: "attend", id: asked, ids: best.ids });
+  line.value = best?.latex ?? "";
+  update();
+  if (best) worker.postMessage({ kind: "attend", id: asked, ids: best.ids });
+  else say(ready ? "Ready." : "Loading the reader…");
 }
 
-function tokenOf(id, at) {
+/** Take what was corrected by hand. */
+function takeMine() {
+  line.value = page.mine;
+  update();
+}
+
+line.oninput = () => {
+  page.mine = line.value === reading.readings[reading.chosen].latex ? undefined : line.value;
+  update();
+};
+$("mine").querySelector("input").onchange = takeMine;
+
+/** Show what stands in the line: the formula, its tokens, and how sure the reader is of it. */
+function update() {
+  const best = reading.readings[reading.chosen],
+    latex = line.value,
+    wrong = fault(latex),
+    own = latex === best?.latex;
+  for (const radio of document.getElementsByName("reading"))
+    radio.checked = radio.value === (own ? String(reading.chosen) : "mine");
+  $("mine").hidden = page.mine === undefined;
+  $("mine").children[1].replaceWith(math(page.mine ?? ""));
+  if (!wrong) $("formula").innerHTML = best ? typeset(latex, "htmlAndMathml", true) : "";
+  $("formula").classList.toggle("old", Boolean(wrong));
+  fitFormula();
+  const tokens = [...latex.matchAll(TOKEN)];
+  const known = new Map(
+    best
+      ? matches(
+          tokens.map(found => found[0]),
+          best.latex.match(TOKEN) ?? [],
+        )
+      : [],
+  );
+  $("tokens").replaceChildren(...tokens.map((found, k) => tokenOf(found, k, known.get(k))));
+  $("copy-latex").disabled = !latex.trim();
+  $("copy-mathml").disabled = Boolean(wrong || !latex.trim());
+  $("copied").textContent = "";
+  $("by-hand").hidden = true;
+  if (!best) return;
+  const sure = best.sure?.whole,
+    doubtful = own && !reading.chosen && sure < DOUBTFUL;
+  if (wrong) say(`Not typeset: ${wrong}`);
+  else if (!own) say("Corrected by hand.");
+  else if (reading.chosen) say("Another reading, less likely than the first.");
+  else if (doubtful) say(`Doubtful, ${percent(sure)} sure: check every sign.`);
+  else say(sure === undefined ? "Read." : `${percent(sure)} sure.`);
+  $("status").classList.toggle("doubtful", doubtful);
+  if (own) $("status").append(hiddenText(` LaTeX: ${latex}`));
+}
+
+/** Text for those who hear the page. */
+function hiddenText(text) {
   const span = document.createElement("span");
-  span.textContent = MODEL.card.vocabulary[id];
-  span.setAttribute("role", "listitem");
-  span.tabIndex = at ? -1 : 0; // one stop for Tab, arrows within
-  span.dataset.at = at;
-  span.onpointerenter = span.onfocus = () => light(at);
-  span.onpointerleave = span.onblur = () => light(null);
+  span.className = "heard";
+  span.textContent = text;
   return span;
 }
 
+/** A token of the line: place `k` there, place `at` in the reading; none if it was corrected. */
+function tokenOf(found, k, at) {
+  const button = document.createElement("button"),
+    sure = reading.readings[reading.chosen].sure?.tokens[at];
+  Object.assign(button, { type: "button", textContent: found[0], tabIndex: k ? -1 : 0 });
+  button.title = `${sure === undefined ? "" : `${percent(sure)} sure; `}click to correct`;
+  button.dataset.at = at ?? "";
+  if (sure !== undefined) button.style.setProperty("--doubt", Math.min(1, 1.6 * (1 - sure)));
+  button.onpointerenter = button.onfocus = () => light(at ?? null);
+  button.onpointerleave = button.onblur = () => light(null);
+  button.onclick = () => {
+    line.focus();
+    line.setSelectionRange(found.index, found.index + found[0].length);
+    light(at ?? null);
+  };
+  return button;
+}
+
+line.onblur = () => light(null);
+
+// One stop for Tab, arrows within.
 $("tokens").addEventListener("keydown", event => {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key],
-    next = Number(event.target.dataset.at) + step;
-  const target = step && $("tokens").children[next];
+  const step = { ArrowRight: "nextSibling", ArrowLeft: "previousSibling" }[event.key],
+    target = step && event.target[step];
   if (!target) return;
   event.target.tabIndex = -1;
   target.tabIndex = 0;
@@ -189,30 +268,46 @@ $("tokens").addEventListener("keydown", event => {
   event.preventDefault();
 });
 
-function say(text, wrong = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("wrong", wrong);
+/** A formula breaks after its relations and signs; what is still too wide is drawn smaller. */
+function fitFormula() {
+  const formula = $("formula");
+  formula.style.fontSize = "";
+  const size = parseFloat(getComputedStyle(formula).fontSize),
+    share = formula.clientWidth / formula.scrollWidth;
+  if (share < 1) formula.style.fontSize = `${Math.max(10, 0.98 * share * size)}px`;
 }
 
+function say(text, wrong = false) {
+  $("status").textContent = text;
+  $("status").className = wrong ? "wrong" : "";
+}
+
+/** Copy, or where the browser forbids it, show the text selected. */
 async function copy(text, what) {
+  const box = $("by-hand"),
+    before = document.activeElement;
+  let copied = true;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // pages from a file may not
-    const area = document.createElement("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
+    box.hidden = false;
+    box.value = text;
+    box.select();
+    copied = document.execCommand("copy");
   }
-  say(`${what} copied.`);
+  box.hidden = copied;
+  if (copied) before.focus();
+  $("copied").textContent = copied
+    ? `${what} copied.`
+    : `The browser does not let this page copy: press Ctrl+C to copy the ${what} below.`;
 }
 
-$("copy-latex").onclick = () => copy(reading.readings[reading.chosen].latex, "LaTeX");
+$("copy-latex").onclick = () => copy(line.value, "LaTeX");
 $("copy-mathml").onclick = () => {
   const box = document.createElement("div");
-  box.innerHTML = typeset(reading.readings[reading.chosen].latex, "mathml", true);
+  box.innerHTML = typeset(line.value, "mathml", true);
+  box.querySelector("annotation").remove(); // Word takes MathML, not KaTeX's note of its LaTeX
+  box.querySelector("semantics").replaceWith(box.querySelector("semantics > *"));
   copy(box.querySelector("math").outerHTML, "MathML");
 };
 
@@ -274,6 +369,44 @@ function paint() {
   $("hint").hidden = Boolean(count || page.picture || current);
   $("undo").disabled = !history.length;
   $("clear").disabled = !count && !page.picture;
+}
+
+/** Show the ink that was found in a picture, in the pen that the reader sees. */
+function paintSeen() {
+  const { seen } = reading;
+  $("seen").hidden = !seen;
+  if (!seen) return;
+  const { xy, stroke, size } = seen,
+    margin = 0.4 * size,
+    canvas = $("ink"),
+    { pen, symbol } = MODEL.card.config.view,
+    sharp = window.devicePixelRatio || 1;
+  const low = [Infinity, Infinity],
+    high = [-Infinity, -Infinity];
+  xy.forEach((v, i) => {
+    low[i % 2] = Math.min(low[i % 2], v - margin);
+    high[i % 2] = Math.max(high[i % 2], v + margin);
+  });
+  const [wide, tall] = [high[0] - low[0], high[1] - low[1]],
+    scale = Math.min($("seen").clientWidth / wide, 200 / tall, 2);
+  canvas.style.width = `${scale * wide}px`;
+  canvas.width = scale * wide * sharp;
+  canvas.height = scale * tall * sharp;
+  const context = canvas.getContext("2d");
+  context.scale(scale * sharp, scale * sharp);
+  context.translate(-low[0], -low[1]);
+  Object.assign(context, {
+    lineWidth: (((pen[0] + pen[1]) / 2) * size) / symbol,
+    lineCap: "round",
+    strokeStyle: getComputedStyle(document.body).getPropertyValue("--ink"),
+  });
+  context.beginPath();
+  for (let i = 0; i < stroke.length; i++) {
+    const joined = stroke[i - 1] === stroke[i];
+    if (!joined) context.moveTo(xy[2 * i], xy[2 * i + 1]);
+    if (joined || stroke[i + 1] !== stroke[i]) context.lineTo(xy[2 * i], xy[2 * i + 1]);
+  }
+  context.stroke();
 }
 
 /** Show where the reader looked for the token at this place of the text; nothing for null. */
@@ -358,6 +491,7 @@ function clear() {
 $("undo").onclick = undo;
 $("clear").onclick = clear;
 document.addEventListener("keydown", event => {
+  if (event.target.tagName === "TEXTAREA") return; // it has an undo of its own
   if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") {
     undo();
     event.preventDefault();
@@ -428,7 +562,12 @@ sheet.addEventListener("drop", event => {
 
 new ResizeObserver(() => {
   paint();
+  paintSeen();
   light(null);
 }).observe(sheet);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+new ResizeObserver(fitFormula).observe($("found").parentElement);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  paint();
+  paintSeen();
+});
 start().catch(error => say(`The reader could not be loaded: ${error.message}`, true));

@@ -18,7 +18,10 @@ from mmlib.formula.ink import typical_size
 from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
 from mmlib.models.decoder import Memory
 from mmlib.models.search import beam_search
+from mmlib.read.confidence import CONFIDENCE, Calibration
+from mmlib.read.reader import Reading
 from mmlib.read.source import several_rows
+from mmlib.store.files import shipped_weights
 from scripts.page import HERE, WORKER, examples, packed
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
@@ -28,7 +31,7 @@ TOLERANCE = 0.002  # of a pixel's full ink: float32 adds up in another order
 
 def node(program, given):
     """What a function of JavaScript makes of `given`, with the page's own functions at hand."""
-    scripts = [(HERE / name).read_text("utf-8") for name in WORKER[:-1]]
+    scripts = [(HERE / name).read_text("utf-8") for name in (*WORKER[:-1], "confidence.js")]
     code = """
         const vm = require("vm"), given = JSON.parse(require("fs").readFileSync(0, "utf8"));
         for (const script of given.scripts) vm.runInThisContext(script);
@@ -156,6 +159,31 @@ def test_the_search_finds_what_python_finds(beam, longest):
         assert dict(theirs) == pytest.approx({h.tokens: h.score for h in ours}, abs=1e-5)
         scores = [score for _, score in theirs]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_the_page_is_as_sure_of_a_reading_as_python():
+    """The same numbers from the same hypotheses, and the same doubts."""
+    values = json.loads(shipped_weights().with_name(CONFIDENCE).read_text("utf-8"))
+    calibration, rng, cases = Calibration.of(values, values["run"]), np.random.default_rng(0), []
+    for length in (0, 1, 2, 5, 12, 12, 30):
+        first = rng.integers(4, 9, length)
+        others = [np.delete(first, rng.integers(0, length)) if length and k % 2 else
+                  np.where(rng.random(length) < 0.3, 4, first) for k in range(5)]
+        scores = np.sort(rng.exponential(0.2, 6))[::-1] * -1 - 1e-5
+        cases.append([{"ids": ids.tolist(), "score": score}
+                      for ids, score in zip([first, *others], scores[::-1].tolist())])
+    cases += [case[:1] for case in cases]
+    given = {"cases": cases, "calibration": values}
+    found = node("""({ cases, calibration }) => cases.map(readings => {
+        const sure = confidence(readings, calibration);
+        return { ...sure, doubtful: sure.whole < DOUBTFUL }; })""", given)
+    for case, theirs in zip(cases, found, strict=True):
+        ours = calibration.confidence([(one["ids"], one["score"]) for one in case])
+        assert theirs["whole"] == pytest.approx(ours["confidence"], abs=1e-9)
+        assert theirs["tokens"] == pytest.approx(ours["token_confidence"], abs=1e-9)
+        assert theirs["doubtful"] == Reading((), "", 0.0, **ours).doubtful
+    assert {each["doubtful"] for each in found} == {True, False}
+    assert node("readings => confidence(readings, {})", cases[0]) is None
 
 
 def test_what_is_packed_is_the_same_each_time():
