@@ -44,7 +44,7 @@ test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs
 figures: $(STAMP)  ## redraw figures and tables from the committed results alone (2 min)
 	@$(BIN)/python -m scripts.figures $(ARGS)
 
-docs: $(STAMP)  ## README, docs, executed notebooks, API and the page that reads, offline in site/ (1 min)
+docs: $(STAMP)  ## README, docs, executed notebooks, API and the page that reads, offline in site/ (needs npm; 1 to 4 min)
 	@$(BIN)/python -m scripts.site $(ARGS)
 
 lab: $(STAMP) $(COPIES)  ## open copies of the notebooks, in my_notebooks/, in JupyterLab: git stays clean

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, arg
 
 import mmlib
 
@@ -170,21 +170,22 @@ def collect(folder: Positional[Path | None] = None, /) -> None:
 
 
 def recognize(
-    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...")],
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...", help_behavior_hint="")],
     /, *, reader: str | None = None, beam: int = 5,
     sizes: tuple[float, ...] = (1.0,), best: int = 1, rows: bool = False, photo: bool = False,
     no_photo: bool = False, show: Path | None = None,
-    format: Literal["latex", "mathml", "sympy"] = "latex"
+    format: Literal["latex", "mathml", "sympy"] = "latex", plain: bool = False
 ) -> int:
     """Print the LaTeX of pictures and InkML files, one formula each.
 
     Prints the file, the score, the LaTeX and the confidence. The score is the mean log-probability
-    per token, written from the left and from the right: near 0 is sure. The confidence is how
-    likely the whole reading is right. Below 0.50 it is marked as doubtful, and tokens that are more
-    likely wrong than right are named. The exit status is 1 where a picture holds nothing to read, 2
-    where a file failed.
+    per token, written from the left and from the right: 0 is best. The confidence is the chance
+    that the whole reading is right. Below 0.50 it is marked as doubtful; tokens that are themselves
+    below 0.50 are named, if there are any. The exit status is 1 where a picture holds nothing to
+    read, 2 where a file failed.
 
     Args:
+        files: pictures or InkML files; several in one call save the start-up of each.
         reader: weights, run folder or run's name; by default the recogniser that ships.
         beam: hypotheses kept in each direction; 1 is quickest.
         sizes: at which the ink is drawn, of the recogniser's own; 0.86 1 1.14 reads better.
@@ -193,8 +194,8 @@ def recognize(
         photo: clean every picture as a photograph; by default what is found in it decides.
         no_photo: take every picture as it is.
         show: a folder in which to save what the reader saw.
-        format: print MathML, which Word takes, or SymPy in place of LaTeX; needs the extra
-            `formats`.
+        format: MathML, which Word takes, or SymPy in place of LaTeX; needs the extra "formats".
+        plain: print the formula alone, one per line.
     """
     from mmlib.data.errors import NothingError, existing_file
     from mmlib.read.formats import written
@@ -222,8 +223,9 @@ def recognize(
                       file=sys.stderr)
             place = [file, ",".join(map(str, row.box))] if row else [file]
             for one in readings[:best]:
-                said = [*place, f"{one.score:.3f}", written(one.latex, format)]
-                if one.confidence is not None:
+                formula = written(one.latex, format)
+                said = [formula] if plain else [*place, f"{one.score:.3f}", formula]
+                if not plain and one.confidence is not None:
                     doubt = f" doubtful: {' '.join(one.doubts)}".removesuffix(": ")
                     said.append(f"{one.confidence:.2f}{doubt * one.doubtful}")
                 print(*said, sep="\t", flush=True)
@@ -231,6 +233,20 @@ def recognize(
     loaded = Reader.load(reader)
     statuses = [_status(read, file) for file in there]
     return max(statuses) if len(there) == len(files) else 2
+
+
+def convert(
+    latex: Positional[str], /, *, format: Literal["mathml", "sympy"] = "mathml"
+) -> None:
+    """Print LaTeX, such as a corrected reading, as MathML or SymPy; needs the extra `formats`.
+
+    Args:
+        latex: in quotes; after "--" where it begins with a minus.
+        format: MathML, which Word takes when pasted as text, or SymPy.
+    """
+    from mmlib.read.formats import written
+
+    print(written(latex, format))
 
 
 def publish(run: Positional[str | None] = None, /) -> None:
@@ -276,8 +292,8 @@ def verify() -> None:
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "data prepare": prepare, "evaluate": evaluate, "probe": probe, "attention": attention,
-    "study": study, "collect": collect, "recognize": recognize, "publish": publish,
-    "export": export, "verify": verify,
+    "study": study, "collect": collect, "recognize": recognize, "convert": convert,
+    "publish": publish, "export": export, "verify": verify,
 }
 
 
@@ -388,7 +404,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name in STAGES:
             return run_stage(name, rest)
-        config = (FlagCreatePairsOff,)  # no option to turn off a switch that is off
+        # No option to turn off a switch that is off, none to say None.
+        config = FlagCreatePairsOff, DisallowNone
         return tyro.cli(COMMANDS[name], args=rest, prog=f"mmlib {name}", config=config) or 0
     except KeyboardInterrupt:
         text = "mmlib: interrupted; the same command goes on from the last checkpoint"

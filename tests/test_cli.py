@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import subprocess
 import sys
 import types
@@ -200,6 +201,10 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
     assert capsys.readouterr().out.count("\n") == 4
     assert cli.main(["recognize", "a.png", "--format", "sympy"]) == 0
     assert capsys.readouterr().out == "a.png\t-0.250\tx**2\n"
+    assert cli.main(["recognize", "a.png", "c.png", "--plain"]) == 0
+    assert capsys.readouterr().out == "x^{2}\nx^{2}\n"
+    assert cli.main(["recognize", "a.png", "--plain", "--format", "mathml"]) == 0
+    assert re.fullmatch("<math.*</math>\n", capsys.readouterr().out)
     assert cli.main(["recognize", "a.png", "--sizes", "0.86", "1"]) == 0
     assert reading[-1][-1] == (0.86, 1.0)
     capsys.readouterr()
@@ -212,6 +217,15 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
     assert shown.out == ""
     assert "mmlib: --sizes has -1, and must lie from 0.25 to 4" in shown.err
     assert cli.main(["recognize"]) == 2
+
+
+def test_a_corrected_reading_is_converted(capsys):
+    assert cli.main(["convert", r"\vec{v}=x^2"]) == 0
+    assert re.fullmatch("<math.*<mover>.*</math>\n", capsys.readouterr().out)
+    assert cli.main(["convert", "--format", "sympy", "--", "-x^2"]) == 0
+    assert capsys.readouterr().out == "-x**2\n"
+    assert cli.main(["convert", "--format", "sympy", r"x\in A"]) == 2
+    assert "SymPy does not parse" in capsys.readouterr().err
 
 
 def test_fine_tuning_ends_by_saying_how_to_read_with_it(calls, capsys):
