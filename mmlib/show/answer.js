@@ -86,12 +86,35 @@ function render({ model, el }) {
         button.dataset.key = `reading${k}`;
         return button;
     }
+    function others(found) {
+        const buttons = found.others.map(other);
+        const mine = found.others.some(one => one.chosen) ? "it" : "it instead of yours";
+        const box = make("div", { className: "mmlib-others" },
+                         make("p", { textContent: `Readings, the likeliest first; click to take ${mine}:` }),
+                         ...buttons.slice(0, 3));
+        if (buttons.length > 3)
+            box.append(make("details", {},
+                            make("summary", { textContent: `${buttons.length - 3} more` }),
+                            ...buttons.slice(3)));
+        return box;
+    }
     function copies(found) {
         const said = make("span", { role: "status", className: "mmlib-copied" });
         const bar = make("div", { className: "mmlib-bar" });
+        const byHand = make("textarea", { readOnly: true, hidden: true, className: "mmlib-by-hand" });
+        byHand.setAttribute("aria-label", "text to copy by hand");
         const copy = async (name, text) => {
-            said.textContent = `${name} is copied`;
-            await navigator.clipboard.writeText(text);
+            let copied = true;
+            try {
+                await navigator.clipboard.writeText(text);
+            } catch { // over http, or where the browser forbids it
+                Object.assign(byHand, { hidden: false, value: text });
+                byHand.select();
+                copied = document.execCommand("copy");
+            }
+            byHand.hidden = copied;
+            said.textContent = copied ? `${name} is copied`
+                : `the browser forbids copying: press Ctrl+C for the ${name} below`;
         };
         const add = (name, act) => bar.append(
             make("button", { type: "button", textContent: `Copy ${name}`, onclick: act }));
@@ -102,11 +125,11 @@ function render({ model, el }) {
             model.send({ sympy: true });
         });
         answered = text => {
-            said.textContent = text || "SymPy has no way to say this";
-            if (text) navigator.clipboard.writeText(text);
+            if (text) copy("SymPy", text);
+            else said.textContent = "SymPy has no way to say this";
         };
         bar.append(said);
-        return bar;
+        return make("div", {}, bar, byHand);
     }
     function draw() {
         const found = model.get("found"), focused = document.activeElement?.dataset?.key;
@@ -119,8 +142,7 @@ function render({ model, el }) {
                             ...found.tokens.map((one, k) => token(found, one, k)));
         tokens.setAttribute("role", "group");
         tokens.setAttribute("aria-label", "LaTeX, token by token");
-        el.append(pictures(found), formula, tokens, copies(found),
-                  make("div", { className: "mmlib-others" }, ...found.others.map(other)));
+        el.append(pictures(found), formula, tokens, copies(found), others(found));
         if (focused) el.querySelector(`[data-key="${focused}"]`)?.focus();
     }
     model.on("change:found", draw);

@@ -56,7 +56,9 @@ function render({ model, el }) {
     };
     canvas.addEventListener("pointerup", up);
     canvas.addEventListener("pointercancel", up);
+    const fold = () => { canvas.hidden = model.get("folded"); };
     model.on("change:strokes", draw);
+    model.on("change:folded", fold);
 
     async function send(file) {
         if (file) model.send({ picture: file.name || "pasted" }, undefined, [await file.arrayBuffer()]);
@@ -85,6 +87,7 @@ function render({ model, el }) {
     bar.append(paste, file);
     el.append(canvas, bar);
     draw();
+    fold();
 }
 
 export default { render };

@@ -29,7 +29,7 @@ from mmlib.data.photo import Seen
 from mmlib.data.pictures import decode
 from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.inkml import write_inkml
-from mmlib.formula.latex import LatexError, canonical
+from mmlib.formula.latex import TOKEN, LatexError, canonical
 from mmlib.read.formats import Format, FormatError, written
 from mmlib.read.reader import AttendedReading, Reader, Reading, best_way, pretty
 from mmlib.read.rows import box_of, rows_of
@@ -52,6 +52,7 @@ class Pad(anywidget.AnyWidget):
     strokes: traitlets.List[list[list[float]]] = traitlets.List().tag(sync=True)
     width = traitlets.Int(720).tag(sync=True)
     height = traitlets.Int(220).tag(sync=True)
+    folded = traitlets.Bool(False).tag(sync=True)  # out of the way while a picture is shown
     _esm, _css = HERE / "pad.js", HERE / "pad.css"
 
 
@@ -199,22 +200,35 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             self.correct(int(content["token"]), str(content["text"]))
 
     def correct(self, place: int, text: str) -> None:
-        """Write LaTeX instead of one token; an empty text takes the token away."""
+        """Write LaTeX instead of one token; an empty text takes the token away.
+
+        What the reader does not know can be copied, but not kept.
+        """
         part = self.parts[self.row]
-        tokens = [*part.tokens[:place], text, *part.tokens[place + 1 :]]
+        latex = " ".join([*part.tokens[:place], text, *part.tokens[place + 1 :]])
+        pieces = TOKEN.findall(latex)
         try:
-            corrected = tuple(canonical(" ".join(tokens)))
-            if unknown := [token for token in corrected if token not in self.reader.vocabulary]:
-                raise LatexError(f"the reader does not know {unknown[0]}")
+            part.tokens = tuple(canonical(latex))
         except LatexError as error:
-            self.show(f"not changed: {error}")
-            return
-        part.tokens = corrected
-        self.show("corrected")
+            if "' is not known" not in str(error) or pieces.count("{") != pieces.count("}"):
+                self.show(f"not changed: {error}")
+                return
+            part.tokens = tuple(pieces)
+        name = self.unknown()
+        self.show(f"the reader does not know {name}: it is copied, not kept" if name else
+                  "corrected")
+
+    def unknown(self) -> str:
+        """The first token that the reader does not know, of the formula that is shown."""
+        tokens = self.parts[self.row].tokens
+        return next((token for token in tokens if token not in self.reader.vocabulary), "")
 
     def keep(self) -> None:
         """Write the formula and its LaTeX into the folder, which is made if it is not there."""
         if not self.parts or not self.parts[self.row].tokens:
+            return
+        if name := self.unknown():
+            self.kept.value = f"not kept: the reader does not know {name}"
             return
         part, folder = self.parts[self.row], Path(self.folder.value).expanduser()
         (folder / "img").mkdir(parents=True, exist_ok=True)
@@ -232,7 +246,7 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
 
     def say(self, text: str) -> None:
         """A line of text in place of a reading."""
-        self.parts = []
+        self.parts, self.pad.folded = [], False
         self.answer.found = {"message": text}
 
     def show(self, message: str) -> None:
@@ -243,13 +257,16 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             return
         looked = self.reader.attended(part.ink, part.tokens, size=part.size)
         latex = pretty(part.tokens)
+        self.pad.folded = self.sent is not None
         by_hand = Reading(part.tokens, latex, 0.0, 1.0, (1.0,) * len(part.tokens))
         chosen = next((one for one in part.choices if one.tokens == part.tokens), by_hand)
+        sure = f"{100 * (chosen.confidence or 0):.0f} % sure"
+        sure += ", doubtful: check every sign" * chosen.doubtful
         self.answer.found = {
             "message": message, "sent": None if self.sent is None else data_url(self.sent),
             "seen": data_url(part.picture), "boxes": self.boxes(), "row": self.row,
             "mathml": typeset(latex), "tokens": list(zip(part.tokens, chosen.token_confidence)),
-            "sure": "corrected by hand" if chosen is by_hand else f"{chosen.confidence:.0%} sure",
+            "sure": "corrected by hand" if chosen is by_hand else sure,
             "copies": {"LaTeX": latex, "MathML": in_form(latex, "mathml")},
             "others": [{"mathml": typeset(one.latex), "sure": one.confidence,
                         "chosen": one is chosen} for one in part.choices],
@@ -290,7 +307,7 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
                 middle.imshow(part.picture, cmap="gray", vmin=0, vmax=255)
                 middle.set_title("as seen", fontsize=9)
                 for k, one in enumerate(part.choices[:5]):
-                    said = f"{one.confidence:.0%}   {plots.mathtext(one.tokens)}"
+                    said = f"{100 * (one.confidence or 0):.0f} %   {plots.mathtext(one.tokens)}"
                     right.text(0, 0.85 - 0.19 * k, said, fontsize=14 if k == 0 else 10,
                                in_layout=False)
         return fig

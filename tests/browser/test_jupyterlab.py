@@ -417,6 +417,12 @@ def test_a_page_is_read_corrected_by_keyboard_copied_and_kept(pad, lab, tmp_path
     page.wait_for_function("() => navigator.clipboard.readText().then(t => t.startsWith('<math'))")
     panel.get_by_role("button", name="Copy SymPy").click()
     page.wait_for_function("() => navigator.clipboard.readText().then(t => t === 'x**3 + 1')")
+    page.evaluate("""() => { navigator.clipboard.writeText = () => Promise.reject();
+                             document.execCommand = () => false; }""")
+    panel.get_by_role("button", name="Copy LaTeX").click()  # it must not claim what it cannot
+    panel.locator(".mmlib-copied").filter(has_text="forbids").wait_for()
+    assert page.evaluate("() => getSelection().toString()") == "x^{3}+1"
+    page.evaluate("() => { delete navigator.clipboard.writeText; delete document.execCommand; }")
 
     keep = panel.get_by_role("button", name="Keep this reading")
     kept = panel.locator(".widget-label")

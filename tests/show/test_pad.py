@@ -85,10 +85,24 @@ def test_a_token_is_corrected_by_hand(panel):
     assert panel.answer.found["copies"]["LaTeX"] == r"\alpha^{2}1"
     panel.correct(5, "-z_0")  # and more than one written
     assert panel.answer.found["copies"]["LaTeX"] == r"\alpha^{2}-z_{0}"
-    for wrong in ("}", r"\frac", r"\nonsense"):
+    for wrong in ("}", r"\frac", r"\vec{"):
         panel.correct(0, wrong)
         assert panel.answer.found["message"].startswith("not changed: ")
         assert panel.answer.found["copies"]["LaTeX"] == r"\alpha^{2}-z_{0}"
+
+
+def test_what_the_reader_does_not_know_is_copied_and_not_kept(panel, tmp_path):
+    panel.correct(0, r"\vec{v}")
+    found = panel.answer.found
+    assert found["message"] == r"the reader does not know \vec: it is copied, not kept"
+    assert found["copies"]["LaTeX"] == r"\vec{v}^{2}+1"
+    assert "<mover>" in found["copies"]["MathML"]
+    panel.keep()
+    assert panel.kept.value == r"not kept: the reader does not know \vec"
+    assert not (tmp_path / "mine").exists()
+    panel.correct(0, "")  # and can be corrected on
+    assert panel.answer.found["copies"]["LaTeX"] == "v^{2}+1"
+    assert panel.answer.found["message"] == "corrected"
 
 
 def test_a_page_is_cut_into_formulas(panel, inks):
@@ -96,6 +110,7 @@ def test_a_page_is_cut_into_formulas(panel, inks):
     assert panel.pad.strokes == []
     found = panel.answer.found
     assert "page.png, 3 formulas" in found["message"]
+    assert panel.pad.folded
     assert found["sent"].startswith("data:image/png;base64,")
     tops = [top for _, top, _, _ in found["boxes"]]
     assert tops == sorted(tops)
@@ -105,6 +120,7 @@ def test_a_page_is_cut_into_formulas(panel, inks):
     assert panel.answer.found["copies"]["LaTeX"] == "y-3"
     panel.sent_by_pad({"clear": True}, [])
     assert panel.sent is None
+    assert not panel.pad.folded
     assert panel.answer.found["message"].startswith("Write a formula")
 
 
