@@ -300,8 +300,8 @@ def test_the_page_is_as_sure_as_python_and_shows_what_it_saw(desk, reader):
         said = desk.locator("#status").inner_text()
         assert f"{100 * ours['confidence']:.0f} % sure" in said
         assert said.startswith("Doubtful") == (ours["confidence"] < 0.5)
-        assert desk.evaluate("""() => ink.clientWidth > 50 && ink.getContext("2d")
-                             .getImageData(0, 0, ink.width, ink.height).data.some(v => v)""")
+    assert desk.evaluate("""() => ink.clientWidth > 50 && ink.getContext("2d")
+                         .getImageData(0, 0, ink.width, ink.height).data.some(v => v)""")
 
 
 def test_a_long_formula_is_shown_whole(desk):
