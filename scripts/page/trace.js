@@ -33,10 +33,12 @@ function level(grey, share) {
   return at;
 }
 
+/** Grey levels of dark ink on light paper; inverted where most of the picture is dark. */
+const darkOnLight = grey => (level(grey, 0.5) > 127 ? grey : grey.map(v => 255 - v));
+
 /** Ink levels, 255 = ink, cropped to the ink, with the place of the crop; null for blank paper. */
 function inkLevels({ grey, height, width }) {
-  const dark = level(grey, 0.5) > 127,
-    levels = dark ? grey.map(v => 255 - v) : grey;
+  const levels = darkOnLight(grey).map(v => 255 - v);
   let top = height,
     bottom = -1,
     left = width,
@@ -229,7 +231,7 @@ function enlargement(boxes) {
 /** A drawing on even paper whose small symbols are enlarged, and freed of the blur of that. */
 function plain(picture) {
   const { grey, height, width } = picture,
-    dark = level(grey, 0.5) > 127 ? grey : grey.map(v => 255 - v),
+    dark = darkOnLight(grey),
     paper = level(dark, 0.5),
     contrast = v => Math.round((255 * Math.max(0, paper - v)) / Math.max(paper, 40));
   const levels = Uint8Array.from(dark, contrast),
@@ -290,7 +292,7 @@ function trace(picture) {
 
 /** Whether a picture is a photograph: its paper is not of one light. */
 function isPhoto(grey) {
-  const paper = level(grey, 0.5) > 127 ? grey : grey.map(v => 255 - v);
+  const paper = darkOnLight(grey);
   return level(paper, 0.95) - level(paper, 0.3) > 12;
 }
 
