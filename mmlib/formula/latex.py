@@ -118,6 +118,10 @@ class LatexError(ValueError):
     """A label, token list or tree that is not an expression; the message says where and why."""
 
 
+class UnknownToken(LatexError):
+    """A token that no symbol of `KNOWN` stands for."""
+
+
 def canonical(latex: str, strict: bool = False) -> list[str]:
     """The canonical tokens of a LaTeX label. Raises LatexError where it is no known expression.
 
@@ -212,7 +216,7 @@ def _split(token: str) -> list[str]:
 def _rewritten(latex: str) -> str:
     """A label with Unicode signs and words as commands, without what has an argument to ignore."""
     if found := re.search(r"(?<![A-Za-z\\])(?:ABOVE|BELOW)(?![A-Za-z])", latex):
-        raise LatexError(_unknown(found[0]))
+        raise UnknownToken(_unknown(found[0]))
     if not latex.isascii():
         latex = from_unicode(latex, KNOWN)
     for pattern in _WORDS:
@@ -266,9 +270,9 @@ class _Parser:
     def peek(self) -> str | None:
         return self.tokens[self.at] if self.at < len(self.tokens) else None
 
-    def error(self, reason: str) -> LatexError:
+    def error(self, reason: str, kind: type[LatexError] = LatexError) -> LatexError:
         near = " ".join(self.tokens[max(0, self.at - 5) : self.at + 3])
-        return LatexError(f"{reason} at token {self.at}, near '{near}'")
+        return kind(f"{reason} at token {self.at}, near '{near}'")
 
     def row(self, stop: str | None) -> list[Node]:
         """Items up to `stop`, which is read too; None stops at the end."""
@@ -321,7 +325,7 @@ class _Parser:
         if token == "'":
             token = r"\prime"
         if token not in KNOWN and token != r"\cdots":
-            raise self.error(_unknown(token))
+            raise self.error(_unknown(token), UnknownToken)
         self.at += 1
         # Braces are optional around one symbol: \frac12 and \sqrt x are LaTeX, too.
         if token == r"\frac":

@@ -29,7 +29,7 @@ from mmlib.data.photo import Seen
 from mmlib.data.pictures import decode
 from mmlib.formula.ink import Ink, InkError
 from mmlib.formula.inkml import write_inkml
-from mmlib.formula.latex import TOKEN, LatexError, canonical
+from mmlib.formula.latex import TOKEN, LatexError, UnknownToken, canonical
 from mmlib.read.formats import Format, FormatError, written
 from mmlib.read.reader import AttendedReading, Reader, Reading, best_way, pretty
 from mmlib.read.rows import box_of, rows_of
@@ -210,7 +210,8 @@ class TryIt(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         try:
             part.tokens = tuple(canonical(latex))
         except LatexError as error:
-            if "' is not known" not in str(error) or pieces.count("{") != pieces.count("}"):
+            known = not isinstance(error, UnknownToken)
+            if known or pieces.count("{") != pieces.count("}"):
                 self.show(f"not changed: {error}")
                 return
             part.tokens = tuple(pieces)
