@@ -24,7 +24,7 @@ from mmlib.read.reader import Reader
 HERE = Path(__file__).parent
 RUNTIME = "ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 # In this order, after the runtime.
-WORKER = "ink.js", "trace.js", "wellformed.js", "search.js", "engine.js"
+WORKER = "ink.js", "trace.js", "ways.js", "wellformed.js", "search.js", "engine.js"
 LICENCES = {"onnxruntime-web": "https://github.com/microsoft/onnxruntime",
             "katex": "https://github.com/KaTeX/KaTeX",
             "iframe-worker": "https://github.com/squidfunk/iframe-worker"}  # of the site's search

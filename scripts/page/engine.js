@@ -4,8 +4,8 @@
 //     {readings, place, seen} or {refusal, seen}
 //   {kind: "attend", id, ids} -> {maps: [Float32Array (h * w)] of the tokens, place}
 // An answer has an `error` where the job failed. `place` says where the drawing lies on the paper:
-// {height, width, scale, left, top}, as `draw` of ink.js gives it; `seen`, the ink that was found in
-// a picture: {xy, stroke, size}.
+// {height, width, scale, left, top}, as `draw` of ink.js gives it, and `back` where the picture was
+// turned, as in ways.js; `seen`, the ink that was found in a picture: {xy, stroke, size}.
 "use strict";
 
 let card, encoder, decoder, memory;
@@ -59,20 +59,25 @@ async function step({ tokens, place, bias, groups, present }) {
 }
 
 async function read({ strokes, picture, beam }) {
-  const traced = picture && trace(greyOf(picture)),
-    ink = picture ? traced?.ink : inkOf(strokes);
-  if (!ink?.stroke.length) return { refusal: "There is no ink in the picture." };
-  const size = traced ? traced.size : typicalSize(strokeBoxes(ink)),
-    refused = refusal(ink, size),
-    seen = traced && { ...ink, size };
-  if (refused) return { refusal: refused, seen };
-  const { picture: drawn, ...place } = draw(ink, size, card.config.view);
+  const written = picture ? null : inkOf(strokes),
+    inks = written
+      ? [{ ink: written, size: typicalSize(strokeBoxes(written)) }]
+      : waysOf(greyOf(picture)).map(trace);
+  const best = await bestWay(inks, (way, larger) => readOne(way, larger, beam), !written),
+    seen = picture && best.ink && { ...best.ink, size: best.size };
+  memory = best.memory;
+  return { readings: best.readings, refusal: best.refusal, place: memory?.place, seen };
+}
+
+/** Read an ink that is drawn `larger` than the recogniser's own size. */
+async function readOne({ ink, size, back }, larger, beam) {
+  const { view } = card.config,
+    { picture, ...place } = draw(ink, size, { ...view, symbol: larger * view.symbol });
   const { keys, values } = await encoder.run({
-    picture: tensor(drawn, [1, 1, place.height, place.width]),
+    picture: tensor(picture, [1, 1, place.height, place.width]),
   });
-  memory = { keys, values, place };
-  const readings = await beamSearch(step, card.vocabulary, beam);
-  return { readings, place, seen };
+  memory = { keys, values, place: { ...place, back } };
+  return { ink, size, memory, readings: await beamSearch(step, card.vocabulary, beam) };
 }
 
 /** Where the guided head looked, over the cells, for each token of a text and for its end. */

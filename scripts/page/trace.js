@@ -37,8 +37,7 @@ function level(grey, share) {
 const darkOnLight = grey => (level(grey, 0.5) > 127 ? grey : grey.map(v => 255 - v));
 
 /** Ink levels, 255 = ink, cropped to the ink, with the place of the crop; null for blank paper. */
-function inkLevels({ grey, height, width }) {
-  const levels = darkOnLight(grey).map(v => 255 - v);
+function cropped({ levels, height, width }) {
   let top = height,
     bottom = -1,
     left = width,
@@ -55,10 +54,10 @@ function inkLevels({ grey, height, width }) {
   if (bottom < 0) return null;
   const h = bottom - top + 1,
     w = right - left + 1,
-    cropped = new Uint8Array(h * w);
+    part = new Uint8Array(h * w);
   for (let r = 0; r < h; r++)
-    cropped.set(levels.subarray((r + top) * width + left, (r + top) * width + right + 1), r * w);
-  return { levels: cropped, height: h, width: w, left, top };
+    part.set(levels.subarray((r + top) * width + left, (r + top) * width + right + 1), r * w);
+  return { levels: part, height: h, width: w, left, top };
 }
 
 /** Otsu's threshold: ink is what lies above. */
@@ -153,21 +152,18 @@ function thin(bits, width) {
   return bits;
 }
 
-/** Boxes [left, top, right, bottom] of the parts of bits that hang together, corners too. */
+/** Boxes [left, top, right, bottom] of the parts of bits that hang together, with their pixels. */
 function components(bits, width) {
   const seen = new Uint8Array(bits.length),
     boxes = [];
   for (let start = 0; start < bits.length; start++) {
     if (!bits[start] || seen[start]) continue;
     const box = [Infinity, Infinity, -Infinity, -Infinity],
-      waiting = [start];
+      pixels = [start];
     seen[start] = 1;
-    let area = 0;
-    while (waiting.length) {
-      const i = waiting.pop(),
-        x = i % width,
+    for (const i of pixels) {
+      const x = i % width,
         y = (i - x) / width;
-      area++;
       box[0] = Math.min(box[0], x);
       box[1] = Math.min(box[1], y);
       box[2] = Math.max(box[2], x);
@@ -176,11 +172,11 @@ function components(bits, width) {
         const j = i + step;
         if (bits[j] && !seen[j]) {
           seen[j] = 1;
-          waiting.push(j);
+          pixels.push(j);
         }
       }
     }
-    boxes.push(Object.assign(box, { area, start }));
+    boxes.push(Object.assign(box, { pixels, area: pixels.length }));
   }
   return boxes;
 }
@@ -220,11 +216,16 @@ function resized({ grey, height, width }, by) {
   return { grey: along(across, wide, height, tall, wide, 1), height: tall, width: wide };
 }
 
+/** Typical symbol in pixels, by the boxes of the parts of ink; specks do not count. */
+function symbolSize(boxes) {
+  const least = 0.02 * quantile(boxes.map(b => b.area), 0.95),
+    large = boxes.filter(b => b.area > least);
+  return typicalSize(large.map(([left, top, right, low]) => [left, top, right + 1, low + 1]));
+}
+
 /** By how much symbols of few pixels are enlarged, by the boxes of their parts; else 1. */
 function enlargement(boxes) {
-  const least = 0.02 * quantile(boxes.map(b => b.area), 0.95),
-    large = boxes.filter(b => b.area > least).map(([x, y, right, low]) => [x, y, right + 1, low + 1]),
-    by = Math.min(4, (1.4 * SMALLEST) / typicalSize(large));
+  const by = Math.min(4, (1.4 * SMALLEST) / symbolSize(boxes));
   return by > 1.4 ? by : 1;
 }
 
@@ -254,11 +255,10 @@ function plain(picture) {
   return { ...large, grey: sharp, by };
 }
 
-/** Ink {xy, stroke} in pixels of the picture, and its typical size; null where there is none. */
-function trace(picture) {
-  const seen = (isPhoto(picture.grey) ? cleaned : plain)(picture),
-    found = inkLevels(seen),
-    by = seen.by ?? 1;
+/** Ink {xy, stroke} of a way to see a picture, and its typical size; null where there is none. */
+function trace(way) {
+  const found = cropped(way),
+    by = way.by ?? 1;
   if (!found) return null;
   const { levels, width, height } = found,
     wide = width + 2,
@@ -287,6 +287,7 @@ function trace(picture) {
   return {
     ink: inkOf(strokes.map(stroke => stroke.map(move))),
     size: typicalSize(components(bits, wide)) / COMPONENTS / by,
+    back: way.back,
   };
 }
 
@@ -352,18 +353,7 @@ function cleaned({ grey, height, width, by }) {
     enlarge = boxes.length && !by ? enlargement(boxes) : 1;
   if (enlarge > 1)
     return cleaned({ ...resized({ grey, height, width }, enlarge), by: enlarge });
-  const specks = new Set(boxes.filter(b => b.area < least).map(b => b.start));
-  for (const start of specks) {
-    // flood again, this time to blank
-    const waiting = [start];
-    while (waiting.length) {
-      const i = waiting.pop();
-      if (!bits[i]) continue;
-      bits[i] = 0;
-      for (const step of [-wide - 1, -wide, 1 - wide, -1, 1, wide - 1, wide, wide + 1])
-        if (bits[i + step]) waiting.push(i + step);
-    }
-  }
+  for (const speck of boxes.filter(b => b.area < least)) for (const i of speck.pixels) bits[i] = 0;
   for (let i = 0; i < out.length; i++)
     if (bits[(Math.floor(i / width) + 1) * wide + (i % width) + 1]) out[i] = 0;
   return { grey: out, height, width, by };

@@ -414,19 +414,22 @@ function light(at) {
   const context = clean(heat),
     map = at === null ? null : reading.maps?.[at];
   if (!map) return;
-  const { scale, left, top, width } = reading.place,
+  const { scale, left, top, width, back } = reading.place,
+    cell = 8 / scale,
     columns = width / 8,
     most = Math.max(...map);
   const colour = getComputedStyle(document.body).getPropertyValue("--heat");
   const shown = page.picture ? fit(page.picture.image) : { scale: 1, left: 0, top: 0 };
   const ratio = page.picture
       ? (page.picture.image.width / page.picture.pixels.width) * shown.scale
-      : 1,
-    cell = (8 / scale) * ratio;
+      : 1;
+  context.translate(shown.left, shown.top);
+  context.scale(ratio, ratio);
+  if (back) context.transform(...back);
   map.forEach((weight, i) => {
     if (weight < 0.02 * most) return;
-    const x = shown.left + left * ratio + (i % columns) * cell,
-      y = shown.top + top * ratio + Math.floor(i / columns) * cell;
+    const x = left + (i % columns) * cell,
+      y = top + Math.floor(i / columns) * cell;
     context.fillStyle = `rgb(${colour} / ${(0.65 * weight) / most})`;
     context.beginPath();
     context.roundRect(x, y, cell, cell, cell / 4);

@@ -4,22 +4,24 @@ import json
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmlib.data.corpus import synthetic_pack
-from mmlib.data.photo import INK
+from mmlib.data.photo import INK, Seen, see
 from mmlib.data.trace import trace_picture
 from mmlib.draw.raster import rasterise
 from mmlib.draw.views import InkBatch, ViewConfig, make_view
-from mmlib.formula.ink import typical_size
+from mmlib.formula.ink import Ink, InkError, typical_size
 from mmlib.formula.vocabulary import STRUCTURE, Vocabulary
 from mmlib.models.decoder import Memory
 from mmlib.models.search import beam_search
 from mmlib.read.confidence import CONFIDENCE, Calibration
-from mmlib.read.reader import Reading
+from mmlib.read.reader import Reader, Reading, best_way
 from mmlib.read.source import several_rows
 from mmlib.store.files import shipped_weights
 from scripts.page import HERE, WORKER, examples, packed
@@ -95,18 +97,25 @@ def test_rows_are_counted_as_python_counts_them():
     assert {0, 2} == set(found)
 
 
+def picture_of(ink):
+    """A drawing (H, W) of an ink, dark on light."""
+    size = typical_size(ink.points, ink.stroke)
+    points = torch.from_numpy((ink.points - ink.points.min(0)) / size * 40 + 9)
+    wide, high = (int(v) + 9 for v in points.amax(0))
+    stroke, owner = torch.from_numpy(ink.stroke).long(), torch.zeros(len(points)).long()
+    drawn = rasterise(points, stroke, owner, (1, high, wide), 5.0)[0, 0].numpy()
+    return 255 - (drawn * 255).round().astype(np.uint8)
+
+
+def given_as(picture):
+    return {"grey": picture.ravel().tolist(), "height": len(picture), "width": picture.shape[1]}
+
+
 def test_the_page_traces_a_picture_as_python_does(inks):
-    pictures = []
-    for ink in inks[:10]:
-        size = typical_size(ink.points, ink.stroke)
-        points = torch.from_numpy((ink.points - ink.points.min(0)) / size * 40 + 9)
-        wide, high = (int(v) + 9 for v in points.amax(0))
-        stroke, owner = torch.from_numpy(ink.stroke).long(), torch.zeros(len(points)).long()
-        drawn = rasterise(points, stroke, owner, (1, high, wide), 5.0)[0, 0].numpy()
-        pictures.append(255 - (drawn * 255).round().astype(np.uint8))
-    given = [{"grey": p.ravel().tolist(), "height": len(p), "width": p.shape[1]} for p in pictures]
+    pictures = [picture_of(ink) for ink in inks[:10]]
+    given = [given_as(picture) for picture in pictures]
     found = node("""pictures => pictures.map(p => {
-        const { ink, size } = trace({ ...p, grey: Uint8Array.from(p.grey) });
+        const { ink, size } = trace(waysOf({ ...p, grey: Uint8Array.from(p.grey) })[0]);
         return { size, xy: Array.from(ink.xy) }; })""", given)
     for picture, traced in zip(pictures, found, strict=True):
         rows, columns = (np.flatnonzero((picture < 255 - INK).any(axis)) for axis in (1, 0))
@@ -117,6 +126,91 @@ def test_the_page_traces_a_picture_as_python_does(inks):
         theirs -= np.tile(theirs.reshape(-1, 2).min(0) - points.min(0), 2)  # not cropped
         ours = points.reshape(-1, 4)
         assert {tuple(s) for s in theirs.tolist()} == {tuple(s) for s in ours.tolist()}
+
+
+def test_the_page_sees_a_picture_in_the_ways_that_python_does(inks):
+    """Level, slanted and steep, light on dark, and with a line above that the edge cuts."""
+    pictures = [picture_of(ink) for ink in inks[10:13]]
+    for degrees in (-7, 20, -24):
+        level = Image.fromarray(pictures[0])
+        turned = level.rotate(degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=255)
+        pictures.append(np.asarray(turned))
+    pictures.append(255 - pictures[1])
+    cut = pictures[2].copy()
+    cut[:9, 40:46] = cut[:12, 90:96] = 0
+    cut[-9:, 150:156] = 0
+    pictures.append(cut)
+    found = node("""pictures => pictures.map(p =>
+        waysOf({ ...p, grey: Uint8Array.from(p.grey) }).map(way => {
+            const { levels, height, width, left, top } = cropped(way),
+                [a, b, c, d, e, f] = way.back ?? [1, 0, 0, 1, 0, 0],
+                x = left + 0.5, y = top + 0.5; // a pixel's centre
+            return { height, width, levels: Array.from(levels),
+                     corner: [a * x + c * y + e - 0.5, b * x + d * y + f - 0.5] }; }))""",
+                 [given_as(picture) for picture in pictures])
+    counts = []
+    for picture, theirs in zip(pictures, found, strict=True):
+        seen = see(picture)
+        ours = [seen, *seen.others]
+        counts.append(len(ours))
+        assert len(theirs) == len(ours)
+        for their, our in zip(theirs, ours, strict=True):
+            assert (their["height"], their["width"]) == our.levels.shape
+            difference = np.array(their["levels"]) - our.levels.ravel().astype(int)
+            assert np.abs(difference).max() <= 1
+            assert their["corner"] == pytest.approx(our.to_picture[:2, 2].tolist(), abs=1)
+    assert min(counts) == 1
+    assert max(counts) >= 3
+
+
+def test_the_page_takes_the_way_that_python_takes(monkeypatch):
+    """The same choice of sure and doubtful pictures and of ink, after as many readings."""
+    rng, cases = np.random.default_rng(0), []
+    for k in range(200):
+        ways, picture = (1 + k % 4, True) if k % 5 else (1, False)
+        scores = -rng.choice([0.04, 0.06, 0.07, 0.09, 0.2], (ways, 2))
+        refused = rng.random(ways) < 0.2
+        cases.append({"scores": scores.tolist(), "refused": refused.tolist(), "picture": picture})
+    found = node("""async cases => {
+        const all = [];
+        for (const { scores, refused, picture } of cases) {
+            let count = 0;
+            const inks = scores.map((of, k) => ({ of, k, size: 1,
+                ink: { xy: [0, 0, refused[k] ? 9000 : 9, 9], stroke: [0, 0] } }));
+            const read = async (way, larger) => ({ k: way.k, larger, count: ++count,
+                readings: [{ score: way.of[larger === 1 ? 0 : 1] }] });
+            const best = await bestWay(inks, read, picture);
+            all.push(best.refusal ? null : [best.k, best.larger, count]);
+        }
+        return all; }""", cases)
+
+    def strokes(way, source):
+        k = way.found if isinstance(way, Seen) else 0
+        if case["refused"][k]:
+            raise InkError("too large")
+        return k
+
+    class Stub(Reader):
+        def read(self, inks, beam=5, sizes=(1.0,)):
+            asked.extend(inks)
+            return [[Reading(("x",), f"{k} {sizes[0]}", case["scores"][k][sizes[0] > 1])]
+                    for k in inks]
+
+    monkeypatch.setattr("mmlib.read.reader.strokes_of", strokes)
+    stub, kinds = Stub(None, None, ViewConfig(), {}, None, "toy", 0, 0.0), set()
+    ink, blank = Ink.from_strokes([[(0, 0), (1, 1)]]), np.zeros((3, 3), np.uint8)
+    for case, theirs in zip(cases, found, strict=True):
+        asked = []
+        first, *others = [Seen(blank, k, np.eye(3)) for k in range(len(case["refused"]))]
+        seen = replace(first, others=tuple(others)) if case["picture"] else ink
+        try:
+            way, size = best_way(seen, stub)[1][0].latex.split()
+        except InkError:
+            assert theirs is None
+        else:
+            assert theirs == [int(way), float(size), len(asked)]
+            kinds.add((case["picture"], len(asked) > 1))
+    assert kinds == {(True, True), (True, False), (False, False)}
 
 
 class Table:
