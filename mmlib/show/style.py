@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.rcsetup import cycler
 
-from mmlib.store.files import figures_root, make_folder
+from mmlib.store.files import figures_root, make_folder, write_atomic
 
 # Okabe and Ito's palette: readers with any colour vision can tell these apart.
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
@@ -87,7 +89,13 @@ def save(fig: Figure, name: str) -> None:
     make_folder(folder)
     with mpl.rc_context({"svg.hashsalt": "mmlib"}):
         fig.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
-        fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        drawn = io.StringIO()
+        fig.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    text = drawn.getvalue()
+    # Matplotlib names a clip path by its unrounded place, which differs in its last bits.
+    for number, clip in enumerate(re.findall(r'<clipPath id="(\w+)"', text)):
+        text = text.replace(clip, f"clip{number}")
+    write_atomic(folder / f"{name}.svg", text)
 
 
 # Names of TeX that matplotlib's mathtext lacks.
