@@ -91,7 +91,7 @@ def probe(
     """Measure what a run's frozen encoder knows of symbols and their relations.
 
     Args:
-        run: a finished run's folder.
+        run: a finished run's name or folder.
         dataset: whose symbols; by default what the run was trained on.
         random: a seed of random weights in place of the run's.
         arm: write records under this arm's name; without it nothing is recorded.
@@ -111,7 +111,7 @@ def attention(
     """Measure on which classes of symbols the attention of stage 2 lies, beside controls.
 
     Args:
-        run: a finished run's folder, of attend.
+        run: a finished run's name or folder, of attend.
         dataset: whose validation split; by default what the run was trained on.
         record: write records.
     """

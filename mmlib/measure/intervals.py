@@ -91,7 +91,7 @@ def bootstrap(statistic: Callable[..., np.ndarray], *sizes: int, own: ArrayLike 
     draws = statistic(*_counts(sizes, n_boot, seed))
     low, high = np.nanquantile(draws, [0.025, 0.975])
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = max(min(1.0, 2 * (tail + 1) / (n_boot + 1)), _t_test(np.atleast_1d(own)))
+    p = max(min(1.0, 2 * (tail + 1) / (n_boot + 1)), t_test(np.atleast_1d(own)))
     return Interval(value, float(low), float(high), p, sizes[-1], *sizes[:-1])
 
 
@@ -102,7 +102,7 @@ def _counts(sizes: tuple[int, ...], n_boot: int, seed: int) -> list[np.ndarray]:
     return [rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float64) for n in sizes]
 
 
-def _t_test(own: np.ndarray) -> float:
+def t_test(own: np.ndarray) -> float:
     """p that the seeds' own statistics have the mean 0; 0 for one seed, or seeds all alike."""
     if np.ptp(own) < 1e-12:
         return 0.0

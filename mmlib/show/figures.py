@@ -200,7 +200,7 @@ def pilot_figure(frame: DataFrame, rival: str) -> Figure:
     beside.tick_params(right=False)
     said = f"Fewest errors: {titles[kinds[0]]}"
     for row in frame[alone].itertuples():
-        said += "; without it no gain found" * (row.less_low < 0 < row.less_high)
+        said += "; without it no difference found" * (row.less_low < 0 < row.less_high)
     fig.suptitle(f"{said}\nBest of {ours.sum()} forms, one seed", x=0.02, ha="left")
     fig.legend(loc="outside lower left")
     return fig
@@ -211,13 +211,17 @@ def differences_figure(frame: DataFrame, label: str) -> Figure:
     names = [f"{TITLES.get(a, a)}, {seeds} seed{'s' * (seeds > 1)}"
              for a, seeds in zip(frame.a, frame.seeds)]
     ours = TITLES.get(frame.b.iloc[0], frame.b.iloc[0]).partition("\n")[0]
-    fewer = f"fewer errors than {(frame.low > 0).sum()} of {len(frame)} arms"
+    said = f"{ours} has fewer errors than {(frame.low > 0).sum()} of {len(frame)} arms"
+    if len(frame) == 1:
+        (rival, less), = zip(frame.a, frame.by_seed)
+        said = (f"{ours}, with our extension: fewer errors than\n{rival} on "
+                f"{sum(value > 0 for value in less.values())} of {len(less)} seeds")
     fig, ax = plt.subplots(figsize=(6, 0.34 * len(names) + 1.4))
     ax.axvline(0, color=plots.GREY, lw=1)
     _intervals(ax, frame.assign(arm=frame.a, pair=names), "pair", 0, across=True)
     ax.set_xlabel(f"{label}, arm minus {ours}\n(right of 0: {ours} has fewer errors)\n"
                   f"95 % interval, n = {frame.n.iloc[0]:,.0f} expressions")
-    fig.suptitle(f"{ours} has {fewer}", x=0.02, ha="left")
+    fig.suptitle(said, x=0.02, ha="left")
     return fig
 
 

@@ -105,14 +105,15 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Run:
-        """The run that a folder holds. Raises RunError if config.json is missing or damaged."""
-        path = Path(folder) / "config.json"
+        """A run by its folder, or by its name. RunError if config.json is missing or damaged."""
+        own = Path(folder)
+        path = (own if own.exists() else results_root() / "runs" / folder) / "config.json"
         try:
             asked = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(asked["config"], dict) and isinstance(asked["inputs"], dict)):
                 raise TypeError("config and inputs are objects")
             stage, profile, config, inputs, version = (asked[key] for key in ASKED)
-            return cls(stage, profile, config, inputs, version, Path(folder))
+            return cls(stage, profile, config, inputs, version, path.parent)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} does not describe a run: {error!r}") from error
 

@@ -7,12 +7,14 @@ validation, where an expression has at most as many errors as its label has toke
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmlib.measure.intervals import SETTLED, interval, sign_flips
+from mmlib.measure.intervals import SETTLED, interval, sign_flips, t_test
+from mmlib.store.files import results_root
 from mmlib.study import attention_report, comparisons, results
 from mmlib.study.arms import ARMS, LABELS_ALONE, MASKED, OURS, PROFILE
 from mmlib.study.comparisons import NO_RECORD, differences, metric_sums, runs_of, scored, seeds_of
@@ -20,7 +22,7 @@ from mmlib.study.comparisons import NO_RECORD, differences, metric_sums, runs_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 LABELS = 0.1  # share of the training labels
 SEEDS = tuple(range(20, 28))  # of the hypotheses; those below 20 are the pilot's
@@ -29,17 +31,20 @@ ENOUGH = 6  # seeds: of five, no flip of signs is below 0.05, so with fewer noth
 
 @dataclass(frozen=True)
 class Claim:
-    """The method has fewer errors than a rival; `ordered` ones are the hypotheses."""
+    """`ours` has fewer errors than a rival; `ordered` ones are the hypotheses."""
 
     text: str
     rival: str
     ordered: bool = True
+    ours: str = OURS
 
 
 CLAIMS = (
     Claim("better than labels alone, at equal total pictures", LABELS_ALONE),
     Claim("attention with masking earns its place beside contrast", "contrastive"),
     Claim("a growing mask is better than a fixed one", "fixed share"),
+    Claim("the match alone, as the abstract has it: better than labels alone", LABELS_ALONE,
+          ordered=False, ours="match alone"),
     Claim("better than other self-supervision: SimCLR", "simclr", ordered=False),
     Claim("better than other self-supervision: masked autoencoder", "mae", ordered=False),
 )
@@ -65,7 +70,7 @@ def verdicts() -> DataFrame:
     import pandas as pd
 
     said = claims_table().verdict
-    counts = {title: int((said == of).sum()) for title, of in (
+    counts = {title: int(said.str.startswith(of).sum()) for title, of in (
         ("confirmed", FEWER), ("refuted", MORE), (NO_DIFFERENCE, NO_DIFFERENCE))}
     row = {"claims": len(said)} | counts | {"not settled": len(said) - sum(counts.values())}
     return pd.DataFrame([row])
@@ -75,6 +80,28 @@ def arm_differences() -> DataFrame:
     """Capped TER of each arm minus ours, over the seeds that both have."""
     pairs = [(arm, OURS) for arm in ARMS if arm != OURS]
     return differences(pairs, "valid", "capped", labels=LABELS, profile=PROFILE)
+
+
+def second_endpoint() -> DataFrame:
+    """The hypotheses' arms by validation loss, from `scripts.trials.second_endpoint`.
+
+    Of each arm the mean ± std over its seeds, and its loss minus ours over the seeds of both.
+    """
+    import pandas as pd
+
+    path = results_root() / "trials" / "second_endpoint.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    columns = ["arm", "nats per token", "minus ours, mean ± std", "seeds in favour"]
+    frame = pd.DataFrame(found, columns=["arm", "seed", "nats per token"])
+    table = frame.pivot(index="seed", columns="arm", values="nats per token")
+    rows = [[arm, _spread(table[arm]), _spread(less := (table[arm] - table[OURS]).dropna()),
+             f"{(less > 0).sum()} of {len(less)}"] for arm in table if arm != OURS]
+    return pd.DataFrame([[OURS, _spread(table[OURS]), "", ""], *rows] if found else [],
+                        columns=columns)
+
+
+def _spread(values: Series) -> str:
+    return f"{values.mean():.3f} ± {values.std():.3f} (n = {values.count()})"
 
 
 def chain_faults(run: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -95,16 +122,17 @@ def _tested(claim: Claim, holds: bool, rows: Mapping[str, Mapping[str, Any]]
 
     holds: whether all hypotheses before this one hold. rows: of `results.run_rows`.
     """
-    pair = [(claim.rival, OURS)]
+    pair = [(claim.rival, claim.ours)]
     found = differences(pair, "valid", "capped", labels=LABELS, profile=PROFILE, seeds=SEEDS)
     if found.empty:
         return [NO_RECORD, "", NO_RECORD], False
     (row,) = found.itertuples()
     less = np.array([*row.by_seed.values()])
     p, runs = sign_flips(less), runs_of("valid", labels=LABELS, profile=PROFILE)
-    gates = [fault for arm in (OURS, claim.rival) for seed in row.by_seed
+    gates = [fault for arm in (claim.ours, claim.rival) for seed in row.by_seed
              for fault in chain_faults(runs[arm][seed], rows)]
     said = f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}], p {p:.3f}"
+    said += f" (t-test {t_test(less):.3f})" if len(less) > 1 else ""
     better = p < SETTLED and less.mean() > 0
     won = f"{(less > 0).sum()} of {len(less)}"
     return [said, won, _verdict(less, p, gates, holds or not claim.ordered)], bool(better)
@@ -119,7 +147,8 @@ def _verdict(less: np.ndarray, p: float, gates: list[str], holds: bool) -> str:
         return "not tested: a hypothesis before it does not hold"
     if p >= SETTLED:
         return NO_DIFFERENCE
-    return FEWER if less.mean() > 0 else MORE
+    early = f", after {len(less)} of {len(SEEDS)} seeds" if len(less) < len(SEEDS) else ""
+    return (FEWER if less.mean() > 0 else MORE) + early
 
 
 def _masked() -> list[str]:
@@ -138,17 +167,20 @@ def _masked() -> list[str]:
 
 def _attention() -> Iterator[list[str]]:
     """On which classes of symbols the attention is ahead of every control: one seed so far."""
-    for of, maps in (("", "the mean of the maps"), ("map_", "the best single map")):
+    found = []
+    for of, maps in (("", "mean of the maps"), ("map_", "best single map")):
         if said := attention_report.conclusion(of):
             ahead = ", ".join(said[attention_report.AHEAD]) or "no class"
-            yield [f"attends to operators, scripts, nested parts: {maps}", "six controls",
-                   f"ahead of all: {ahead}", "", "not tested: 1 seed"]
+            found.append(f"{maps}: ahead on {ahead}")
+    if found:
+        yield ["attends to operators, scripts, nested parts", "six controls", "; ".join(found), "",
+               "not tested: 1 seed"]
 
 
 def pilot_intervals() -> DataFrame:
     """The pilot's arms: capped TER on validation (an `Interval`'s columns), pictures and minutes.
 
-    `less_value`, `less_low` and `less_high`: the same minus `PILOT_RIVAL`'s, paired.
+    `less_value`, `less_low` and `less_high`: `PILOT_RIVAL`'s minus the arm's, paired.
     """
     import pandas as pd
 
@@ -156,8 +188,8 @@ def pilot_intervals() -> DataFrame:
     rows = [{"arm": arm, **vars(interval(*metric_sums(own.values(), "capped")))}
             for arm, own in found.items()]
     costs = scored("valid", LABELS, "pilot").groupby("arm")[["pictures", "minutes"]].mean()
-    pairs = [(arm, PILOT_RIVAL) for arm in found if arm != PILOT_RIVAL]
-    less = differences(pairs, "valid", "capped", labels=LABELS, profile="pilot").set_index("a")
+    pairs = [(PILOT_RIVAL, arm) for arm in found if arm != PILOT_RIVAL]
+    less = differences(pairs, "valid", "capped", labels=LABELS, profile="pilot").set_index("b")
     frame = pd.DataFrame(rows, columns=["arm", *comparisons.COLUMNS]).join(costs, on="arm")
     return frame.join(less[["value", "low", "high"]].add_prefix("less_"), on="arm")
 
@@ -170,7 +202,8 @@ def pilot() -> DataFrame:
              f"{row.less_value:+.3f} [{row.less_low:+.3f}, {row.less_high:+.3f}]"
              if row.arm != PILOT_RIVAL else "", f"{row.pictures:,.0f}", f"{row.minutes:.0f}"]
             for row in pilot_intervals().itertuples()]
-    return pd.DataFrame(rows, columns=["arm", "capped TER", "minus labels alone, paired",
+    rows.sort(key=lambda row: row[1])
+    return pd.DataFrame(rows, columns=["arm", "capped TER", "labels alone minus it, paired",
                                        "pictures in all", "minutes"])
 
 

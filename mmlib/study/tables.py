@@ -13,7 +13,7 @@ from mmlib.measure.intervals import interval
 from mmlib.store.files import RunError, figures_root, project_root, results_root, write_atomic
 from mmlib.study import records, results
 from mmlib.study.arms import COMPARED
-from mmlib.study.claims import claims_table, first_study, pilot, verdicts
+from mmlib.study.claims import claims_table, first_study, pilot, second_endpoint, verdicts
 from mmlib.study.comparisons import METRICS, NO_RECORD, metric_sums, scored, seeds_of
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def table(name: str) -> DataFrame:
     """A published table by its file's name, as in `figures/`. RunError for any other name."""
     known: dict[str, Callable[[], DataFrame]] = {
         "main": main_table, "claims": claims_table, "first_study": first_study, "pilot": pilot,
-        "verdicts": verdicts,
+        "verdicts": verdicts, "second_endpoint": second_endpoint,
         "published": lambda: published_rows().drop(columns="in main table").fillna(""),
         "probes": probes_table, "recogniser": recogniser_table, "recogniser_rates": rates_table,
     }  # fmt: skip

@@ -21,7 +21,6 @@ from mmlib.data.sample import Batch, collate
 from mmlib.draw.views import ViewConfig
 from mmlib.models.encoder import Encoder
 from mmlib.models.layers import native_bfloat16
-from mmlib.store.files import results_root
 from mmlib.store.machine import settle_threads
 from mmlib.store.run import Run
 from mmlib.train.health import EARLY, Gate, failed_gates
@@ -195,7 +194,7 @@ def find_start(name: str) -> Run | None:
 
     Raises RunError if there is no such run.
     """
-    return None if name in ("none", "recogniser") else Run.load(results_root() / "runs" / name)
+    return None if name in ("none", "recogniser") else Run.load(name)
 
 
 def accelerator() -> Accelerator:
