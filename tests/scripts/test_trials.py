@@ -4,11 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from mmlib.models.recogniser import Recogniser
 from mmlib.store.files import project_root
+from mmlib.train.profiles import TINY, preset
 from scripts.trials import Campaign, clusters, fuzz, memory
+from scripts.trials.second_endpoint import validation_loss
 
 
 def campaign(name, *options, timeout=400):
@@ -116,6 +123,22 @@ def test_purity_counts_the_most_frequent_class_of_each_cluster():
     assert found["purity"] == 0.75
     assert found["most frequent class"] == 0.5
     assert clusters.agreement([(0, 1), (1, 2)])["normalised mutual information"] == 1
+
+
+def test_the_second_endpoint_is_the_mean_over_all_tokens(corpus):
+    torch.manual_seed(0)
+    model = Recogniser(len(corpus.vocabulary), TINY).eval()
+    view = preset("finetune", "smoke").view
+    reader = SimpleNamespace(model=model, vocabulary=corpus.vocabulary, view=view)
+    some = replace(corpus, valid=corpus.valid[:5])
+    each = [validation_loss(reader, replace(corpus, valid=some.valid[i : i + 1])) for i in range(5)]
+    tokens = [len(corpus.pack.tokens(int(i))) + 1 for i in some.valid]
+    mean = validation_loss(reader, some)
+    assert mean == pytest.approx(np.average(each, weights=tokens), rel=1e-4)
+    assert len(set(tokens)) > 1
+    torch.nn.init.zeros_(model.decoder.logits.weight)
+    torch.nn.init.zeros_(model.decoder.logits.bias)
+    assert validation_loss(reader, some) == pytest.approx(np.log(len(corpus.vocabulary)), rel=1e-5)
 
 
 def test_the_page_says_what_the_memory_trial_recorded():

@@ -1,5 +1,7 @@
 """Tables from made-up results whose answers are known."""
 
+import json
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -22,7 +24,7 @@ from mmlib.read.reader import Reader
 from mmlib.show import figures
 from mmlib.show import style as plots
 from mmlib.show.ink import tokens_figure
-from mmlib.store.files import RunError, project_root
+from mmlib.store.files import RunError, project_root, results_root, write_atomic
 from mmlib.store.run import Run
 from mmlib.study import claims, comparisons, records, tables
 from mmlib.study import results as study_results
@@ -127,6 +129,17 @@ def test_claims_say_no_more_than_their_seeds_carry():
         "not tested: 4 seeds"]
     assert len(alone) <= 8
     assert tables.table("claims").equals(claims.claims_table())
+
+
+def test_the_second_endpoint_pairs_seeds():
+    assert claims.second_endpoint().empty
+    losses = {"mask-match": {20: 1.0, 21: 1.2}, "supervised-total": {20: 1.5, 21: 1.1, 22: 9.0}}
+    rows = [{"run": "x", "arm": arm, "seed": seed, "nats per token": nats}
+            for arm, own in losses.items() for seed, nats in own.items()]
+    write_atomic(results_root() / "trials" / "second_endpoint.json", json.dumps({"rows": rows}))
+    assert claims.second_endpoint().to_numpy().tolist() == [
+        ["mask-match", "1.100 ± 0.141 (n = 2)", "", ""],
+        ["supervised-total", "3.867 ± 4.450 (n = 3)", "0.200 ± 0.424 (n = 2)", "1 of 2"]]
 
 
 def test_an_arm_that_fails_a_gate_tests_nothing():
