@@ -218,12 +218,13 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
     """What the two terms of stage 1 ask, and what they would be without negatives.
 
     No network: a free angle for each view of six expressions, and for each ink point of two views
-    of one. They begin nearly alike. The former are drawn as places on a circle, the latter as hues.
+    of one. They begin nearly alike. The former are drawn as places on a circle, the latter as hues;
+    a number names a point.
     """
     rng = torch.Generator().manual_seed(seed)
     shown = Shown.make(seed)
     both = shown.first.kept & shown.second.kept
-    there = torch.nonzero(both)[:, 0][:: max(1, int(both.sum()) // 30)]
+    there = torch.nonzero(both)[:, 0][:: int(both.sum()) // 9]
     owner = torch.zeros_like(there)
     cells = shown.first.cells[there], shown.second.cells[there]
 
@@ -240,7 +241,7 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
     alike, along = 0.02 * torch.arange(6), shown.first.points[there].sum(1)
     pulled = {"pull alone: all in one place": lambda a, b: -(a * b).sum(1).mean()}
     with plots.style():
-        fig, axes = plt.subplots(2, 2, figsize=(7, 4.2), height_ratios=(3, 2))
+        fig, axes = plt.subplots(3, 2, figsize=(7, 5.4), height_ratios=(3, 1.3, 1.3))
         losses = pulled | {"pull and push: expressions apart": lambda a, b: nt_xent(a, b, 0.2)}
         for ax, (name, loss) in zip(axes[0], losses.items()):
             ring, square = moved(alike, loss).numpy()
@@ -252,14 +253,21 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
             ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", title=f"global, {name}")
             ax.axis("off")
         axes[0, 0].legend(loc="center", title="a colour: an expression")
-        losses = pulled | {"pull and push: points apart": lambda a, b: local_info_nce(
-            a, b, owner, *cells, 1.0, 0.1)}
-        for ax, (name, loss) in zip(axes[1], losses.items()):
-            hue = moved(0.3 * along / along.max(), loss)[0].numpy() % (2 * np.pi)
-            draw_ink(ax, view_ink(shown.first, shown.batch, 0), "0.85", 1.0)
-            ax.scatter(*shown.first.points[there].T.numpy(), c=hue, cmap="twilight_shifted",
-                       vmin=0, vmax=2 * np.pi, s=22, zorder=3, ec="0.4", lw=0.4)
-            ax.set_title(f"local, {name}")
+        losses = {"pull alone: one colour for all": pulled["pull alone: all in one place"],
+                  "pull and push: a colour names a point": lambda a, b: local_info_nce(
+                      a, b, owner, *cells, 1.0, 0.1)}
+        for column, (name, loss) in zip(axes[1:].T, losses.items()):
+            hues = moved(0.3 * along / along.max(), loss).numpy() % (2 * np.pi)
+            for ax, view, hue in zip(column, (shown.first, shown.second), hues):
+                draw_ink(ax, view_ink(view, shown.batch, 0), "0.8", 1.0)
+                points = view.points[there].numpy()
+                ax.scatter(*points.T, c=hue, cmap="hsv", vmin=0, vmax=2 * np.pi, s=120, zorder=3,
+                           alpha=0.8, lw=0)
+                for number, point in enumerate(points, 1):
+                    ax.text(*point, str(number), ha="center", va="center", fontsize=7, zorder=4)
+            column[0].set_title(f"local, {name}")
+        for ax, view in zip(axes[1:, 0], ("first view", "second view")):
+            ax.text(-0.02, 0.5, view, ha="right", va="center", rotation=90, transform=ax.transAxes)
     return fig
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import cycle, pairwise, zip_longest
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from mmlib.data.pack import Indices, Pack
 from mmlib.data.sample import Sample, from_pack
@@ -28,28 +30,41 @@ def unit_inks(sample: Sample, centres: np.ndarray) -> list[tuple[int, Ink]]:
             for u, name in enumerate(named)]
 
 
-def sequence_figure(sample: Sample, centres: np.ndarray) -> Figure:
-    """An expression in the colours of its units, and under it the sequence to write: of each unit
-    the number of its cluster, between two units how the second lies to the first."""
-    found = unit_inks(sample, centres)
+def sequence_figure(sample: Sample, centres: np.ndarray, masked: Sequence[int] = ()) -> Figure:
+    """An expression in the colours of its clusters, and under it the sequence to write: of each
+    unit the number of its cluster, between two units how the second lies to the first.
+
+    Units `masked` lie under a box, and their clusters stand out in the sequence.
+    """
+    found, box = unit_inks(sample, centres), {"color": style.ORANGE, "alpha": 0.75, "lw": 0}
+    names = dict.fromkeys(name for name, _ in found)
+    plain = [colour for colour in style.COLOURS if colour != style.ORANGE]  # that is the mask's
+    colours = dict(zip(names, cycle([*plain, "#7A3E00"])))
     with style.style():
         fig, (above, below) = plt.subplots(2, 1, figsize=(8, 3.2), height_ratios=(3, 1))
         for k, (name, ink) in enumerate(found):
-            color = style.COLOURS[k % len(style.COLOURS)]
+            color = colours[name]
             draw_ink(above, ink, color)
-            left, _, right, bottom = ink.bounds()
+            left, top, right, bottom = ink.bounds()
+            if k in masked:
+                above.add_patch(Rectangle((left - 0.1, top - 0.1), right - left + 0.2,
+                                          bottom - top + 0.2, zorder=3, **box))
             above.text((left + right) / 2, bottom + 0.15, str(name), ha="center", va="top",
                        color=color, fontsize=10, weight="bold")
         above.autoscale()
         above.margins(0.03, 0.15)
-        above.set_title("units, and the cluster of each unit's ink")
+        above.set_title("units, coloured by the cluster of their ink"
+                        + "; the student does not see what lies under a box" * bool(masked))
         boxes = [np.reshape(ink.bounds(), (2, 2)) for _, ink in found]
-        words = [str(found[0][0])]
-        for (a, b), (name, _) in zip(pairwise(boxes), found[1:], strict=True):
-            words += [ARROWS[RELATIONS[relation(*a, *b)]], str(name)]
-        below.text(0.5, 0.5, "  ".join(words), ha="center", va="center", fontsize=12,
-                   fontfamily="DejaVu Sans", wrap=True, transform=below.transAxes)
-        below.set_title("the sequence that the student writes, forwards")
+        arrows = [ARROWS[RELATIONS[relation(*a, *b)]] for a, b in pairwise(boxes)]
+        words = [word for (name, _), arrow in zip_longest(found, arrows) for word in (name, arrow)]
+        for place, word in enumerate(words[:-1]):
+            hidden = place % 2 == 0 and place // 2 in masked
+            below.text((place + 0.5) / (len(words) - 1), 0.5, str(word), ha="center", va="center",
+                       fontsize=12, fontfamily="DejaVu Sans", transform=below.transAxes,
+                       bbox=box if hidden else None)
+        below.set_title("the sequence to write, forwards"
+                        + "; orange: to be guessed from the neighbours" * bool(masked))
         below.axis("off")
     return fig
 

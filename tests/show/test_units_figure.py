@@ -23,10 +23,11 @@ def test_the_sequence_names_each_unit_and_each_relation(corpus, centres):
     found = unit_inks(sample, centres)
     assert len(found) == count
     assert sum(len(ink.points) for _, ink in found) == len(sample.points)
-    fig = sequence_figure(sample, centres)
+    fig = sequence_figure(sample, centres, masked=(1,))
+    assert len(fig.axes[0].patches) == 1
     above, below = fig.axes
     assert len(above.texts) == count
-    words = below.texts[0].get_text().split()
+    words = [text.get_text() for text in below.texts]
     assert words[::2] == [text.get_text() for text in above.texts]
     assert set(words[1::2]) <= set("→↗↑↖←↙↓↘⊙")
     plt.close(fig)
