@@ -333,7 +333,7 @@ def read(reader: Reader, seed: int = 0) -> Figure:
             said = f"{len(marks)} token{'s' * (len(marks) > 1)} wrong: {', '.join(marks)}"
             right.text(0.5, 0.0, said if marks else "correct", ha="center", va="bottom",
                        fontsize=10, color=plots.RED if marks else plots.GREEN, parse_math=False)
-        for ax, title in zip(top.axes, ("handwriting", "reading (labels alone)")):
+        for ax, title in zip(top.axes, ("handwriting", "as the recogniser reads it")):
             ax.set_title(title, fontsize=10, loc="center", weight="bold")
         ink, best = both[0]
         steps = [k for k, token in enumerate(best.tokens) if token not in ("{", "}", "^", "_")]

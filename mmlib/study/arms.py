@@ -84,9 +84,9 @@ def questions(budget: Budget) -> dict[str, dict[str, Chain]]:
         for arm, chain in ((OURS, whole({}, tuned)), ("contrastive", contrast(tuned)),
                            (LABELS_ALONE, labels(tuned))):
             rates[f"{arm}, encoder at {rate:g}"] = chain
-    for name, share in (("a quarter", 0.25), ("half", 0.5), ("twice", 2.0)):
-        costs[f"{OURS}, {name} of the pictures"] = whole(share=share)
-        costs[f"{LABELS_ALONE}, {name} of the pictures"] = labels(share=share)
+    for name, share in (("a quarter of", 0.25), ("half of", 0.5), ("twice", 2.0)):
+        costs[f"{OURS}, {name} the pictures"] = whole(share=share)
+        costs[f"{LABELS_ALONE}, {name} the pictures"] = labels(share=share)
     return {
         "hypotheses": {
             OURS: whole(),

@@ -20,7 +20,7 @@ from mmlib.train.stage import find_start
 
 QUESTIONS = questions(Budget.of())
 TOTAL, LABELLED = Budget.of().total, Budget.of().labelled
-SHARES = {"a quarter": 0.25, "half": 0.5, "twice": 2}
+SHARES = {"a quarter of": 0.25, "half of": 0.5, "twice": 2}
 
 
 def test_the_study_costs_what_its_protocol_says():
@@ -31,7 +31,7 @@ def test_the_study_costs_what_its_protocol_says():
 def test_arms_cost_the_same(arm):
     spent = sum(config.pictures * views_of(stage, asdict(config))
                 for stage, config in configs(Cell(arm), ARMS[arm]).items())
-    share = SHARES.get(arm.partition(", ")[2].removesuffix(" of the pictures"), 1)
+    share = SHARES.get(arm.partition(", ")[2].removesuffix(" the pictures"), 1)
     assert spent == (LABELLED if arm == "supervised" else share * TOTAL)
 
 
