@@ -29,7 +29,7 @@ reproduce: $(STAMP)  ## run all notebooks: PROFILE=smoke|desk|paper DATASET=synt
 	@echo "Notebooks 00 to 07, two at a time, PROFILE=$(PROFILE) DATASET=$(DATASET)."
 	@$(BIN)/python -m scripts.reproduce --at-once 2 -p profile $(PROFILE) -p dataset $(DATASET) $(ARGS)
 
-test: $(STAMP)  ## all tests, notebooks too (about 10 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
+test: $(STAMP)  ## all tests, notebooks too (about 8 min on 2 cores); ARGS="-m 'not slow'" leaves out the long ones
 	@OMP_NUM_THREADS=1 $(BIN)/python $(SUITE) $(ARGS)
 
 coverage: $(STAMP)  ## the tests' branch coverage of mmlib, at least 90 % (about 15 min on 2 cores)
