@@ -266,8 +266,8 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
                 for number, point in enumerate(points, 1):
                     ax.text(*point, str(number), ha="center", va="center", fontsize=7, zorder=4)
             column[0].set_title(f"local, {name}")
-        for ax, view in zip(axes[1:, 0], ("first view", "second view")):
-            ax.text(-0.02, 0.5, view, ha="right", va="center", rotation=90, transform=ax.transAxes)
+        for ax, title in zip(axes[1:, 0], ("first view", "second view")):
+            ax.text(-0.02, 0.5, title, ha="right", va="center", rotation=90, transform=ax.transAxes)
     return fig
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import cycle, pairwise, zip_longest
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +37,8 @@ def sequence_figure(sample: Sample, centres: np.ndarray, masked: Sequence[int] =
 
     Units `masked` lie under a box, and their clusters stand out in the sequence.
     """
-    found, box = unit_inks(sample, centres), {"color": style.ORANGE, "alpha": 0.75, "lw": 0}
+    found = unit_inks(sample, centres)
+    box: dict[str, Any] = {"color": style.ORANGE, "alpha": 0.75, "lw": 0}
     names = dict.fromkeys(name for name, _ in found)
     plain = [colour for colour in style.COLOURS if colour != style.ORANGE]  # that is the mask's
     colours = dict(zip(names, cycle([*plain, "#7A3E00"])))
