@@ -34,7 +34,7 @@ MATH = """document$.subscribe(({ body }) => window.renderMathInElement?.(body, {
 """
 STYLE = """.md-typeset img { background: white; }
 .arithmatex { overflow-x: auto; overflow-y: hidden; }
-.md-typeset table:not([class]) { display: block; overflow-x: auto; }
+.md-typeset table:not([class]), .md-typeset .dataframe { display: block; overflow-x: auto; }
 .md-typeset pre { overflow-x: auto; }
 """
 LINK = re.compile(r"\[((?:!\[[^\]]*\]\([^)]*\))|[^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")

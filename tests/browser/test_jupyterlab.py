@@ -447,20 +447,21 @@ def test_a_page_is_read_corrected_by_keyboard_copied_and_kept(pad, lab, tmp_path
 
 
 def test_the_site_opens_offline(browser, tmp_path):
-    """Every page with the network cut: nothing is asked for elsewhere, every picture there, no
-    scrolling sideways on a phone.
+    """Every page with the network cut, of docs, notebooks and API too: nothing is asked for
+    elsewhere, every picture is there and says what it is, no scrolling sideways on a phone.
     """
     build(tmp_path)
     context = browser.new_context(viewport={"width": 390, "height": 800}, offline=True)
     page, asked, errors = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
-    for path in sorted(tmp_path.glob("*.html")):
+    for path in sorted(tmp_path.rglob("*.html")):
         page.goto(path.as_uri())
         assert (
             page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length")
             == 0
         ), path.name
+        assert page.evaluate("[...document.images].filter(i => !i.alt).length") == 0, path.name
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert errors == []
