@@ -35,6 +35,7 @@ MATH = """document$.subscribe(({ body }) => window.renderMathInElement?.(body, {
 STYLE = """.md-typeset img { background: white; }
 .arithmatex { overflow-x: auto; overflow-y: hidden; }
 .md-typeset table:not([class]), .md-typeset .dataframe { display: block; overflow-x: auto; }
+.md-typeset .dataframe { width: fit-content; max-width: 100%; }
 .md-typeset pre { overflow-x: auto; }
 """
 LINK = re.compile(r"\[((?:!\[[^\]]*\]\([^)]*\))|[^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
