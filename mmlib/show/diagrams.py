@@ -224,7 +224,7 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
     rng = torch.Generator().manual_seed(seed)
     shown = Shown.make(seed)
     both = shown.first.kept & shown.second.kept
-    there = torch.nonzero(both)[:, 0][:: int(both.sum()) // 9]
+    there = torch.nonzero(both)[:, 0][:: max(1, int(both.sum()) // 9)]
     owner = torch.zeros_like(there)
     cells = shown.first.cells[there], shown.second.cells[there]
 
@@ -239,10 +239,14 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
         return angle.detach()
 
     alike, along = 0.02 * torch.arange(6), shown.first.points[there].sum(1)
-    pulled = {"pull alone: all in one place": lambda a, b: -(a * b).sum(1).mean()}
+
+    def pull(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return -(a * b).sum(1).mean()
+
     with plots.style():
         fig, axes = plt.subplots(3, 2, figsize=(7, 5.4), height_ratios=(3, 1.3, 1.3))
-        losses = pulled | {"pull and push: expressions apart": lambda a, b: nt_xent(a, b, 0.2)}
+        losses = {"pull alone: all in one place": pull,
+                  "pull and push: expressions apart": lambda a, b: nt_xent(a, b, 0.2)}
         for ax, (name, loss) in zip(axes[0], losses.items()):
             ring, square = moved(alike, loss).numpy()
             ax.scatter(np.cos(square), np.sin(square), c=plots.COLOURS[:6], marker="s", s=40,
@@ -253,7 +257,7 @@ def contrast_terms(seed: int = 0, steps: int = 300) -> Figure:
             ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", title=f"global, {name}")
             ax.axis("off")
         axes[0, 0].legend(loc="center", title="a colour: an expression")
-        losses = {"pull alone: one colour for all": pulled["pull alone: all in one place"],
+        losses = {"pull alone: one colour for all": pull,
                   "pull and push: a colour names a point": lambda a, b: local_info_nce(
                       a, b, owner, *cells, 1.0, 0.1)}
         for column, (name, loss) in zip(axes[1:].T, losses.items()):

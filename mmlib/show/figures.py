@@ -211,11 +211,12 @@ def differences_figure(frame: DataFrame, label: str) -> Figure:
     names = [f"{TITLES.get(a, a)}, {seeds} seed{'s' * (seeds > 1)}"
              for a, seeds in zip(frame.a, frame.seeds)]
     ours = TITLES.get(frame.b.iloc[0], frame.b.iloc[0]).partition("\n")[0]
-    said = f"{ours} has fewer errors than {(frame.low > 0).sum()} of {len(frame)} arms"
     if len(frame) == 1:
-        (rival, less), = zip(frame.a, frame.by_seed)
-        said = (f"{ours}, with our extension: fewer errors than\n{rival} on "
-                f"{sum(value > 0 for value in less.values())} of {len(less)} seeds")
+        less = np.array([*frame.by_seed.iloc[0].values()])
+        said = (f"{ours}, with our extension: fewer errors than\n{frame.a.iloc[0]} on "
+                f"{(less > 0).sum()} of {len(less)} seeds")
+    else:
+        said = f"{ours} has fewer errors than {(frame.low > 0).sum()} of {len(frame)} arms"
     fig, ax = plt.subplots(figsize=(6, 0.34 * len(names) + 1.4))
     ax.axvline(0, color=plots.GREY, lw=1)
     _intervals(ax, frame.assign(arm=frame.a, pair=names), "pair", 0, across=True)
